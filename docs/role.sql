@@ -1,0 +1,51 @@
+-- A role for this server with the few rights that it needs. Run it as the
+-- role that owns chatbot-ui's tables (on Supabase: postgres, in the SQL
+-- editor), set a password, and put the role into DATABASE_URL:
+--
+--   alter role chatbot_ui_api password '…';
+--
+-- It can be run again, and should be after `migrate` made more tables.
+
+do $$
+begin
+  create role chatbot_ui_api login noinherit;
+exception when duplicate_object or unique_violation then null;
+end
+$$;
+
+grant usage on schema public to chatbot_ui_api;
+
+grant select (user_id, username, use_azure_openai, anthropic_api_key, azure_openai_35_turbo_id,
+    azure_openai_45_turbo_id, azure_openai_45_vision_id, azure_openai_api_key, azure_openai_embeddings_id,
+    azure_openai_endpoint, google_gemini_api_key, groq_api_key, mistral_api_key, openai_api_key,
+    openai_organization_id, openrouter_api_key, perplexity_api_key)
+  on public.profiles to chatbot_ui_api;
+grant select (id, user_id, sharing, base_url, api_key) on public.models to chatbot_ui_api;
+
+-- Row level security hides every row from a role without a policy. The server
+-- asks for one user's rows only; that stands in its statements.
+drop policy if exists "chatbot_ui_api reads" on public.profiles;
+create policy "chatbot_ui_api reads" on public.profiles for select to chatbot_ui_api using (true);
+drop policy if exists "chatbot_ui_api reads" on public.models;
+create policy "chatbot_ui_api reads" on public.models for select to chatbot_ui_api using (true);
+
+-- The check that a user was not banned and did not sign out. Where the schema
+-- `auth` belongs to somebody who does not let others grant this, it is left
+-- out: set SESSION_CHECK=token then.
+do $$
+begin
+  grant usage on schema auth to chatbot_ui_api;
+  grant select (id, banned_until, deleted_at) on auth.users to chatbot_ui_api;
+  grant select (id, user_id, not_after) on auth.sessions to chatbot_ui_api;
+  if (select relrowsecurity from pg_class where oid = 'auth.users'::regclass) then
+    drop policy if exists "chatbot_ui_api reads" on auth.users;
+    create policy "chatbot_ui_api reads" on auth.users for select to chatbot_ui_api using (true);
+  end if;
+  if (select relrowsecurity from pg_class where oid = 'auth.sessions'::regclass) then
+    drop policy if exists "chatbot_ui_api reads" on auth.sessions;
+    create policy "chatbot_ui_api reads" on auth.sessions for select to chatbot_ui_api using (true);
+  end if;
+exception when insufficient_privilege then
+  raise warning 'the schema auth cannot be opened to chatbot_ui_api: set SESSION_CHECK=token';
+end
+$$;

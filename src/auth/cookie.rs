@@ -1,0 +1,223 @@
+//! The session out of the `Cookie` header, in every form that Supabase's
+//! clients have written it: plain JSON or `base64-`, an object or an array, in
+//! one cookie or in chunks. Pure; nothing here is trusted until the token's
+//! signature was checked.
+
+use std::borrow::Cow;
+
+use base64::{Engine, engine::GeneralPurpose, engine::general_purpose};
+use percent_encoding::percent_decode_str;
+use serde_json::Value;
+
+/// What a session's cookie holds.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Session {
+    /// The JWT.
+    pub access_token: String,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Session(..)")
+    }
+}
+
+/// The most chunks that are looked for. A browser keeps no more than some
+/// hundred cookies a site.
+const MAX_CHUNKS: usize = 100;
+
+/// Reads the session called `name` out of the values of a request's `Cookie`
+/// headers. `None` where there is none, or none that can be understood.
+///
+/// A whole cookie wins over chunks unless it is empty; chunks `.0`, `.1`, …
+/// are joined up to the first that is missing or empty; of two cookies with
+/// one name the last wins.
+pub fn session<'a>(name: &str, headers: impl Iterator<Item = &'a str>) -> Option<Session> {
+    let mut whole = None;
+    let mut chunks: Vec<Option<Cow<'_, str>>> = Vec::new();
+    for header in headers {
+        for piece in header.split(';') {
+            let piece = piece.trim_start_matches(' ');
+            let Some(rest) = piece.strip_prefix(name) else {
+                continue;
+            };
+            if let Some(value) = rest.strip_prefix('=') {
+                if let Some(value) = decoded(value) {
+                    whole = Some(value);
+                }
+            } else if let Some((number, value)) = rest.strip_prefix('.').and_then(|rest| rest.split_once('='))
+                && let Some(index) = chunk_number(number)
+                && let Some(value) = decoded(value)
+            {
+                if chunks.len() <= index {
+                    chunks.resize(index + 1, None);
+                }
+                chunks[index] = Some(value);
+            }
+        }
+    }
+    match whole {
+        Some(value) if !value.is_empty() => parse(&value),
+        _ => {
+            let joined: String =
+                chunks.iter().map_while(|chunk| chunk.as_deref().filter(|chunk| !chunk.is_empty())).collect();
+            parse(&joined)
+        }
+    }
+}
+
+/// `0`, `1`, `2` …, written as JavaScript would write it.
+fn chunk_number(text: &str) -> Option<usize> {
+    let number: usize = text.parse().ok()?;
+    (number < MAX_CHUNKS && number.to_string() == text).then_some(number)
+}
+
+/// `decodeURIComponent`: a `%` that escapes nothing makes the value unreadable.
+fn decoded(value: &str) -> Option<Cow<'_, str>> {
+    let bytes = value.as_bytes();
+    let broken = memchr::memchr_iter(b'%', bytes)
+        .any(|at| !bytes.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)));
+    if broken {
+        return None;
+    }
+    percent_decode_str(value).decode_utf8().ok()
+}
+
+/// Base64url as Supabase's clients read it back: white space and padding are
+/// passed over, anything else that is foreign makes the cookie unreadable.
+const BASE64: GeneralPurpose = general_purpose::URL_SAFE_NO_PAD;
+
+fn parse(value: &str) -> Option<Session> {
+    let json: Value = match value.strip_prefix("base64-") {
+        Some(encoded) => {
+            let encoded: Vec<u8> =
+                encoded.bytes().filter(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | b'=')).collect();
+            serde_json::from_slice(&BASE64.decode(encoded).ok()?).ok()?
+        }
+        None => serde_json::from_str(value).ok()?,
+    };
+    let access_token = match &json {
+        Value::Object(session) => session.get("access_token")?,
+        Value::Array(session) => session.first()?,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => return None,
+    };
+    let access_token = access_token.as_str().filter(|token| !token.is_empty())?.to_owned();
+    Some(Session { access_token })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+    use proptest::prelude::*;
+
+    const NAME: &str = "sb-127-auth-token";
+
+    fn token(header: &str) -> Option<String> {
+        session(NAME, [header].into_iter()).map(|session| session.access_token)
+    }
+
+    fn encoded(text: &str) -> String {
+        utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+    }
+
+    fn object(token: &str) -> String {
+        format!(r#"{{"access_token":"{token}","refresh_token":"r","expires_at":1}}"#)
+    }
+
+    #[test]
+    fn every_form() {
+        let json = object("t.o.k");
+        let base64 = format!("base64-{}", BASE64.encode(&json));
+        for value in [json.as_str(), base64.as_str(), r#"["t.o.k","r",null,null,null]"#] {
+            assert_eq!(token(&format!("a=b; {NAME}={}; c", encoded(value))).as_deref(), Some("t.o.k"), "{value}");
+            let (one, two) = value.split_at(value.len() / 2);
+            let chunked = format!("{NAME}.1={}; {NAME}.0={}", encoded(two), encoded(one));
+            assert_eq!(token(&chunked).as_deref(), Some("t.o.k"), "{chunked}");
+        }
+        assert_eq!(token(&format!("{NAME}={json}")).as_deref(), Some("t.o.k"), "raw JSON");
+        assert_eq!(token(&format!("{NAME}=base64-{}==", BASE64.encode(&json))).as_deref(), Some("t.o.k"), "padded");
+    }
+
+    #[test]
+    fn which_one_wins() {
+        let [old, new] = ["old", "new"].map(|token| encoded(&object(token)));
+        assert_eq!(token(&format!("{NAME}={old}; {NAME}={new}")).as_deref(), Some("new"), "the last");
+        assert_eq!(token(&format!("{NAME}.0={old}; {NAME}={new}")).as_deref(), Some("new"), "the whole");
+        assert_eq!(token(&format!("{NAME}=; {NAME}.0={new}")).as_deref(), Some("new"), "not the empty");
+        assert_eq!(token(&format!("{NAME}={new}; {NAME}=%zz")).as_deref(), Some("new"), "not the unreadable");
+        assert_eq!(
+            token(&format!("sb-other-auth-token={old}; {NAME}-x={old}; {NAME}={new}")).as_deref(),
+            Some("new"),
+            "our project's"
+        );
+        let headers = [format!("{NAME}={old}"), format!("{NAME}={new}")];
+        assert_eq!(
+            session(NAME, headers.iter().map(String::as_str)).map(|s| s.access_token).as_deref(),
+            Some("new"),
+            "of two headers"
+        );
+    }
+
+    #[test]
+    fn chunks_end_at_a_gap() {
+        let json = object("t");
+        let (one, two) = json.split_at(9);
+        let [one, two] = [one, two].map(encoded);
+        assert_eq!(token(&format!("{NAME}.0={one}; {NAME}.2={two}")), None);
+        assert_eq!(token(&format!("{NAME}.1={two}")), None);
+        assert_eq!(token(&format!("{NAME}.0={one}; {NAME}.01={two}")), None);
+        assert_eq!(token(&format!("{NAME}.0={one}; {NAME}.1={two}; {NAME}.3=stale")).as_deref(), Some("t"));
+        assert_eq!(token(&format!("{NAME}.0={one}; {NAME}.18446744073709551615=x; {NAME}.99999999=x")), None);
+    }
+
+    #[test]
+    fn no_session_in_anything_else() {
+        for value in [
+            "",
+            "garbage",
+            "null",
+            "5",
+            "{}",
+            "[]",
+            "[null]",
+            r#"{"access_token":null}"#,
+            r#"{"access_token":""}"#,
+            r#"{"access_token":7}"#,
+            "a.b.c",
+            "base64-",
+            "base64-!!",
+            "base64-bm9wZQ",
+            r#""{}""#,
+        ] {
+            assert_eq!(token(&format!("{NAME}={}", encoded(value))), None, "{value}");
+        }
+        assert_eq!(token(NAME), None);
+        assert_eq!(token("; ;;=;"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_is_read_without_a_panic(header in ".{0,200}", value in "\\PC{0,80}", cut in 0usize..80) {
+            let _ = token(&header);
+            let _ = token(&format!("{NAME}={value}"));
+            let _ = token(&format!("{NAME}=base64-{value}"));
+            let at = value.char_indices().map(|(at, _)| at).nth(cut).unwrap_or(0);
+            let _ = token(&format!("{NAME}.0={}; {NAME}.1={}", &value[..at], &value[at..]));
+        }
+
+        #[test]
+        fn a_token_survives_every_chunking(text in "[ -~é🦀]{1,40}", size in 1usize..30) {
+            let json = serde_json::json!({ "access_token": text }).to_string();
+            let characters: Vec<char> = json.chars().collect();
+            let header = characters
+                .chunks(size)
+                .enumerate()
+                .map(|(index, chunk)| format!("{NAME}.{index}={}", encoded(&chunk.iter().collect::<String>())))
+                .collect::<Vec<_>>()
+                .join("; ");
+            let expected = (characters.len().div_ceil(size) <= MAX_CHUNKS).then_some(text);
+            prop_assert_eq!(token(&header), expected);
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Who asks: cookie or bearer → token → verified user. A handler that takes
+//! [`User`] has one; a handler that does not gets at no profile and no key.
+//!
+//! The token's signature, times and claims are checked here; that the user
+//! exists and is not banned, and that the session was not signed out, stands
+//! in the same SQL statement that reads the profile. Supabase itself is asked
+//! over HTTP for its key set only.
+
+pub mod cookie;
+pub mod keyset;
+pub mod token;
+
+use std::sync::Arc;
+
+use actix_web::{
+    FromRequest, HttpMessage, HttpRequest,
+    dev::Payload,
+    http::header::{AUTHORIZATION, COOKIE},
+    web::Data,
+};
+use futures::future::LocalBoxFuture;
+use jsonwebtoken::Algorithm;
+use secrecy::ExposeSecret;
+use uuid::Uuid;
+
+use crate::{
+    app::State,
+    config::Sessions,
+    db::accounts::{self, Profile},
+    error::Error,
+    outbound::Clients,
+    telemetry::RequestLog,
+};
+use keyset::KeySet;
+use token::{ASYMMETRIC, Claims, TokenError, VerifyingKey};
+
+/// A signed-in user, as the session says and the database confirms.
+#[derive(Debug)]
+pub struct User {
+    /// `auth.users.id`.
+    pub id: Uuid,
+    profile: Option<Profile>,
+}
+
+impl User {
+    /// The user's row of `profiles`, with the environment's keys over it.
+    ///
+    /// # Errors
+    /// [`Error::ProfileNotFound`] where there is no row.
+    pub fn profile(&self) -> Result<&Profile, Error> {
+        self.profile.as_ref().ok_or(Error::ProfileNotFound)
+    }
+}
+
+/// Checks tokens: by the shared secret, or by the project's public keys.
+pub struct Verifier {
+    cookie_name: String,
+    secret: Option<VerifyingKey>,
+    keys: Arc<KeySet>,
+}
+
+impl Verifier {
+    /// What the settings say.
+    pub fn new(sessions: &Sessions) -> Self {
+        Self {
+            cookie_name: sessions.cookie_name(),
+            secret: sessions.jwt_secret.as_ref().map(|secret| VerifyingKey::hs256(secret.expose_secret().as_bytes())),
+            keys: Arc::new(KeySet::new(sessions.jwks_url.clone())),
+        }
+    }
+
+    /// Checks an access token.
+    ///
+    /// # Errors
+    /// Why it is not taken.
+    pub async fn verify(&self, http: &reqwest::Client, token: &str) -> Result<Claims, TokenError> {
+        let header = token::header(token)?;
+        let id = header.kid.as_deref().unwrap_or_default();
+        // As Supabase's own server chooses: the key that the id names; for
+        // HS256 without such a key, the secret.
+        let key = if let Some(key) = self.keys.known(http, id) {
+            key
+        } else if header.alg == Algorithm::HS256 {
+            self.secret.clone().ok_or_else(|| {
+                TokenError::Invalid(
+                    "the access token is signed with HS256, and SUPABASE_JWT_SECRET is not set".to_owned(),
+                )
+            })?
+        } else if ASYMMETRIC.contains(&header.alg) && !id.is_empty() {
+            self.keys.find(http, id).await.ok_or_else(|| {
+                TokenError::Invalid(
+                    "the access token is signed with a key that the project's key set does not have".to_owned(),
+                )
+            })?
+        } else {
+            return Err(TokenError::Invalid("the access token is signed in a way that is not supported".to_owned()));
+        };
+        key.verify(token)
+    }
+}
+
+impl FromRequest for User {
+    type Error = Error;
+    type Future = LocalBoxFuture<'static, Result<Self, Error>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move { authenticate(&request).await })
+    }
+}
+
+async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
+    let state = request.app_data::<Data<State>>();
+    let clients = request.app_data::<Data<Clients>>();
+    let (Some(state), Some(clients)) = (state, clients) else {
+        return Err(Error::Internal("the server's state is not installed".to_owned()));
+    };
+    let refused = |reason: &str| Error::UserNotFound(reason.to_owned());
+    let token =
+        access_token(request, &state.verifier.cookie_name).ok_or_else(|| refused("no session in the request"))?;
+    let claims = state.verifier.verify(&clients.trusted, &token).await.map_err(|error| refused(&error.to_string()))?;
+    let account = accounts::find(&state.db, claims, state.config.sessions.check, &state.config.keys).await?;
+    let account = account.map_err(|reason| refused(&reason.to_string()))?;
+    if let Some(log) = request.extensions().get::<RequestLog>() {
+        log.note().user = Some(claims.user);
+    }
+    Ok(User { id: claims.user, profile: account })
+}
+
+/// The cookie's token, else the bearer's. The cookie goes first because a
+/// proxy in front may put an `Authorization` of its own on every request,
+/// which the original never looks at.
+fn access_token(request: &HttpRequest, cookie_name: &str) -> Option<String> {
+    let cookies = request.headers().get_all(COOKIE).filter_map(|value| value.to_str().ok());
+    if let Some(session) = cookie::session(cookie_name, cookies) {
+        return Some(session.access_token);
+    }
+    let (scheme, token) = request.headers().get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned())
+}

@@ -1,0 +1,200 @@
+//! A JWT → the claims that are relied on. The algorithm is chosen by the key
+//! and never by the token, so that a public key can never pass for a secret.
+
+use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
+use serde::Deserialize;
+use uuid::Uuid;
+
+/// What a verified access token says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claims {
+    /// `sub`: the user.
+    pub user: Uuid,
+    /// `session_id`: the sign-in it came from. Tokens made by hand may have
+    /// none; those cannot be signed out.
+    pub session: Option<Uuid>,
+}
+
+/// Why a token is not taken. Never shown to the client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Not a JWT, a wrong signature or algorithm, a wrong audience.
+    #[error("{0}")]
+    Invalid(String),
+    /// Good in every other way, but its time is over.
+    #[error("the access token has run out")]
+    Expired,
+}
+
+/// A key and the one algorithm it is for.
+#[derive(Clone)]
+pub struct VerifyingKey {
+    key: DecodingKey,
+    validation: Validation,
+}
+
+impl VerifyingKey {
+    /// The key for tokens signed with a shared secret.
+    pub fn hs256(secret: &[u8]) -> Self {
+        Self::new(DecodingKey::from_secret(secret), Algorithm::HS256)
+    }
+
+    /// A key for one asymmetric algorithm.
+    pub fn new(key: DecodingKey, algorithm: Algorithm) -> Self {
+        let mut validation = Validation::new(algorithm);
+        // The issuer is left alone: for one and the same local stack it is
+        // written 127.0.0.1 or localhost, and the key settles whose token it is.
+        validation.set_required_spec_claims(&["exp", "aud", "sub"]);
+        validation.set_audience(&["authenticated"]);
+        validation.validate_nbf = true;
+        validation.leeway = 0;
+        Self { key, validation }
+    }
+
+    /// Whether tokens of this algorithm are for this key.
+    pub fn is_for(&self, algorithm: Algorithm) -> bool {
+        self.validation.algorithms.contains(&algorithm)
+    }
+
+    /// Checks signature, `exp`, `nbf`, `aud`, `sub` and `session_id`.
+    ///
+    /// # Errors
+    /// Why it is not taken.
+    pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+        let claims = jsonwebtoken::decode::<RawClaims>(token, &self.key, &self.validation)
+            .map_err(|error| match error.kind() {
+                jsonwebtoken::errors::ErrorKind::ExpiredSignature => TokenError::Expired,
+                _ => TokenError::Invalid(format!("the access token is not good: {error}")),
+            })?
+            .claims;
+        let uuid = |text: &str, claim: &str| {
+            Uuid::try_parse(text).map_err(|_| TokenError::Invalid(format!("the access token's {claim} is no UUID")))
+        };
+        let session = match claims.session_id.as_deref() {
+            None | Some("") => None,
+            Some(text) => Some(uuid(text, "session_id")?).filter(|id| !id.is_nil()),
+        };
+        Ok(Claims { user: uuid(&claims.sub, "sub")?, session })
+    }
+}
+
+#[derive(Deserialize)]
+struct RawClaims {
+    sub: String,
+    session_id: Option<String>,
+}
+
+/// What a token says of itself, before anything is checked.
+///
+/// # Errors
+/// Where it is no JWT, or names an algorithm that nobody should use.
+pub fn header(token: &str) -> Result<Header, TokenError> {
+    // Longer ones exist only to cost time: the header of an honest one has
+    // some hundred bytes, all of it a few thousand.
+    const MAX_BYTES: usize = 64 * 1024;
+    if token.len() > MAX_BYTES {
+        return Err(TokenError::Invalid("the access token is too long".to_owned()));
+    }
+    jsonwebtoken::decode_header(token).map_err(|_| TokenError::Invalid("the access token is no JWT".to_owned()))
+}
+
+/// The asymmetric algorithms that Supabase signs with.
+pub const ASYMMETRIC: [Algorithm; 3] = [Algorithm::ES256, Algorithm::RS256, Algorithm::EdDSA];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jsonwebtoken::{EncodingKey, encode, get_current_timestamp};
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    const SECRET: &[u8] = b"a secret of sixteen bytes or more";
+    const USER: &str = "5f6c1d9e-0000-4000-8000-000000000001";
+
+    fn token(change: impl FnOnce(&mut Value)) -> String {
+        let mut claims = json!({ "sub": USER, "aud": "authenticated", "role": "authenticated", "exp": get_current_timestamp() + 60 });
+        change(&mut claims);
+        encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(SECRET)).expect("signs")
+    }
+
+    fn verify(token: &str) -> Result<Claims, TokenError> {
+        VerifyingKey::hs256(SECRET).verify(token)
+    }
+
+    fn refused(change: impl FnOnce(&mut Value)) -> bool {
+        matches!(verify(&token(change)), Err(TokenError::Invalid(_)))
+    }
+
+    #[test]
+    fn a_good_one() {
+        let user = Uuid::try_parse(USER).expect("uuid");
+        assert_eq!(verify(&token(|_| {})), Ok(Claims { user, session: None }));
+        let with_session = |id: &str| verify(&token(|claims| claims["session_id"] = json!(id))).expect("good").session;
+        assert_eq!(with_session(USER), Some(user));
+        assert_eq!(with_session(""), None);
+        assert_eq!(with_session("00000000-0000-0000-0000-000000000000"), None);
+        assert!(verify(&token(|claims| claims["aud"] = json!(["other", "authenticated"]))).is_ok());
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!(
+            verify(&token(|claims| claims["exp"] = json!(get_current_timestamp() - 1))),
+            Err(TokenError::Expired)
+        );
+        assert!(refused(|claims| claims["nbf"] = json!(get_current_timestamp() + 30)));
+        assert!(verify(&token(|claims| claims["nbf"] = json!(get_current_timestamp()))).is_ok());
+        assert!(refused(|claims| {
+            claims.as_object_mut().expect("object").remove("exp");
+        }));
+    }
+
+    #[test]
+    fn claims_that_are_missing_or_wrong() {
+        for claim in ["sub", "aud"] {
+            assert!(refused(|claims| {
+                claims.as_object_mut().expect("object").remove(claim);
+            }));
+        }
+        assert!(refused(|claims| claims["aud"] = json!("anon")));
+        assert!(refused(|claims| claims["aud"] = json!([])));
+        assert!(refused(|claims| claims["sub"] = json!("me")));
+        assert!(refused(|claims| claims["sub"] = json!(7)));
+        assert!(refused(|claims| claims["session_id"] = json!("not a uuid")));
+    }
+
+    #[test]
+    fn signatures_and_algorithms() {
+        let good = token(|_| {});
+        assert!(VerifyingKey::hs256(b"another secret of some length").verify(&good).is_err());
+        assert!(VerifyingKey::new(DecodingKey::from_secret(SECRET), Algorithm::HS512).verify(&good).is_err());
+        let (signed, _) = good.rsplit_once('.').expect("three parts");
+        assert!(verify(&format!("{signed}.")).is_err());
+        let none = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
+        let payload = signed.split_once('.').expect("two parts").1;
+        assert!(verify(&format!("{none}.{payload}.")).is_err());
+        assert!(header(&format!("{none}.{payload}.")).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_refused_without_a_panic(text in "\\PC{0,200}", parts in "[A-Za-z0-9_-]{0,40}\\.[A-Za-z0-9_-]{0,40}\\.[A-Za-z0-9_-]{0,40}") {
+            for text in [&text, &parts] {
+                let _ = header(text);
+                prop_assert!(verify(text).is_err());
+            }
+        }
+
+        #[test]
+        fn no_changed_byte_goes_unnoticed(at in any::<prop::sample::Index>(), byte in prop::sample::select(b"ABCxyz019-_".to_vec())) {
+            let good = token(|_| {});
+            let mut changed = good.clone().into_bytes();
+            let at = at.index(changed.len());
+            prop_assume!(changed[at] != byte && changed[at] != b'.');
+            // The last character of a part has bits that no byte is made of.
+            prop_assume!(at + 1 != changed.len() && changed[at + 1] != b'.');
+            changed[at] = byte;
+            prop_assert!(verify(std::str::from_utf8(&changed).expect("ascii")).is_err());
+        }
+    }
+}

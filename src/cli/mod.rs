@@ -1,0 +1,49 @@
+//! What the commands do. Each ends with an exit status: 0 when all went
+//! well, 1 when not, after one sentence on standard error that says why.
+
+pub mod demo;
+pub mod migrate;
+pub mod postgres;
+pub mod serve;
+pub mod session;
+
+use std::{future::Future, process::ExitCode};
+
+/// Runs a command on an actix runtime and turns its end into an exit status.
+#[expect(clippy::print_stderr, reason = "a command talks to a person")]
+fn run(command: impl Future<Output = Result<(), String>>) -> ExitCode {
+    match actix_web::rt::System::new().block_on(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => {
+            eprintln!("chatbot-ui-api: {sentence}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says something to the person who ran the command.
+#[expect(clippy::print_stdout, reason = "a command talks to a person")]
+fn say(words: &str) {
+    println!("{words}");
+}
+
+/// Waits for Ctrl-C or SIGTERM; can be asked again.
+struct StopSignals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl StopSignals {
+    fn listen() -> Result<Self, String> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let listen = |kind| signal(kind).map_err(|error| format!("signals cannot be received: {error}"));
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! `auth.users`, `auth.sessions` and `public.profiles`: who a session belongs
+//! to, in one statement.
+
+use std::sync::LazyLock;
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::{FromRow, Row, postgres::PgRow};
+
+use super::Db;
+use crate::{
+    auth::token::Claims,
+    config::SessionCheck,
+    error::Error,
+    keys::{self, Key, Keys},
+};
+
+/// A row of `profiles`, with the environment's keys over it.
+#[derive(Debug)]
+pub struct Profile {
+    keys: Keys,
+    /// Embeddings come from Azure instead of OpenAI.
+    pub use_azure_openai: bool,
+}
+
+impl Profile {
+    /// A key: the environment's, else the profile's; `None` where neither has
+    /// one or the profile's is empty.
+    pub fn key(&self, key: Key) -> Option<&SecretString> {
+        self.keys.get(key).filter(|value| !value.expose_secret().is_empty())
+    }
+}
+
+/// Why a good token is refused all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// No row in `auth.users`, or one that was deleted.
+    #[error("the user does not exist (any more)")]
+    Gone,
+    /// `banned_until` lies ahead.
+    #[error("the user is banned")]
+    Banned,
+    /// No row in `auth.sessions`, or one that is over.
+    #[error("the session was signed out")]
+    SignedOut,
+}
+
+struct Account {
+    user_exists: bool,
+    banned: bool,
+    session_lives: bool,
+    profile: Option<Profile>,
+}
+
+static KEY_COLUMNS: LazyLock<String> =
+    LazyLock::new(|| keys::TABLE.iter().map(|row| format!(", profile.{}", row.column)).collect());
+
+static CHECKED: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "select account.deleted_at is null as user_exists, \
+                coalesce(account.banned_until > now(), false) as banned, \
+                $2 is null or exists ( \
+                    select from auth.sessions session \
+                    where session.id = $2 and session.user_id = account.id \
+                      and coalesce(session.not_after > now(), true)) as session_lives, \
+                profile.user_id is not null as has_profile, \
+                coalesce(profile.use_azure_openai, false) as use_azure_openai{} \
+         from auth.users account left join public.profiles profile on profile.user_id = account.id \
+         where account.id = $1",
+        *KEY_COLUMNS
+    )
+});
+
+static UNCHECKED: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "select true as user_exists, false as banned, true as session_lives, \
+                profile.user_id is not null as has_profile, \
+                coalesce(profile.use_azure_openai, false) as use_azure_openai{} \
+         from (select $1::uuid as id, $2::uuid as session) account \
+         left join public.profiles profile on profile.user_id = account.id",
+        *KEY_COLUMNS
+    )
+});
+
+impl FromRow<'_, PgRow> for Account {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        let profile = if row.try_get("has_profile")? {
+            Some(Profile {
+                keys: Keys::try_from_rows(|key| row.try_get(key.column))?,
+                use_azure_openai: row.try_get("use_azure_openai")?,
+            })
+        } else {
+            None
+        };
+        Ok(Self {
+            user_exists: row.try_get("user_exists")?,
+            banned: row.try_get("banned")?,
+            session_lives: row.try_get("session_lives")?,
+            profile,
+        })
+    }
+}
+
+/// Reads the account that a token speaks for, in one round trip: its profile
+/// (`None` where there is no row), or why it is refused.
+///
+/// # Errors
+/// Where the database does not answer.
+pub async fn find(
+    db: &Db,
+    claims: Claims,
+    check: SessionCheck,
+    environment: &Keys,
+) -> Result<Result<Option<Profile>, Refused>, Error> {
+    let sql: &'static str = match check {
+        SessionCheck::Database => &CHECKED,
+        SessionCheck::Token => &UNCHECKED,
+    };
+    let query = sqlx::query_as::<_, Account>(sql).bind(claims.user).bind(claims.session);
+    let Some(account) = db.optional(query).await? else {
+        return Ok(Err(Refused::Gone));
+    };
+    Ok(if !account.user_exists {
+        Err(Refused::Gone)
+    } else if account.banned {
+        Err(Refused::Banned)
+    } else if !account.session_lives {
+        Err(Refused::SignedOut)
+    } else {
+        Ok(account.profile.map(|profile| Profile { keys: profile.keys.overlaid_by(environment), ..profile }))
+    })
+}

@@ -1,0 +1,38 @@
+//! `public.models`: the custom models that users enter.
+
+use secrecy::SecretString;
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::Db;
+use crate::error::Error;
+
+#[derive(FromRow)]
+struct Row {
+    base_url: String,
+    api_key: String,
+}
+
+/// Where a custom model is asked, and with what.
+#[derive(Debug)]
+pub struct CustomModel {
+    /// As the user entered it; may be empty.
+    pub base_url: String,
+    /// May be empty: many local models want none.
+    pub api_key: SecretString,
+}
+
+/// The model with this id, if it is the user's own or shared.
+///
+/// Differs: the original reads any row for anybody, signed in or not.
+///
+/// # Errors
+/// Where the database does not answer.
+pub async fn find(db: &Db, user: Uuid, id: Uuid) -> Result<Option<CustomModel>, Error> {
+    let query = sqlx::query_as::<_, Row>(
+        "select base_url, api_key from public.models \
+         where id = $1 and (user_id = $2 or sharing <> 'private')",
+    );
+    let row = db.optional(query.bind(id).bind(user)).await?;
+    Ok(row.map(|row| CustomModel { base_url: row.base_url, api_key: row.api_key.into() }))
+}

@@ -1,0 +1,171 @@
+//! What can be answered when something is wrong: one enum, a status and a
+//! sentence each. The sentences are the original's, since its front end and
+//! its users know them.
+//!
+//! Two texts, never mixed: what the client is told ([`Display`](std::fmt::Display))
+//! and what the operator reads in the log ([`Error::detail`]). Neither holds a
+//! key, a token, a prompt or an answer.
+
+use std::borrow::Cow;
+
+use actix_web::{
+    HttpResponse, ResponseError,
+    http::{StatusCode, header},
+};
+use serde::Serialize;
+
+/// A failed request.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// 500: no session, or one that is not good (any more). The detail says why.
+    #[error("User not found")]
+    UserNotFound(String),
+    /// 500: the user has no row in `profiles`.
+    #[error("Profile not found")]
+    ProfileNotFound,
+    /// 500: the provider's key is neither in the profile nor in the environment.
+    #[error("{0} API Key not found. Please set it in your profile settings.")]
+    KeyNotFound(&'static str),
+    /// 500: no such custom model, or somebody else's private one.
+    #[error("Model not found")]
+    ModelNotFound,
+    /// 400: the request cannot be understood; the sentence says what is missing.
+    #[error("{0}")]
+    BadRequest(String),
+    /// 413: the body has more bytes than `MAX_BODY_BYTES`.
+    #[error("The request is larger than {0} bytes, the most that this server takes")]
+    BodyTooLarge(usize),
+    /// 404: no such route.
+    #[error("Route not found")]
+    RouteNotFound,
+    /// 405, with what would be allowed.
+    #[error("Method not allowed: this route takes {0}")]
+    MethodNotAllowed(&'static str),
+    /// The provider's status and words, as the route shows them.
+    #[error("{message}")]
+    Provider {
+        /// 400 to 599.
+        status: u16,
+        /// What the client is told.
+        message: String,
+    },
+    /// 500: no answer came from the provider. The detail says why.
+    #[error("Connection error.")]
+    Connection(String),
+    /// 503: Postgres is away, or all its connections are busy.
+    #[error("The database is not available. Please try again in a moment.")]
+    DatabaseUnavailable(String),
+    /// 500: a bug or a broken set-up, which the log explains.
+    #[error("An unexpected error occurred")]
+    Internal(String),
+}
+
+impl Error {
+    /// What the log says: never the provider's words or the client's, which
+    /// may quote a prompt or a key.
+    pub fn detail(&self) -> Cow<'_, str> {
+        match self {
+            Self::UserNotFound(detail)
+            | Self::Connection(detail)
+            | Self::DatabaseUnavailable(detail)
+            | Self::Internal(detail) => Cow::Borrowed(detail),
+            Self::BadRequest(_) => "the request cannot be understood".into(),
+            Self::Provider { status, .. } => format!("the provider failed: status {status}").into(),
+            Self::ProfileNotFound
+            | Self::KeyNotFound(_)
+            | Self::ModelNotFound
+            | Self::BodyTooLarge(_)
+            | Self::RouteNotFound
+            | Self::MethodNotAllowed(_) => self.to_string().into(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    message: &'a str,
+}
+
+impl ResponseError for Error {
+    fn status_code(&self) -> StatusCode {
+        match self {
+            Self::UserNotFound(_)
+            | Self::ProfileNotFound
+            | Self::KeyNotFound(_)
+            | Self::ModelNotFound
+            | Self::Connection(_)
+            | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::RouteNotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            // A redirect or an oddity is the provider's failure, and no
+            // status that a client could act on.
+            Self::Provider { status, .. } => match StatusCode::from_u16(*status) {
+                Ok(status) if (400..600).contains(&status.as_u16()) => status,
+                _ => StatusCode::BAD_GATEWAY,
+            },
+            Self::DatabaseUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status_code());
+        match self {
+            Self::MethodNotAllowed(allowed) => {
+                response.insert_header((header::ALLOW, *allowed));
+            }
+            Self::DatabaseUnavailable(_) => {
+                response.insert_header((header::RETRY_AFTER, "2"));
+            }
+            Self::UserNotFound(_)
+            | Self::ProfileNotFound
+            | Self::KeyNotFound(_)
+            | Self::ModelNotFound
+            | Self::BadRequest(_)
+            | Self::BodyTooLarge(_)
+            | Self::RouteNotFound
+            | Self::Provider { .. }
+            | Self::Connection(_)
+            | Self::Internal(_) => {}
+        }
+        response.json(Body { message: &self.to_string() })
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    /// Postgres away or busy is one thing, a statement that it refuses another.
+    fn from(error: sqlx::Error) -> Self {
+        let detail = format!("database: {error}");
+        match error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::WorkerCrashed => Self::DatabaseUnavailable(detail),
+            // Classes 08 connection, 53 resources, 57 shutting down or cancelled,
+            // 28 and 3D: not let in, as while a server is being set up.
+            sqlx::Error::Database(database)
+                if database
+                    .code()
+                    .is_some_and(|code| ["08", "53", "57", "28", "3D"].iter().any(|class| code.starts_with(class))) =>
+            {
+                Self::DatabaseUnavailable(detail)
+            }
+            _ => Self::Internal(detail),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_providers_status_is_passed_on_where_it_is_an_error() {
+        let status = |status| Error::Provider { status, message: String::new() }.status_code().as_u16();
+        assert_eq!([400, 429, 503, 529, 599].map(status), [400, 429, 503, 529, 599]);
+        assert_eq!([100, 204, 302, 304, 600, 999].map(status), [502; 6]);
+    }
+}

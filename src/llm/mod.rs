@@ -1,0 +1,276 @@
+//! The providers. What each wants is data: a [`Call`] says what to send,
+//! a [`Reader`] makes text of the events that come back. The one place that
+//! talks to them is [`send`]; the answer's way to the client is [`relay`].
+
+pub mod limits;
+pub mod openai;
+pub mod providers;
+pub mod relay;
+pub mod sse;
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use reqwest::{
+    Response, StatusCode,
+    header::{HeaderMap, RETRY_AFTER},
+};
+use serde_json::value::RawValue;
+use url::Url;
+
+use crate::{
+    outbound::{self, Clients, guard::Refusal},
+    telemetry::RequestLog,
+};
+
+/// One request to a provider, as plain data.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Where to.
+    pub url: Url,
+    /// The key among them, marked sensitive.
+    pub headers: HeaderMap,
+    /// JSON, posted.
+    pub body: Bytes,
+    /// A user chose the URL: it goes through the guard.
+    pub guarded: bool,
+}
+
+/// The protocols, as far as reading their events goes. The compiler names the
+/// places that a new one has to be added to.
+#[derive(Debug)]
+pub enum Reader {
+    /// OpenAI and everybody who speaks like it.
+    OpenAi(openai::Reader),
+}
+
+impl Reader {
+    fn read(&mut self, event: sse::Event<'_>, out: &mut Output) -> Result<(), Failure> {
+        match self {
+            Self::OpenAi(reader) => reader.read(event, out),
+        }
+    }
+}
+
+/// What was read out of some events.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Text for the client.
+    pub text: String,
+    /// The provider's count of tokens, in its own form.
+    pub usage: Option<Box<RawValue>>,
+    /// The provider said that nothing follows.
+    pub done: bool,
+}
+
+/// Why there is no (more) answer. Each route has its own words for it.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The provider answered, but not with success.
+    #[error("{status} {body}")]
+    Status {
+        /// The provider's.
+        status: u16,
+        /// As much of it as is kept, [`MAX_ERROR_BYTES`].
+        body: String,
+    },
+    /// What should have been a stream held an error, or was none. The
+    /// provider's words.
+    #[error("{0}")]
+    Stream(String),
+    /// Nothing came, or no more. For the operator.
+    #[error("{0}")]
+    Connection(String),
+    /// The guard does not let the URL through.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+impl Failure {
+    /// For the log: what happened, without the provider's words, which may
+    /// quote a prompt or a key.
+    pub fn detail(&self) -> String {
+        match self {
+            Self::Status { status, .. } => format!("the provider answered with status {status}"),
+            Self::Stream(_) => "the provider sent an error, or no event stream".to_owned(),
+            Self::Connection(detail) => detail.clone(),
+            Self::Refused(_) => "the guard refused the URL".to_owned(),
+        }
+    }
+}
+
+impl From<sse::EventTooLarge> for Failure {
+    fn from(error: sse::EventTooLarge) -> Self {
+        Self::Stream(format!("The provider sent {error}"))
+    }
+}
+
+/// How much of an error's body is read, in bytes.
+pub const MAX_ERROR_BYTES: usize = 16 * 1024;
+
+/// How often a provider is asked before its failure is passed on.
+const ATTEMPTS: u32 = 3;
+
+/// Asks a provider, up to three times, and gives its answer once a head with
+/// success is there. Dropped, it leaves at once and asks no more.
+///
+/// # Errors
+/// What the last attempt came to.
+pub async fn send(clients: &Clients, call: &Call, log: &RequestLog) -> Result<Response, Failure> {
+    let client = if call.guarded {
+        clients.policy.check_url(&call.url)?;
+        &clients.guarded
+    } else {
+        &clients.trusted
+    };
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let answer = client.post(call.url.clone()).headers(call.headers.clone()).body(call.body.clone()).send().await;
+        let wait = match answer {
+            Ok(response) if response.status().is_success() => return Ok(response),
+            Ok(response) => {
+                if attempt == ATTEMPTS || !should_retry(response.status(), response.headers()) {
+                    let status = response.status().as_u16();
+                    return Err(Failure::Status { status, body: error_body(response).await });
+                }
+                backoff(attempt, Some(response.headers()))
+            }
+            Err(error) => {
+                if let Some(refusal) = outbound::refusal(&error) {
+                    return Err(refusal.clone().into());
+                }
+                // A provider that was silent for minutes is not asked again:
+                // the user would wait for three times that.
+                let gone = error.is_timeout() && !error.is_connect();
+                if attempt == ATTEMPTS || gone || error.is_builder() {
+                    return Err(connection(&error));
+                }
+                backoff(attempt, None)
+            }
+        };
+        log.note().retries = attempt;
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// What went wrong with a connection, without the URL, which may hold more
+/// than it should.
+fn connection(error: &reqwest::Error) -> Failure {
+    let mut words = String::new();
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = source {
+        match error.downcast_ref::<reqwest::Error>() {
+            Some(error) if error.is_timeout() => words.push_str("time out"),
+            Some(_) => words.push_str("request failed"),
+            None => words.push_str(&error.to_string()),
+        }
+        source = error.source();
+        if source.is_some() {
+            words.push_str(": ");
+        }
+    }
+    Failure::Connection(words)
+}
+
+fn should_retry(status: StatusCode, headers: &HeaderMap) -> bool {
+    match headers.get("x-should-retry").and_then(|value| value.to_str().ok()) {
+        Some("true") => true,
+        Some("false") => false,
+        _ => matches!(status.as_u16(), 408 | 409 | 429 | 500..),
+    }
+}
+
+/// How long to wait after the given attempt: as long as the provider asks
+/// for, up to a minute, else half a second, then a second, less up to a
+/// quarter by chance so that many do not come back at once.
+fn backoff(attempt: u32, headers: Option<&HeaderMap>) -> Duration {
+    let asked = headers.and_then(retry_after).filter(|wait| !wait.is_zero() && *wait <= Duration::from_secs(60));
+    asked.unwrap_or_else(|| {
+        let full = (0.5 * f64::from(1 << (attempt - 1))).min(8.0);
+        Duration::from_secs_f64(full * (1.0 - 0.25 * rand::random::<f64>()))
+    })
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    if let Some(milliseconds) = text("retry-after-ms").and_then(|text| text.parse::<f64>().ok()) {
+        return Duration::try_from_secs_f64(milliseconds / 1000.0).ok();
+    }
+    let text = text(RETRY_AFTER.as_str())?;
+    match text.parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok(),
+    }
+}
+
+/// The beginning of an error's body; what could be read of one that broke off.
+async fn error_body(response: Response) -> String {
+    let mut stream = response.bytes_stream();
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = stream.try_next().await {
+        body.extend_from_slice(&chunk);
+        if body.len() >= MAX_ERROR_BYTES {
+            body.truncate(MAX_ERROR_BYTES);
+            break;
+        }
+    }
+    String::from_utf8_lossy(&body).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reqwest::header::{HeaderName, HeaderValue};
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).expect("ascii")))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_asked_again() {
+        for (status, again) in [
+            (400, false),
+            (401, false),
+            (404, false),
+            (408, true),
+            (409, true),
+            (422, false),
+            (429, true),
+            (500, true),
+            (529, true),
+        ] {
+            let status = StatusCode::from_u16(status).expect("a status");
+            assert_eq!(should_retry(status, &HeaderMap::new()), again, "{status}");
+            assert!(should_retry(status, &headers(&[("x-should-retry", "true")])));
+            assert!(!should_retry(status, &headers(&[("x-should-retry", "false")])));
+        }
+    }
+
+    #[test]
+    fn how_long_to_wait() {
+        let asked = |name, value| backoff(1, Some(&headers(&[(name, value)])));
+        assert_eq!(asked("retry-after-ms", "50"), Duration::from_millis(50));
+        assert_eq!(asked("retry-after", "2"), Duration::from_secs(2));
+        assert_eq!(asked("retry-after", "1.5"), Duration::from_millis(1500));
+        let in_ten = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(10));
+        assert!((8..=10).contains(&asked("retry-after", &in_ten).as_secs()));
+        for (name, value) in [
+            ("retry-after", "0"),
+            ("retry-after", "-1"),
+            ("retry-after", "61"),
+            ("retry-after", "soon"),
+            ("retry-after-ms", "nan"),
+            ("retry-after-ms", "1e300"),
+            ("retry-after", "Mon, 01 Jan 2001 00:00:00 GMT"),
+        ] {
+            let wait = asked(name, value).as_millis();
+            assert!((375..=500).contains(&wait), "{name}: {value} gave {wait} ms");
+        }
+        assert!((750..=1000).contains(&backoff(2, None).as_millis()));
+    }
+}

@@ -1,0 +1,303 @@
+//! The providers that speak OpenAI's wire, a row each. A new one is one row
+//! (and a row of [`crate::keys::TABLE`] for its key): its route, its request,
+//! its errors and its tests follow.
+
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::value::RawValue;
+use url::Url;
+
+use super::{
+    Call, Failure, limits,
+    openai::{self, ChatRequest},
+};
+use crate::{config::BaseUrls, error::Error, keys::Key};
+
+/// A provider that speaks OpenAI's wire: what is its own.
+#[derive(Debug)]
+pub struct Provider {
+    /// The last part of the route, `/api/chat/<path>`.
+    pub path: &'static str,
+    /// The name in the sentences about its key.
+    pub name: &'static str,
+    /// Its key.
+    pub key: Key,
+    /// Its address among the configured ones.
+    pub base_url: fn(&BaseUrls) -> &str,
+    /// Whether it is sent the chat's temperature.
+    pub temperature: bool,
+    /// Whether and how `max_tokens` is sent.
+    pub max_tokens: MaxTokens,
+    /// How it says that a key is wrong.
+    pub wrong_key: WrongKey,
+    /// Whether it is told the user's OpenAI organization.
+    pub organization: bool,
+}
+
+/// How `max_tokens` is chosen.
+#[derive(Debug, Clone, Copy)]
+pub enum MaxTokens {
+    /// Not at all: the provider's own limit holds.
+    Omitted,
+    /// By the table of limits.
+    Table,
+    /// 4096 for the two models whose own limit was once 16.
+    VisionOnly,
+}
+
+/// How a provider says that the key is wrong.
+#[derive(Debug, Clone, Copy)]
+pub enum WrongKey {
+    /// In the words "incorrect api key".
+    Words,
+    /// By status 401.
+    Unauthorized,
+    /// Its own words are shown.
+    OwnWords,
+}
+
+/// Every provider with a route of its own.
+pub const PROVIDERS: [Provider; 5] = [
+    Provider {
+        path: "openai",
+        name: "OpenAI",
+        key: Key::OpenAi,
+        base_url: |urls| &urls.openai,
+        temperature: true,
+        max_tokens: MaxTokens::VisionOnly,
+        wrong_key: WrongKey::Words,
+        organization: true,
+    },
+    Provider {
+        path: "groq",
+        name: "Groq",
+        key: Key::Groq,
+        base_url: |urls| &urls.groq,
+        temperature: false,
+        max_tokens: MaxTokens::Table,
+        wrong_key: WrongKey::Unauthorized,
+        organization: false,
+    },
+    Provider {
+        path: "mistral",
+        name: "Mistral",
+        key: Key::Mistral,
+        base_url: |urls| &urls.mistral,
+        temperature: false,
+        max_tokens: MaxTokens::Table,
+        wrong_key: WrongKey::Unauthorized,
+        organization: false,
+    },
+    Provider {
+        path: "openrouter",
+        name: "OpenRouter",
+        key: Key::OpenRouter,
+        base_url: |urls| &urls.openrouter,
+        temperature: true,
+        max_tokens: MaxTokens::Omitted,
+        wrong_key: WrongKey::OwnWords,
+        organization: false,
+    },
+    Provider {
+        path: "perplexity",
+        name: "Perplexity",
+        key: Key::Perplexity,
+        base_url: |urls| &urls.perplexity,
+        temperature: false,
+        max_tokens: MaxTokens::Omitted,
+        wrong_key: WrongKey::Unauthorized,
+        organization: false,
+    },
+];
+
+/// Custom models: address and key come from the user's `models` row.
+pub const CUSTOM: Provider = Provider {
+    path: "custom",
+    name: "Custom",
+    key: Key::OpenAi,
+    base_url: |_| "https://api.openai.com/v1",
+    temperature: true,
+    max_tokens: MaxTokens::Omitted,
+    wrong_key: WrongKey::Words,
+    organization: false,
+};
+
+/// What the client wants answered.
+#[derive(Debug)]
+pub struct Chat<'a> {
+    /// `chatSettings.model`.
+    pub model: String,
+    /// `chatSettings.temperature`, as it stands.
+    pub temperature: Option<&'a RawValue>,
+    /// `messages`, a JSON array as it stands.
+    pub messages: &'a RawValue,
+}
+
+impl Provider {
+    /// The request for a chat.
+    ///
+    /// # Errors
+    /// A base URL that is none, or a key that cannot stand in a header.
+    pub fn call(
+        &self,
+        chat: &Chat<'_>,
+        base_url: &str,
+        key: &SecretString,
+        organization: Option<&SecretString>,
+    ) -> Result<Call, Error> {
+        let max_tokens = match self.max_tokens {
+            MaxTokens::Omitted => None,
+            MaxTokens::Table => limits::max_output_tokens(&chat.model),
+            MaxTokens::VisionOnly => matches!(chat.model.as_str(), "gpt-4-vision-preview" | "gpt-4o").then_some(4096),
+        };
+        let body = ChatRequest {
+            model: &chat.model,
+            messages: chat.messages,
+            temperature: chat.temperature.filter(|_| self.temperature && !limits::refuses_temperature(&chat.model)),
+            max_tokens,
+            tools: None,
+            stream: true,
+        };
+        let mut headers = json_headers();
+        if !key.expose_secret().trim().is_empty() {
+            headers.insert(AUTHORIZATION, self.secret_header("Bearer ", key)?);
+        }
+        if let Some(organization) = organization.filter(|_| self.organization) {
+            headers.insert(HeaderName::from_static("openai-organization"), self.secret_header("", organization)?);
+        }
+        Ok(Call { url: endpoint(base_url, "/chat/completions")?, headers, body: json(&body)?, guarded: false })
+    }
+
+    /// A key as a header's value. Keys are pasted with what stood around them,
+    /// so white space at the ends goes; within, a key is wrong.
+    fn secret_header(&self, scheme: &str, secret: &SecretString) -> Result<HeaderValue, Error> {
+        let mut value = HeaderValue::from_str(&format!("{scheme}{}", secret.expose_secret().trim()))
+            .map_err(|_| Error::Provider { status: 401, message: self.key_is_incorrect() })?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    fn key_is_incorrect(&self) -> String {
+        format!("{} API Key is incorrect. Please fix it in your profile settings.", self.name)
+    }
+
+    /// A failure in this route's words.
+    pub fn error(&self, failure: Failure) -> Error {
+        let (status, message) = match failure {
+            Failure::Status { status, body } => (status, format!("{status} {}", openai::error_message(&body))),
+            Failure::Stream(words) => (502, words),
+            Failure::Connection(detail) => return Error::Connection(detail),
+            Failure::Refused(refusal) => return Error::BadRequest(refusal.to_string()),
+        };
+        let lower = message.to_lowercase();
+        let wrong_key = match self.wrong_key {
+            WrongKey::Words => lower.contains("incorrect api key"),
+            WrongKey::Unauthorized => status == 401,
+            WrongKey::OwnWords => false,
+        };
+        let message = if lower.contains("api key not found") {
+            Error::KeyNotFound(self.name).to_string()
+        } else if wrong_key {
+            self.key_is_incorrect()
+        } else {
+            message
+        };
+        Error::Provider { status, message }
+    }
+}
+
+/// Joins a base URL, with or without a slash at its end, and a path.
+pub(super) fn endpoint(base_url: &str, path: &str) -> Result<Url, Error> {
+    let base = base_url.trim();
+    let base = base.strip_suffix('/').unwrap_or(base);
+    Url::parse(&format!("{base}{path}")).map_err(|_| Error::Provider { status: 500, message: "Invalid URL".to_owned() })
+}
+
+pub(super) fn json_headers() -> HeaderMap {
+    HeaderMap::from_iter([
+        (ACCEPT, HeaderValue::from_static("application/json")),
+        (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+    ])
+}
+
+pub(super) fn json(body: &impl serde::Serialize) -> Result<Bytes, Error> {
+    serde_json::to_vec(body).map(Bytes::from).map_err(|error| Error::Internal(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chat<'a>(model: &str, raw: &'a RawValue) -> Chat<'a> {
+        Chat { model: model.to_owned(), temperature: None, messages: raw }
+    }
+
+    fn raw(text: &str) -> Box<RawValue> {
+        RawValue::from_string(text.to_owned()).expect("JSON")
+    }
+
+    fn call(provider: &Provider, base_url: &str, key: &str) -> Result<Call, Error> {
+        provider.call(&chat("m", &raw("[]")), base_url, &key.into(), None)
+    }
+
+    #[test]
+    fn base_urls_join_with_one_slash() {
+        for (base, url) in [
+            ("http://h/v1", "http://h/v1/chat/completions"),
+            ("http://h/v1/", "http://h/v1/chat/completions"),
+            (" http://h ", "http://h/chat/completions"),
+        ] {
+            assert_eq!(call(&CUSTOM, base, "k").expect(base).url.as_str(), url);
+        }
+        assert_eq!(call(&CUSTOM, "h/v1", "k").expect_err("no URL").to_string(), "Invalid URL");
+    }
+
+    #[test]
+    fn a_key_with_a_newline_is_no_panic_and_does_not_show() {
+        let openai = &PROVIDERS[0];
+        let pasted = call(openai, "http://h", " sk-1\n").expect("trimmed");
+        assert_eq!(pasted.headers[AUTHORIZATION], "Bearer sk-1");
+        assert!(!format!("{pasted:?}").contains("sk-1"));
+        for broken in ["sk-\n1", "sk-1\r\nx: y", "sk-\u{0}1"] {
+            let error = call(openai, "http://h", broken).expect_err("refused").to_string();
+            assert_eq!(error, "OpenAI API Key is incorrect. Please fix it in your profile settings.");
+        }
+        assert!(!call(&CUSTOM, "http://h", "").expect("no key").headers.contains_key(AUTHORIZATION));
+    }
+
+    #[test]
+    fn every_row_says_its_own_name() {
+        for provider in PROVIDERS.iter().chain([&CUSTOM]) {
+            let words = |status, words: &str| {
+                let body = format!(r#"{{"error":{{"message":"{words}"}}}}"#);
+                provider.error(Failure::Status { status, body }).to_string()
+            };
+            let missing = format!("{} API Key not found. Please set it in your profile settings.", provider.name);
+            let wrong = format!("{} API Key is incorrect. Please fix it in your profile settings.", provider.name);
+            assert_eq!(words(400, "an API key NOT found here"), missing);
+            assert_eq!(words(429, "slow down"), "429 slow down");
+            let (by_words, by_status) = (words(400, "Incorrect API key provided"), words(401, "who?"));
+            match provider.wrong_key {
+                WrongKey::Words => assert_eq!((by_words, by_status), (wrong, "401 who?".to_owned())),
+                WrongKey::Unauthorized => {
+                    assert_eq!((by_words, by_status), ("400 Incorrect API key provided".to_owned(), wrong))
+                }
+                WrongKey::OwnWords => assert_eq!(
+                    (by_words, by_status),
+                    ("400 Incorrect API key provided".to_owned(), "401 who?".to_owned())
+                ),
+            }
+        }
+    }
+
+    #[test]
+    fn reasoning_models_get_no_temperature() {
+        let (temperature, messages) = (raw("0.5"), raw("[]"));
+        for (model, sent) in [("gpt-4", true), ("o3-mini", false)] {
+            let chat = Chat { model: model.to_owned(), temperature: Some(&temperature), messages: &messages };
+            let call = PROVIDERS[0].call(&chat, "http://h", &"k".into(), None).expect("a call");
+            assert_eq!(String::from_utf8_lossy(&call.body).contains("temperature"), sent, "{model}");
+        }
+    }
+}

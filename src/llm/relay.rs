@@ -1,0 +1,171 @@
+//! A provider's answer on its way to the client: bytes → events → text, as it
+//! comes.
+//!
+//! The relay is pulled by the client's connection and owns the provider's:
+//! who does not read is not read for, and when the client leaves, the provider
+//! is left too. No task, no channel, no buffer beyond one read.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+
+use super::{Failure, MAX_ERROR_BYTES, Output, Reader, connection, openai, sse};
+use crate::telemetry::RequestLog;
+
+type Upstream = Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>>>>;
+
+/// How long, and for how many bytes, a provider's answer is read on after it
+/// said that nothing follows, so that its connection can be used again.
+const DRAIN: (Duration, usize) = (Duration::from_secs(1), 64 * 1024);
+
+/// An answer that has begun: its status can no longer change.
+pub struct Relay {
+    /// `None` once it was read to its end or given up.
+    upstream: Option<Upstream>,
+    decoder: sse::Decoder,
+    reader: Reader,
+    /// What was read and not yet given.
+    out: Output,
+    /// What comes after `out`.
+    failure: Option<Failure>,
+    /// The first bytes of what may turn out to be no event stream.
+    head: Vec<u8>,
+    cut: bool,
+    log: RequestLog,
+}
+
+impl Relay {
+    /// Reads up to the first text, or to the end of an answer without any.
+    /// Whatever fails until then can still be answered with a status.
+    ///
+    /// # Errors
+    /// What the provider said, or that its connection broke.
+    pub async fn open(response: reqwest::Response, reader: Reader, log: RequestLog) -> Result<Self, Failure> {
+        let mut relay = Self {
+            upstream: Some(Box::pin(response.bytes_stream())),
+            decoder: sse::Decoder::default(),
+            reader,
+            out: Output::default(),
+            failure: None,
+            head: Vec::new(),
+            cut: false,
+            log,
+        };
+        std::future::poll_fn(|cx| relay.poll_read(cx)).await;
+        if relay.out.text.is_empty()
+            && let Some(failure) = relay.failure.take()
+        {
+            return Err(failure);
+        }
+        relay.log.note().ended = Some("client left");
+        if !relay.out.text.is_empty() {
+            let elapsed = relay.log.elapsed();
+            relay.log.note().first_text = Some(elapsed);
+        }
+        Ok(relay)
+    }
+
+    /// Reads until there is text, a failure, or the end.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.out.text.is_empty() && self.failure.is_none() {
+            let Some(upstream) = &mut self.upstream else {
+                break;
+            };
+            let read = match ready!(upstream.poll_next_unpin(cx)) {
+                Some(Ok(bytes)) => self.take(&bytes),
+                Some(Err(error)) => Err(connection(&error)),
+                None => self.end(),
+            };
+            if let Err(failure) = read {
+                self.upstream = None;
+                self.failure = Some(failure);
+            } else if self.out.done {
+                self.drain(cx);
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        if !self.decoder.saw_fields() {
+            let room = MAX_ERROR_BYTES.saturating_sub(self.head.len());
+            self.head.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        }
+        let Self { decoder, reader, out, .. } = self;
+        decoder.push(bytes, |event| if out.done { Ok(()) } else { reader.read(event, out) })?;
+        if self.decoder.saw_fields() {
+            self.head = Vec::new();
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), Failure> {
+        self.upstream = None;
+        let Self { decoder, reader, out, .. } = self;
+        decoder.finish(|event| if out.done { Ok(()) } else { reader.read(event, out) })?;
+        if self.decoder.saw_fields() || self.head.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        // Differs: a 200 with JSON or a page of HTML is an error that somebody
+        // sent with the wrong status; the original shows an empty answer.
+        Err(Failure::Stream(openai::error_message(&String::from_utf8_lossy(&self.head))))
+    }
+
+    /// Ends the answer and reads what is left of the provider's aside. The
+    /// rest has mostly come already; where not, the client does not wait.
+    fn drain(&mut self, cx: &mut Context<'_>) {
+        let Some(mut upstream) = self.upstream.take() else {
+            return;
+        };
+        let (time, mut room) = DRAIN;
+        loop {
+            match upstream.poll_next_unpin(cx) {
+                Poll::Ready(Some(Ok(bytes))) if bytes.len() < room => room -= bytes.len(),
+                Poll::Ready(_) => return,
+                Poll::Pending => break,
+            }
+        }
+        actix_web::rt::spawn(tokio::time::timeout(time, async move {
+            while let Some(Ok(bytes)) = upstream.next().await {
+                match room.checked_sub(bytes.len()) {
+                    Some(left) => room = left,
+                    None => break,
+                }
+            }
+        }));
+    }
+}
+
+impl Stream for Relay {
+    type Item = Result<Output, Failure>;
+
+    /// The next text; after an `Err` or `None`, nothing.
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        ready!(self.poll_read(cx));
+        if !self.out.text.is_empty() || self.out.usage.is_some() {
+            return Poll::Ready(Some(Ok(std::mem::take(&mut self.out))));
+        }
+        if self.failure.is_some() && !std::mem::replace(&mut self.cut, true) {
+            // Once more round, so that the text before the failure is written
+            // out before the connection is cut.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if let Some(failure) = self.failure.take() {
+            let mut facts = self.log.note();
+            facts.ended = Some("provider broke");
+            facts.detail = Some(failure.detail());
+            drop(facts);
+            return Poll::Ready(Some(Err(failure)));
+        }
+        if !self.cut {
+            self.log.note().ended = Some("complete");
+        }
+        Poll::Ready(None)
+    }
+}

@@ -1,0 +1,400 @@
+//! Where the URLs that users choose may lead: custom models, tools, Azure
+//! endpoints. Without a guard anyone who may write such a URL could read what
+//! only this server can reach.
+//!
+//! A URL is checked when it is used (host literals in every notation, since
+//! the URL parser brings them to one), at every redirect, and once more when
+//! its name is resolved: the connection goes to the very addresses that were
+//! checked, so a name that resolves differently the second time gains nothing.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    str::FromStr,
+    sync::Arc,
+};
+
+use futures::future::BoxFuture;
+use ipnet::IpNet;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use url::{Host, Url};
+
+/// What `PRIVATE_UPSTREAMS` says: the word `allow` or `deny`, hosts, addresses
+/// and networks, separated by commas.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PrivateUpstreams {
+    /// Private addresses are open, but not link-local and metadata ones.
+    pub allow: bool,
+    hosts: Vec<String>,
+    networks: Vec<IpNet>,
+}
+
+impl FromStr for PrivateUpstreams {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut policy = Self::default();
+        for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+            match entry {
+                "allow" => policy.allow = true,
+                "deny" => policy.allow = false,
+                _ => {
+                    if let Ok(address) = entry.trim_matches(['[', ']']).parse::<IpAddr>() {
+                        policy.networks.push(address.into());
+                    } else if let Ok(network) = entry.parse::<IpNet>() {
+                        policy.networks.push(network);
+                    } else if let (Ok(Host::Domain(host)), false) = (Host::parse(entry), entry.contains(['/', ':'])) {
+                        policy.hosts.push(host.trim_end_matches('.').to_owned());
+                    } else {
+                        return Err("must be `allow`, `deny`, or a list of hosts, addresses and networks such as `ollama,10.0.0.0/8`".to_owned());
+                    }
+                }
+            }
+        }
+        Ok(policy)
+    }
+}
+
+/// Why a URL is not used. Said to the user, so it holds no resolved address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Not something that can be asked over HTTP.
+    #[error("`{0}` is not a URL that begins with http:// or https://")]
+    NotHttp(String),
+    /// `http://name:password@host`: such URLs are written to deceive.
+    #[error("a URL with a user name or password in it is not used")]
+    Credentials,
+    /// The host is, or resolves to, an address that is not public.
+    #[error(
+        "`{0}` leads to a private address, where this server does not connect; its operator can allow it with PRIVATE_UPSTREAMS"
+    )]
+    Private(String),
+}
+
+/// Ordered by how much it takes to be let through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Reach {
+    Public,
+    Private,
+    /// Link-local addresses and the clouds' metadata services.
+    Metadata,
+}
+
+impl PrivateUpstreams {
+    /// Everything private is open: for a server that only its own machine reaches.
+    pub fn allow() -> Self {
+        Self { allow: true, ..Self::default() }
+    }
+
+    /// Checks a URL as far as can be seen without resolving its name.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn check_url(&self, url: &Url) -> Result<(), Refusal> {
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(Refusal::NotHttp(url.as_str().chars().take(200).collect()));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Refusal::Credentials);
+        }
+        match url.host() {
+            Some(Host::Ipv4(address)) => self.check_address(address.into(), &address.to_string()),
+            Some(Host::Ipv6(address)) => self.check_address(address.into(), &address.to_string()),
+            Some(Host::Domain(_)) => Ok(()),
+            None => Err(Refusal::NotHttp(url.as_str().chars().take(200).collect())),
+        }
+    }
+
+    /// Checks an address that `host` is or resolved to.
+    ///
+    /// # Errors
+    /// [`Refusal::Private`], with the host.
+    pub fn check_address(&self, address: IpAddr, host: &str) -> Result<(), Refusal> {
+        let inner = embedded(address);
+        let reach = inner.map_or(Reach::Public, reach).max(reach(address));
+        let allowed = match reach {
+            Reach::Public => true,
+            Reach::Private => self.allow,
+            Reach::Metadata => false,
+        };
+        if allowed || self.lists(address, host, reach) || inner.is_some_and(|inner| self.lists(inner, host, reach)) {
+            return Ok(());
+        }
+        Err(Refusal::Private(host.to_owned()))
+    }
+
+    fn lists(&self, address: IpAddr, host: &str, wanted: Reach) -> bool {
+        let host = host.trim_end_matches('.');
+        self.hosts.iter().any(|listed| listed.eq_ignore_ascii_case(host))
+            || self.networks.iter().any(|network| {
+                // 0.0.0.0/0 does not name the metadata service.
+                let named =
+                    wanted < Reach::Metadata || (reach(network.network()) == wanted && network.prefix_len() >= 10);
+                named && network.contains(&address)
+            })
+    }
+}
+
+/// Whether a host as written in a setting is this machine.
+pub fn is_this_machine(host: &str) -> bool {
+    match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => host.eq_ignore_ascii_case("localhost"),
+    }
+}
+
+/// The IPv4 address that an IPv6 one carries inside: mapped, compatible,
+/// NAT64, 6to4, Teredo.
+fn embedded(address: IpAddr) -> Option<IpAddr> {
+    let IpAddr::V6(address) = address else {
+        return None;
+    };
+    let [a, b, c, d, e, f, g, h] = address.segments();
+    let v4 = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        Some(IpAddr::V4(Ipv4Addr::new(a, b, c, d)))
+    };
+    match (a, b) {
+        (0, 0) if (c, d, e) == (0, 0, 0) && (f == 0xffff || (f == 0 && (g, h) != (0, 0) && (g, h) != (0, 1))) => {
+            v4(g, h)
+        }
+        // ::ffff:0:a.b.c.d, the IPv4-translated form.
+        (0, 0) if (c, d, e, f) == (0, 0, 0xffff, 0) => v4(g, h),
+        (0x64, 0xff9b) => v4(g, h),
+        (0x2002, _) => v4(b, c),
+        (0x2001, 0) => v4(!g, !h),
+        _ => None,
+    }
+}
+
+fn reach(address: IpAddr) -> Reach {
+    match address {
+        IpAddr::V4(address) => reach_v4(address),
+        IpAddr::V6(address) => reach_v6(address),
+    }
+}
+
+fn reach_v4(address: Ipv4Addr) -> Reach {
+    match address.octets() {
+        // Link-local with AWS', Google's and Azure's metadata service;
+        // Alibaba's; Oracle's; Azure's platform address, public by its number.
+        [169, 254, ..] | [100, 100, 100, 200] | [192, 0, 0, 192] | [168, 63, 129, 16] => Reach::Metadata,
+        // The special-purpose registry (RFC 6890 and its followers), multicast
+        // and the rest of what is not globally reachable.
+        [0 | 10 | 127, ..]
+        | [100, 64..=127, ..]
+        | [172, 16..=31, ..]
+        | [192, 0, 0 | 2, _]
+        | [192, 88, 99, _]
+        | [192, 168, ..]
+        | [198, 18 | 19, ..]
+        | [198, 51, 100, _]
+        | [203, 0, 113, _]
+        | [224..=255, ..] => Reach::Private,
+        _ => Reach::Public,
+    }
+}
+
+fn reach_v6(address: Ipv6Addr) -> Reach {
+    match address.segments() {
+        [0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254] => Reach::Metadata,
+        [0xfe80..=0xfebf, ..] => Reach::Metadata,
+        // Unique local, site-local, multicast, documentation, discard-only,
+        // local-use NAT64, segment routing.
+        [0xfc00..=0xfdff | 0xfec0..=0xffff, ..]
+        | [0x2001, 0x0db8, ..]
+        | [0x3fff, 0..=0x0fff, ..]
+        | [0x0100, 0, 0, 0, ..]
+        | [0x0064, 0xff9b, 1, ..]
+        | [0x5f00, ..] => Reach::Private,
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => Reach::Private,
+        _ => Reach::Public,
+    }
+}
+
+/// How a name becomes addresses; the system's way but in tests.
+pub type Lookup = fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>>;
+
+/// Asks the system's resolver.
+pub fn system_lookup(host: String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
+    Box::pin(async move { Ok(tokio::net::lookup_host((host, 0)).await?.map(|found| found.ip()).collect()) })
+}
+
+/// Resolves names for the guarded client, and gives it only addresses that
+/// the policy lets through.
+pub(super) struct GuardedResolver {
+    pub policy: Arc<PrivateUpstreams>,
+    pub lookup: Lookup,
+}
+
+impl Resolve for GuardedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let policy = self.policy.clone();
+        let host = name.as_str().to_owned();
+        let found = (self.lookup)(host.clone());
+        Box::pin(async move {
+            let found = found.await?;
+            let open: Vec<SocketAddr> = found
+                .iter()
+                .filter(|address| policy.check_address(**address, &host).is_ok())
+                .map(|address| SocketAddr::new(*address, 0))
+                .collect();
+            if open.is_empty() && !found.is_empty() {
+                return Err(Refusal::Private(host).into());
+            }
+            Ok(Box::new(open.into_iter()) as Addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn policy(text: &str) -> PrivateUpstreams {
+        text.parse().expect(text)
+    }
+
+    fn check(policy: &PrivateUpstreams, url: &str) -> Result<(), Refusal> {
+        policy.check_url(&Url::parse(url).expect(url))
+    }
+
+    const PRIVATE: &[&str] = &[
+        "http://127.0.0.1/",
+        "http://127.1/",
+        "http://2130706433/",
+        "http://0x7f000001/",
+        "http://0x7f.1/",
+        "http://0177.0.0.1/",
+        "http://0/",
+        "http://0.0.0.0:80/",
+        "http://10.0.0.5/",
+        "http://172.16.0.1/",
+        "http://172.31.255.255/",
+        "http://192.168.1.1/",
+        "http://100.64.0.1/",
+        "http://192.0.2.1/",
+        "http://198.18.0.1/",
+        "http://224.0.0.1/",
+        "http://255.255.255.255/",
+        "http://[::1]/",
+        "http://[::]/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://[::ffff:7f00:1]/",
+        "http://[::127.0.0.1]/",
+        "http://[::ffff:0:127.0.0.1]/",
+        "http://[64:ff9b::10.0.0.1]/",
+        "http://[64:ff9b:1::1]/",
+        "http://[2002:a00:1::]/",
+        "http://[2001:0:1:2:3:4:f5ff:fffe]/",
+        "http://[fc00::1]/",
+        "http://[fd12:3456::1]/",
+        "http://[fec0::1]/",
+        "http://[ff02::1]/",
+        "http://[2001:db8::1]/",
+        "http://１２７.０.０.１/",
+    ];
+
+    const METADATA: &[&str] = &[
+        "http://169.254.169.254/latest/meta-data/",
+        "http://169.254.0.1/",
+        "http://2852039166/",
+        "http://0xa9fea9fe/",
+        "http://[::ffff:169.254.169.254]/",
+        "http://[64:ff9b::a9fe:a9fe]/",
+        "http://[2002:a9fe:a9fe::]/",
+        "http://[fe80::1]/",
+        "http://[fd00:ec2::254]/",
+        "http://100.100.100.200/",
+        "http://168.63.129.16/",
+    ];
+
+    #[test]
+    fn private_addresses_in_every_notation() {
+        for url in PRIVATE {
+            assert!(matches!(check(&policy("deny"), url), Err(Refusal::Private(_))), "{url}");
+            assert_eq!(check(&policy("allow"), url), Ok(()), "{url}");
+        }
+    }
+
+    #[test]
+    fn metadata_addresses_need_to_be_listed() {
+        for url in METADATA {
+            for text in ["deny", "allow", "0.0.0.0/0,::/0", "allow,0.0.0.0/0"] {
+                assert!(matches!(check(&policy(text), url), Err(Refusal::Private(_))), "{url} with {text}");
+            }
+        }
+        for text in ["169.254.169.254", "169.254.0.0/16", "allow,169.254.169.254"] {
+            assert_eq!(check(&policy(text), METADATA[0]), Ok(()), "{text}");
+        }
+        assert_eq!(check(&policy("fe80::/10"), "http://[fe80::1]/"), Ok(()));
+    }
+
+    #[test]
+    fn public_addresses_pass() {
+        for url in [
+            "http://1.1.1.1/",
+            "https://8.8.8.8/v1",
+            "http://[2606:4700::1111]/",
+            "http://[64:ff9b::808:808]/",
+            "http://[2002:808:808::]/",
+            "http://172.32.0.1/",
+            "https://example.com/",
+        ] {
+            assert_eq!(check(&policy("deny"), url), Ok(()), "{url}");
+        }
+    }
+
+    #[test]
+    fn other_schemes_and_credentials_do_not() {
+        for text in ["allow", "deny"] {
+            assert!(matches!(check(&policy(text), "file:///etc/passwd"), Err(Refusal::NotHttp(_))));
+            assert!(matches!(check(&policy(text), "gopher://1.1.1.1/"), Err(Refusal::NotHttp(_))));
+            assert_eq!(check(&policy(text), "http://user@1.1.1.1/"), Err(Refusal::Credentials));
+            assert_eq!(check(&policy(text), "http://:p@1.1.1.1/"), Err(Refusal::Credentials));
+        }
+    }
+
+    #[test]
+    fn a_list_opens_what_it_names() {
+        let listed = policy("ollama, 10.0.0.0/8,[::1]");
+        assert_eq!(check(&listed, "http://10.9.8.7/"), Ok(()));
+        assert_eq!(check(&listed, "http://[::1]:11434/"), Ok(()));
+        assert!(check(&listed, "http://192.168.0.1/").is_err());
+        let address = IpAddr::from([192, 168, 7, 7]);
+        assert_eq!(listed.check_address(address, "ollama"), Ok(()));
+        assert_eq!(listed.check_address(address, "Ollama."), Ok(()));
+        assert!(listed.check_address(address, "ollama.evil.example").is_err());
+        for wrong in ["10.0.0.0/40", "http://ollama", "a b", "ollama:11434"] {
+            assert!(wrong.parse::<PrivateUpstreams>().is_err(), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_ipv4_address_fares_alike_in_every_ipv6_dress(bits: u32, allow: bool) {
+            let v4 = Ipv4Addr::from_bits(bits);
+            let policy = PrivateUpstreams { allow, ..PrivateUpstreams::default() };
+            let plain = policy.check_address(v4.into(), "h");
+            let [a, b, c, d] = v4.octets();
+            let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+            for dressed in [
+                v4.to_ipv6_mapped(),
+                Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, high, low),
+                Ipv6Addr::new(0x2002, high, low, 0, 0, 0, 0, 1),
+                Ipv6Addr::new(0x2001, 0, 5, 5, 5, 5, !high, !low),
+            ] {
+                prop_assert_eq!(&policy.check_address(dressed.into(), "h"), &plain, "{} as {}", v4, dressed);
+            }
+        }
+
+        #[test]
+        fn any_text_is_parsed_or_refused(text in ".{0,60}") {
+            let _ = text.parse::<PrivateUpstreams>();
+            if let Ok(url) = Url::parse(&text) {
+                let _ = PrivateUpstreams::default().check_url(&url);
+            }
+        }
+    }
+}

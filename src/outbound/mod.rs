@@ -1,0 +1,86 @@
+//! The clients that ask others over HTTP: one for the addresses that the
+//! configuration names, one for those that users choose.
+
+pub mod guard;
+
+use std::{error::Error as StdError, sync::Arc, time::Duration};
+
+use reqwest::redirect;
+use url::Url;
+
+use crate::config::Config;
+use guard::{GuardedResolver, Lookup, PrivateUpstreams, Refusal};
+
+/// One worker's clients. Each worker has its own, because a connection is
+/// driven by the thread that opened it: sharing them would make every chunk
+/// wake two threads.
+#[derive(Debug, Clone)]
+pub struct Clients {
+    /// For addresses that the configuration names.
+    pub trusted: reqwest::Client,
+    /// For addresses that users choose: every connection is checked.
+    pub guarded: reqwest::Client,
+    /// What the guarded client checks by; ask it before a request, since
+    /// reqwest resolves no name where the URL holds an address.
+    pub policy: Arc<PrivateUpstreams>,
+}
+
+impl Clients {
+    /// Builds the clients. They time out on connecting and on silence, never
+    /// on the length of an answer.
+    ///
+    /// # Errors
+    /// Where TLS cannot be set up (no certificate store).
+    pub fn new(config: &Config, lookup: Lookup) -> reqwest::Result<Self> {
+        let policy = Arc::new(config.private_upstreams.clone());
+        let base = || {
+            reqwest::Client::builder()
+                .connect_timeout(config.provider_connect_timeout)
+                .read_timeout(config.provider_idle_timeout)
+                // Providers close idle connections after a minute or more.
+                .pool_idle_timeout(Duration::from_secs(55))
+                .user_agent(concat!("chatbot-ui-api/", env!("CARGO_PKG_VERSION")))
+        };
+        let on_redirect = policy.clone();
+        Ok(Self {
+            trusted: base().redirect(same_host(|_| Ok(()))).build()?,
+            guarded: base()
+                // A proxy would resolve names in our place.
+                .no_proxy()
+                .dns_resolver(Arc::new(GuardedResolver { policy: policy.clone(), lookup }))
+                .redirect(same_host(move |url| on_redirect.check_url(url)))
+                .build()?,
+            policy,
+        })
+    }
+}
+
+/// Follows redirects on one host only.
+///
+/// Differs: the original follows them anywhere. Keys travel in headers that
+/// an HTTP client does not know to drop (`api-key`, `x-api-key`), and none of
+/// them shall be carried to another host.
+fn same_host(check: impl Fn(&Url) -> Result<(), Refusal> + Send + Sync + 'static) -> redirect::Policy {
+    redirect::Policy::custom(move |attempt| {
+        if let Err(refusal) = check(attempt.url()) {
+            return attempt.error(refusal);
+        }
+        let from = attempt.previous().last().and_then(Url::host_str);
+        if attempt.previous().len() > 5 || from != attempt.url().host_str() {
+            return attempt.stop();
+        }
+        attempt.follow()
+    })
+}
+
+/// The guard's refusal inside a failed request, if that is why it failed.
+pub fn refusal(error: &reqwest::Error) -> Option<&Refusal> {
+    let mut source: Option<&(dyn StdError + 'static)> = error.source();
+    while let Some(error) = source {
+        if let Some(refusal) = error.downcast_ref::<Refusal>() {
+            return Some(refusal);
+        }
+        source = error.source();
+    }
+    None
+}

@@ -1,0 +1,75 @@
+//! `/healthz`, `/readyz`, and what answers where no route does.
+
+use std::{
+    net::TcpListener,
+    time::{Duration, Instant},
+};
+
+use crate::support::{App, chat_body, client, message, postgres};
+use chatbot_ui_api::outbound::guard;
+
+async fn status(app: &App, path: &str) -> u16 {
+    client().get(app.url(path)).send().await.expect("an answer").status().as_u16()
+}
+
+#[tokio::test]
+async fn a_server_with_a_database_is_ready() {
+    let app = App::start(&[]).await;
+    assert_eq!(status(&app, "/healthz").await, 200);
+    assert_eq!(status(&app, "/readyz").await, 200);
+}
+
+#[tokio::test]
+async fn a_server_starts_without_its_database_and_says_so() {
+    let database = postgres::database().await;
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+    let url = format!("postgresql://nobody:nothing@127.0.0.1:{port}/x");
+    let app = App::start_on(database, &[("DATABASE_URL", &url)], guard::system_lookup).await;
+    let user = app.user(&[]).await;
+
+    assert_eq!(status(&app, "/healthz").await, 200);
+    for request in [client().get(app.url("/readyz")), app.chat("openai", &user)] {
+        let started = Instant::now();
+        let (status, words) = message(request.send().await.expect("an answer")).await;
+        assert_eq!(status, 503);
+        assert_eq!(words, "The database is not available. Please try again in a moment.");
+        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn every_answer_has_an_id_of_the_servers_own() {
+    let app = App::start(&[]).await;
+    let ask = || client().get(app.url("/healthz")).header("x-request-id", "mine\tand more");
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let answer = ask().send().await.expect("an answer");
+        let id = answer.headers()["x-request-id"].to_str().expect("ascii").to_owned();
+        assert!(uuid::Uuid::try_parse(&id).is_ok(), "{id}");
+        assert!(!answer.headers().contains_key("server"));
+        ids.push(id);
+    }
+    assert_ne!(ids[0], ids[1]);
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_refused() {
+    let app = App::start(&[("MAX_BODY_BYTES", "1000")]).await;
+    let user = app.user(&[("openai_api_key", "k")]).await;
+    let mut body = chat_body();
+    body["messages"][0]["content"] = "x".repeat(2000).into();
+    let answer = app.chat("openai", &user).body(body.to_string()).send().await.expect("an answer");
+    assert_eq!(
+        message(answer).await,
+        (413, "The request is larger than 1000 bytes, the most that this server takes".to_owned())
+    );
+}
+
+#[tokio::test]
+async fn unknown_routes_answer_json() {
+    let app = App::start(&[]).await;
+    for path in ["/", "/api", "/api/chat", "/api/chat/OPENAI", "/api/chat/openai/", "/nothing"] {
+        let answer = client().get(app.url(path)).send().await.expect("an answer");
+        assert_eq!(message(answer).await, (404, "Route not found".to_owned()), "{path}");
+    }
+}

@@ -1,0 +1,11 @@
+//! Black-box tests: the server as it runs, a Postgres of its own, providers
+//! that are real servers. Files are named by what a client asks for.
+
+mod chat;
+mod conformance;
+mod custom;
+mod health;
+mod migrate;
+mod process;
+mod sessions;
+mod support;

@@ -1,0 +1,221 @@
+//! The binary as people run it: settings that are wrong, signals, the demo.
+
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+use crate::support::{
+    User, chat_body, client, postgres,
+    upstream::{Reply, Step, Upstream},
+};
+
+/// The binary in an empty folder, with these settings and no others.
+fn command(arguments: &[&str], settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chatbot-ui-api"));
+    command.args(arguments).current_dir(env!("CARGO_TARGET_TMPDIR")).env_clear();
+    for kept in ["PATH", "HOME", "CHATBOT_UI_API_CACHE", "POSTGRES_BIN_DIR"] {
+        if let Some(value) = std::env::var_os(kept) {
+            command.env(kept, value);
+        }
+    }
+    command.envs(settings.iter().copied());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+async fn output(arguments: &[&str], settings: &[(&str, &str)]) -> (Option<i32>, String) {
+    let output = timeout(Duration::from_secs(20), command(arguments, settings).output()).await;
+    let output = output.expect("it ends").expect("it runs");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).expect("UTF-8"))
+}
+
+fn signal(child: &Child, signal: &str) {
+    let id = child.id().expect("it runs").to_string();
+    assert!(std::process::Command::new("kill").args(["-s", signal, &id]).status().expect("kill").success());
+}
+
+async fn ended(child: &mut Child) -> Option<i32> {
+    timeout(Duration::from_secs(20), child.wait()).await.expect("it ends").expect("a status").code()
+}
+
+#[tokio::test]
+async fn a_wrong_setting_stops_the_start_with_its_name() {
+    for (name, value) in [
+        ("PORT", "http"),
+        ("DATABASE_URL", "mysql://x"),
+        ("SUPABASE_URL", "nowhere"),
+        ("PRIVATE_UPSTREAMS", "some?"),
+        ("LOG_FORMAT", "xml"),
+        ("RUST_LOG", "a=b=c"),
+        ("MAX_BODY_BYTES", "1 MB"),
+    ] {
+        let (status, said) = output(&["serve"], &[(name, value)]).await;
+        assert_eq!(status, Some(1), "{name}: {said}");
+        assert!(said.starts_with(&format!("chatbot-ui-api: {name} ")) && said.lines().count() == 1, "{name}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_said() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    let (status, said) = output(&[], &[("PORT", &port)]).await;
+    assert_eq!(status, Some(1));
+    assert!(said.contains(&format!("127.0.0.1:{port} cannot be listened on")), "{said}");
+}
+
+#[tokio::test]
+async fn help_and_version() {
+    let (status, said) = output(&["--help"], &[]).await;
+    assert!(status == Some(0) && said.contains("demo") && said.contains("Examples:"), "{said}");
+    assert_eq!(output(&["--version"], &[]).await.1, format!("chatbot-ui-api {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(output(&["nonsense"], &[]).await.0, Some(2));
+}
+
+/// The server, on a port of its own choice, and where it listens.
+async fn serve(settings: &[(&str, &str)]) -> (Child, String) {
+    let settings: Vec<_> = [("PORT", "0"), ("LOG_FORMAT", "json")].iter().chain(settings).copied().collect();
+    let mut child = command(&["serve"], &settings).spawn().expect("it runs");
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let first =
+        timeout(Duration::from_secs(10), lines.next_line()).await.expect("soon").expect("text").expect("a line");
+    let url =
+        first.split('"').find_map(|part| part.strip_prefix("listening on ")).expect("where it listens").to_owned();
+    // Read on, or the pipe fills.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    (child, url)
+}
+
+#[tokio::test]
+async fn a_stream_may_finish_after_sigterm() {
+    let upstream = Upstream::start().await;
+    let database = postgres::database().await;
+    let base = format!("{}/v1", upstream.url());
+    let (mut child, url) = serve(&[("DATABASE_URL", &database.role_url), ("OPENAI_BASE_URL", &base)]).await;
+    let user = User::create(&database.pool, &[("openai_api_key", "sk-case-term")]).await;
+    let delta =
+        |text: &str| format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n").into_bytes();
+    let pause = Step::Wait(Duration::from_millis(800));
+    upstream.script(
+        "sk-case-term",
+        vec![Reply { steps: vec![Step::Write(delta("one")), pause, Step::Write(delta(" two"))], ..Reply::default() }],
+    );
+
+    let request = client().post(format!("{url}/api/chat/openai")).header("authorization", user.bearer());
+    let mut answer = request.body(chat_body().to_string()).send().await.expect("an answer");
+    assert_eq!(answer.chunk().await.expect("text").expect("some"), "one");
+    signal(&child, "TERM");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(client().get(format!("{url}/healthz")).send().await.is_err(), "nobody new gets in");
+    assert_eq!(answer.chunk().await.expect("text").expect("some"), " two");
+    assert_eq!(answer.chunk().await.expect("a proper end"), None);
+    assert_eq!(ended(&mut child).await, Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_stops_at_once() {
+    let upstream = Upstream::start().await;
+    let database = postgres::database().await;
+    let base = format!("{}/v1", upstream.url());
+    let (mut child, url) = serve(&[("DATABASE_URL", &database.role_url), ("OPENAI_BASE_URL", &base)]).await;
+    let user = User::create(&database.pool, &[("openai_api_key", "sk-case-int")]).await;
+    upstream
+        .script("sk-case-int", vec![Reply::events(&["data: {\"choices\":[{\"text\":\"a\"}]}\n\n"], Step::WaitForever)]);
+    let request = client().post(format!("{url}/api/chat/openai")).header("authorization", user.bearer());
+    let mut answer = request.body(chat_body().to_string()).send().await.expect("an answer");
+    assert_eq!(answer.chunk().await.expect("text").expect("some"), "a");
+
+    signal(&child, "INT");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(child.try_wait().expect("a state").is_none(), "the stream has time");
+    signal(&child, "INT");
+    let told = Instant::now();
+    assert_eq!(ended(&mut child).await, Some(0));
+    assert!(told.elapsed() < Duration::from_secs(1), "{:?}", told.elapsed());
+    assert!(answer.chunk().await.is_err(), "cut");
+}
+
+#[tokio::test]
+async fn settings_come_from_two_files_and_the_environment_in_rising_order() {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("dotenv");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    std::fs::write(folder.join(".env"), "PORT=0\nHOST=0.0.0.0\nLOG_FORMAT=xml\n").expect("written");
+    std::fs::write(folder.join(".env.local"), "# the front end's\nexport LOG_FORMAT=\"csv\"\nHOST=127.0.0.1\n")
+        .expect("written");
+    let mut first = command(&["serve"], &[]);
+    let output = first.current_dir(&folder).output().await.expect("it runs");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("LOG_FORMAT must be"), "the files are read");
+    let mut child = command(&["serve"], &[("LOG_FORMAT", "text")]).current_dir(&folder).spawn().expect("it runs");
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let line = timeout(Duration::from_secs(10), lines.next_line()).await.expect("soon").expect("text").expect("a line");
+    assert!(line.contains("listening on http://127.0.0.1:"), "{line}");
+
+    std::fs::write(folder.join(".env.local"), "this is no setting\n").expect("written");
+    let output = command(&["serve"], &[]).current_dir(&folder).output().await.expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains(".env.local has a line"), "{said}");
+}
+
+#[tokio::test]
+async fn the_demo_streams_word_by_word_and_leaves_nothing_behind() {
+    let mut child = command(&["demo"], &[("PORT", "0")]).spawn().expect("it runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut data = None;
+    // Postgres may have to be fetched first.
+    let curl = timeout(Duration::from_secs(120), async {
+        while let Some(line) = lines.next_line().await.expect("text") {
+            if let Some(folder) = line.strip_prefix("Starting Postgres in ") {
+                data = Some(folder.to_owned());
+            }
+            if line.trim().starts_with("curl -N ") {
+                return line.trim().to_owned();
+            }
+        }
+        panic!("it ended");
+    });
+    let curl = curl.await.expect("in time");
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+
+    // The line as it is printed, but for the program.
+    let words: Vec<&str> = curl.split('\'').collect();
+    let [start, bearer, _, body, ..] = words.as_slice() else { panic!("{curl}") };
+    let url = start.split_whitespace().nth(2).expect("a URL");
+    let request = client().post(url).header("authorization", bearer.trim_start_matches("Authorization: "));
+    let mut answer = request.body((*body).to_owned()).send().await.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    let (mut text, mut times) = (Vec::new(), Vec::new());
+    while let Some(chunk) = answer.chunk().await.expect("unbroken") {
+        text.extend_from_slice(&chunk);
+        times.push(Instant::now());
+    }
+    assert!(text.starts_with(b"1 2 3 4 ") && text.ends_with("30 – that is all.".as_bytes()));
+    assert!(times.len() > 20 && times[times.len() - 1] - times[0] > Duration::from_secs(1), "{} parts", times.len());
+
+    signal(&child, "INT");
+    assert_eq!(ended(&mut child).await, Some(0));
+    let data = data.expect("it says where");
+    let running = std::process::Command::new("ps").args(["axww", "-o", "args"]).output().expect("ps");
+    assert!(!String::from_utf8_lossy(&running.stdout).contains(&data), "Postgres has stopped");
+    std::fs::remove_dir_all(data).expect("the folder of a port that is never used again");
+}
+
+#[tokio::test]
+async fn migrate_says_what_it_did() {
+    let url = postgres::empty_database().await;
+    let migrate = || async { output(&["migrate"], &[("DATABASE_URL", &url)]).await };
+    assert_eq!(migrate().await, (Some(0), "The tables are made.\n".to_owned()));
+    assert_eq!(migrate().await, (Some(0), "The tables are there already, and up to date.\n".to_owned()));
+    let own = postgres::supabase_database().await;
+    let (status, said) = output(&["migrate"], &[("DATABASE_URL", &own)]).await;
+    assert!(status == Some(0) && said.contains("nothing was changed"), "{said}");
+    let (status, said) = output(&["migrate"], &[("DATABASE_URL", "postgresql://u:hunter2@127.0.0.1:9/x")]).await;
+    assert!(status == Some(1) && said.contains("127.0.0.1:9") && !said.contains("hunter2"), "{said}");
+}

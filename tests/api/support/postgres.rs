@@ -1,0 +1,106 @@
+//! One Postgres for the whole run, one database a test, cloned from a template.
+
+use std::{path::PathBuf, sync::LazyLock};
+
+use chatbot_ui_api::cli::{
+    migrate,
+    postgres::{Options, Programs, Server},
+};
+use sqlx::{Connection, Executor, PgConnection, PgPool, postgres::PgPoolOptions};
+use uuid::Uuid;
+
+const ROLE: &str = include_str!("../../../docs/role.sql");
+const SUPABASE: &str = include_str!("supabase.sql");
+const ROLE_PASSWORD: &str = "only-for-tests";
+
+/// A database for one test.
+pub struct Database {
+    /// As the superuser.
+    pub pool: PgPool,
+    /// As the role that `docs/role.sql` makes.
+    pub role_url: String,
+}
+
+/// The server; it stops when the tests' process ends, however it ends.
+static SERVER: LazyLock<Server> = LazyLock::new(|| {
+    // On a thread of its own: tests run on runtimes that end with them.
+    std::thread::spawn(|| {
+        let runtime =
+            Box::leak(Box::new(tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")));
+        runtime.block_on(async {
+            let programs = Programs::find(&say).await.unwrap_or_else(|error| panic!("{error}"));
+            let folder = std::env::temp_dir().join(format!("chatbot-ui-api-test-{}", std::process::id()));
+            let server = start(&programs, folder).await;
+            make_templates(&server).await;
+            server
+        })
+    })
+    .join()
+    .expect("Postgres starts")
+});
+
+#[expect(clippy::print_stderr, reason = "whoever waits for a download wants to know")]
+fn say(words: &str) {
+    eprintln!("{words}");
+}
+
+async fn start(programs: &Programs, folder: PathBuf) -> Server {
+    let options = Options { durable: false, max_connections: 300, remove: true };
+    Server::start(programs, &folder, options).await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+async fn make_templates(server: &Server) {
+    let mut postgres = connect(&server.url("postgres")).await;
+    for name in ["template_own", "template_supabase"] {
+        run(&mut postgres, &format!("create database {name}")).await;
+    }
+    let mut own = connect(&server.url("template_own")).await;
+    migrate::apply(&mut own).await.expect("migrates");
+    run(&mut own, ROLE).await;
+    run(&mut own, &format!("alter role chatbot_ui_api password '{ROLE_PASSWORD}'")).await;
+    let mut supabase = connect(&server.url("template_supabase")).await;
+    run(&mut supabase, SUPABASE).await;
+    run(&mut supabase, ROLE).await;
+}
+
+async fn connect(url: &str) -> PgConnection {
+    PgConnection::connect(url).await.expect("connects")
+}
+
+async fn run(connection: &mut PgConnection, sql: &str) {
+    connection.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()))).await.expect("runs");
+}
+
+async fn clone(template: &str) -> String {
+    let server = tokio::task::spawn_blocking(|| &*SERVER).await.expect("starts");
+    let name = format!("test_{}", Uuid::new_v4().simple());
+    let mut postgres = connect(&server.url("postgres")).await;
+    run(&mut postgres, &format!("create database {name} template {template} strategy file_copy")).await;
+    server.url(&name)
+}
+
+async fn for_an_app(url: String) -> Database {
+    let pool = PgPoolOptions::new().max_connections(4).connect(&url).await.expect("connects");
+    let (_, place) = url.rsplit_once('@').expect("a password");
+    Database { pool, role_url: format!("postgresql://chatbot_ui_api:{ROLE_PASSWORD}@{place}") }
+}
+
+/// A database with this project's tables.
+pub async fn database() -> Database {
+    for_an_app(clone("template_own").await).await
+}
+
+/// A database with nothing in it, as the superuser.
+pub async fn empty_database() -> String {
+    clone("template1").await
+}
+
+/// A database with chatbot-ui's own schema, as the superuser.
+pub async fn supabase_database() -> String {
+    clone("template_supabase").await
+}
+
+/// The same, for a server.
+pub async fn supabase_database_for_an_app() -> Database {
+    for_an_app(supabase_database().await).await
+}
