@@ -95,6 +95,10 @@ pub struct Sessions {
     pub jwks_url: Url,
     /// `SESSION_CHECK`, default `database`.
     pub check: SessionCheck,
+    /// `SUPABASE_ANON_KEY`, else `NEXT_PUBLIC_SUPABASE_ANON_KEY`: for
+    /// refreshing a session whose access token has run out; without it such a
+    /// session is none. Public by its nature, so it may show.
+    pub anon_key: Option<String>,
 }
 
 /// How far a session is looked into.
@@ -120,6 +124,11 @@ pub struct BaseUrls {
     pub openrouter: String,
     /// `PERPLEXITY_BASE_URL`, default `https://api.perplexity.ai`.
     pub perplexity: String,
+    /// `ANTHROPIC_BASE_URL`, default `https://api.anthropic.com`.
+    pub anthropic: String,
+    /// `GOOGLE_GEMINI_BASE_URL`, default
+    /// `https://generativelanguage.googleapis.com`.
+    pub google: String,
 }
 
 /// A setting that cannot be used: which, and what would be right. Never the
@@ -187,6 +196,8 @@ impl Config {
                 mistral: read.base_url("MISTRAL_BASE_URL", "https://api.mistral.ai/v1")?,
                 openrouter: read.base_url("OPENROUTER_BASE_URL", "https://openrouter.ai/api/v1")?,
                 perplexity: read.base_url("PERPLEXITY_BASE_URL", "https://api.perplexity.ai")?,
+                anthropic: read.base_url("ANTHROPIC_BASE_URL", "https://api.anthropic.com")?,
+                google: read.base_url("GOOGLE_GEMINI_BASE_URL", "https://generativelanguage.googleapis.com")?,
             },
             private_upstreams,
             provider_connect_timeout: read.seconds("PROVIDER_CONNECT_TIMEOUT", 10)?,
@@ -304,7 +315,8 @@ impl Reader<'_> {
             Some("token") => SessionCheck::Token,
             Some(_) => return Err(wrong("SESSION_CHECK", "must be `database` or `token`")),
         };
-        Ok(Sessions { supabase_url, jwt_secret, jwks_url, check })
+        let anon_key = self.text("SUPABASE_ANON_KEY").or_else(|| self.text("NEXT_PUBLIC_SUPABASE_ANON_KEY"));
+        Ok(Sessions { supabase_url, jwt_secret, jwks_url, check, anon_key: anon_key.map(str::to_owned) })
     }
 }
 

@@ -79,16 +79,6 @@ impl Keys {
         Ok(keys)
     }
 
-    /// These keys, but where `others` has one, that.
-    pub fn overlaid_by(mut self, others: &Self) -> Self {
-        for (own, other) in self.0.iter_mut().zip(&others.0) {
-            if let Some(other) = other {
-                *own = Some(other.clone());
-            }
-        }
-        self
-    }
-
     /// The value of a key; `None` where it is absent (an empty one is not).
     pub fn get(&self, key: Key) -> Option<&SecretString> {
         self.0[key as usize].as_ref()

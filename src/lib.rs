@@ -15,7 +15,7 @@
 //!    text ([`llm::openai`]) → the client's connection.
 //! 6. What fails on the way is an [`error::Error`]: a status and a sentence.
 //!
-//! [`config`] is every setting, [`cli`] what the commands do besides serving.
+//! [`tools`] is what a model may call besides; [`config`] is every setting, [`cli`] what the commands do besides serving.
 
 pub mod app;
 pub mod auth;
@@ -28,3 +28,4 @@ pub mod llm;
 pub mod outbound;
 pub mod routes;
 pub mod telemetry;
+pub mod tools;

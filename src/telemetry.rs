@@ -2,15 +2,14 @@
 
 use std::{
     cell::{Ref, RefCell, RefMut},
-    future::{Ready, ready},
     rc::Rc,
     time::{Duration, Instant},
 };
 
 use actix_web::{
-    FromRequest, HttpMessage, HttpRequest,
+    HttpMessage, HttpRequest,
     body::MessageBody,
-    dev::{Payload, ServiceRequest, ServiceResponse},
+    dev::{ServiceRequest, ServiceResponse},
     http::header::{HeaderName, HeaderValue},
     middleware::Next,
 };
@@ -100,16 +99,6 @@ impl RequestLog {
     /// How long ago the request came.
     pub fn elapsed(&self) -> Duration {
         self.0.borrow().started.elapsed()
-    }
-}
-
-impl FromRequest for RequestLog {
-    type Error = Error;
-    type Future = Ready<Result<Self, Error>>;
-
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let log = request.extensions().get::<Self>().cloned();
-        ready(log.ok_or_else(|| Error::Internal("the request log is not installed".to_owned())))
     }
 }
 

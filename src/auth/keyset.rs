@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::TryStreamExt;
 use jsonwebtoken::{
     Algorithm, DecodingKey,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm},
@@ -19,6 +18,7 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use super::token::VerifyingKey;
+use crate::outbound;
 
 /// Supabase asks not to keep keys longer: a key that is revoked must stop working.
 const MAX_AGE: Duration = Duration::from_secs(600);
@@ -130,14 +130,10 @@ async fn download(http: &reqwest::Client, url: &Url) -> Result<HashMap<String, V
     if !response.status().is_success() {
         return Err(format!("status {}", response.status()));
     }
-    let mut stream = response.bytes_stream();
-    let mut body = Vec::new();
-    while let Some(chunk) = stream.try_next().await.map_err(|error| error.without_url().to_string())? {
-        if body.len() + chunk.len() > MAX_BYTES {
-            return Err(format!("more than {MAX_BYTES} bytes"));
-        }
-        body.extend_from_slice(&chunk);
-    }
+    let body = outbound::read(response, MAX_BYTES).await.map_err(|error| match error {
+        outbound::ReadError::TooLarge(_) => format!("more than {MAX_BYTES} bytes"),
+        outbound::ReadError::Broken(_, error) => error.without_url().to_string(),
+    })?;
     parse(&body)
 }
 

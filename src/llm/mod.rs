@@ -2,6 +2,9 @@
 //! a [`Reader`] makes text of the events that come back. The one place that
 //! talks to them is [`send`]; the answer's way to the client is [`relay`].
 
+pub mod anthropic;
+pub mod azure;
+pub mod google;
 pub mod limits;
 pub mod openai;
 pub mod providers;
@@ -11,18 +14,69 @@ pub mod sse;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures::TryStreamExt;
 use reqwest::{
     Response, StatusCode,
     header::{HeaderMap, RETRY_AFTER},
 };
-use serde_json::value::RawValue;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, value::RawValue};
 use url::Url;
 
 use crate::{
+    error::Error,
     outbound::{self, Clients, guard::Refusal},
     telemetry::RequestLog,
 };
+
+/// What the client wants answered.
+#[derive(Debug)]
+pub struct Chat<'a> {
+    /// `chatSettings.model`.
+    pub model: String,
+    /// `chatSettings.temperature`, as it stands.
+    pub temperature: Option<&'a RawValue>,
+    /// `messages`, a JSON array as it stands.
+    pub messages: &'a RawValue,
+}
+
+impl Chat<'_> {
+    /// The messages, taken apart: for the providers whose own differ.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] where one of them is no object.
+    pub fn message_objects(&self) -> Result<Vec<Map<String, Value>>, Error> {
+        let raw = self.messages.get();
+        serde_json::from_str(raw)
+            .or_else(|_| serde_json::from_str(&without_lone_surrogates(raw)))
+            .map_err(|_| Error::BadRequest("messages: each must be an object".to_owned()))
+    }
+}
+
+/// Half a surrogate pair, which JavaScript writes where it cut a text in the
+/// middle of a character, becomes U+FFFD; serde takes no such text.
+fn without_lone_surrogates(json: &str) -> String {
+    let mut repaired = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some(at) = rest.find('\\') {
+        let (before, escape) = rest.split_at(at);
+        repaired.push_str(before);
+        let unit = |text: &str| text.strip_prefix("\\u").and_then(|hex| u16::from_str_radix(hex.get(..4)?, 16).ok());
+        let take = match unit(escape) {
+            Some(0xd800..=0xdbff) if matches!(escape.get(6..).and_then(unit), Some(0xdc00..=0xdfff)) => 12,
+            Some(0xd800..=0xdfff) => {
+                repaired.push_str("\\ufffd");
+                rest = &escape[6..];
+                continue;
+            }
+            Some(_) => 6,
+            None => 1 + escape[1..].chars().next().map_or(0, char::len_utf8),
+        };
+        repaired.push_str(&escape[..take]);
+        rest = &escape[take..];
+    }
+    repaired.push_str(rest);
+    repaired
+}
 
 /// One request to a provider, as plain data.
 #[derive(Debug, Clone)]
@@ -31,10 +85,12 @@ pub struct Call {
     pub url: Url,
     /// The key among them, marked sensitive.
     pub headers: HeaderMap,
-    /// JSON, posted.
-    pub body: Bytes,
+    /// JSON to be posted; without it the call is a GET.
+    pub body: Option<Bytes>,
     /// A user chose the URL: it goes through the guard.
     pub guarded: bool,
+    /// How often to ask, at most.
+    pub attempts: u32,
 }
 
 /// The protocols, as far as reading their events goes. The compiler names the
@@ -43,12 +99,18 @@ pub struct Call {
 pub enum Reader {
     /// OpenAI and everybody who speaks like it.
     OpenAi(openai::Reader),
+    /// Anthropic's messages.
+    Anthropic(anthropic::Reader),
+    /// Google's generated content.
+    Google(google::Reader),
 }
 
 impl Reader {
     fn read(&mut self, event: sse::Event<'_>, out: &mut Output) -> Result<(), Failure> {
         match self {
             Self::OpenAi(reader) => reader.read(event, out),
+            Self::Anthropic(reader) => reader.read(event, out),
+            Self::Google(reader) => reader.read(event, out),
         }
     }
 }
@@ -79,6 +141,10 @@ pub enum Failure {
     /// provider's words.
     #[error("{0}")]
     Stream(String),
+    /// The provider will not answer this prompt, or not go on. In words for
+    /// the user.
+    #[error("{0}")]
+    Blocked(String),
     /// Nothing came, or no more. For the operator.
     #[error("{0}")]
     Connection(String),
@@ -94,6 +160,7 @@ impl Failure {
         match self {
             Self::Status { status, .. } => format!("the provider answered with status {status}"),
             Self::Stream(_) => "the provider sent an error, or no event stream".to_owned(),
+            Self::Blocked(_) => "the provider blocked the answer".to_owned(),
             Self::Connection(detail) => detail.clone(),
             Self::Refused(_) => "the guard refused the URL".to_owned(),
         }
@@ -109,11 +176,14 @@ impl From<sse::EventTooLarge> for Failure {
 /// How much of an error's body is read, in bytes.
 pub const MAX_ERROR_BYTES: usize = 16 * 1024;
 
-/// How often a provider is asked before its failure is passed on.
-const ATTEMPTS: u32 = 3;
+/// How much of an answer is read that comes in one piece, in bytes.
+const MAX_REPLY_BYTES: usize = 16 * 1024 * 1024;
 
-/// Asks a provider, up to three times, and gives its answer once a head with
-/// success is there. Dropped, it leaves at once and asks no more.
+/// How often a provider is asked before its failure is passed on.
+pub const ATTEMPTS: u32 = 3;
+
+/// Asks a provider and gives its answer once a head with success is there.
+/// Dropped, it leaves at once and asks no more.
 ///
 /// # Errors
 /// What the last attempt came to.
@@ -127,13 +197,17 @@ pub async fn send(clients: &Clients, call: &Call, log: &RequestLog) -> Result<Re
     let mut attempt = 0;
     loop {
         attempt += 1;
-        let answer = client.post(call.url.clone()).headers(call.headers.clone()).body(call.body.clone()).send().await;
+        let request = match &call.body {
+            Some(body) => client.post(call.url.clone()).body(body.clone()),
+            None => client.get(call.url.clone()),
+        };
+        let answer = request.headers(call.headers.clone()).send().await;
         let wait = match answer {
             Ok(response) if response.status().is_success() => return Ok(response),
             Ok(response) => {
-                if attempt == ATTEMPTS || !should_retry(response.status(), response.headers()) {
+                if attempt == call.attempts || !should_retry(response.status(), response.headers()) {
                     let status = response.status().as_u16();
-                    return Err(Failure::Status { status, body: error_body(response).await });
+                    return Err(Failure::Status { status, body: beginning(response).await });
                 }
                 backoff(attempt, Some(response.headers()))
             }
@@ -144,7 +218,7 @@ pub async fn send(clients: &Clients, call: &Call, log: &RequestLog) -> Result<Re
                 // A provider that was silent for minutes is not asked again:
                 // the user would wait for three times that.
                 let gone = error.is_timeout() && !error.is_connect();
-                if attempt == ATTEMPTS || gone || error.is_builder() {
+                if attempt == call.attempts || gone || error.is_builder() {
                     return Err(connection(&error));
                 }
                 backoff(attempt, None)
@@ -206,17 +280,25 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// The beginning of an error's body; what could be read of one that broke off.
-async fn error_body(response: Response) -> String {
-    let mut stream = response.bytes_stream();
-    let mut body = Vec::new();
-    while let Ok(Some(chunk)) = stream.try_next().await {
-        body.extend_from_slice(&chunk);
-        if body.len() >= MAX_ERROR_BYTES {
-            body.truncate(MAX_ERROR_BYTES);
-            break;
-        }
-    }
+async fn beginning(response: Response) -> String {
+    let body = match outbound::read(response, MAX_ERROR_BYTES).await {
+        Ok(body) | Err(outbound::ReadError::TooLarge(body) | outbound::ReadError::Broken(body, _)) => body,
+    };
     String::from_utf8_lossy(&body).into_owned()
+}
+
+/// Asks a provider for an answer in one piece, and reads it as JSON.
+///
+/// # Errors
+/// What the last attempt came to, or an answer that is no JSON.
+pub async fn complete<T: DeserializeOwned>(clients: &Clients, call: &Call, log: &RequestLog) -> Result<T, Failure> {
+    let response = send(clients, call, log).await?;
+    let body = outbound::read(response, MAX_REPLY_BYTES).await.map_err(|error| match error {
+        outbound::ReadError::Broken(_, error) => connection(&error),
+        outbound::ReadError::TooLarge(_) => Failure::Stream("The provider's answer is too large".to_owned()),
+    })?;
+    serde_json::from_slice(&body)
+        .map_err(|_| Failure::Stream("The provider answered with something that is not understood".to_owned()))
 }
 
 #[cfg(test)]
@@ -229,6 +311,19 @@ mod tests {
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).expect("ascii")))
             .collect()
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_is_replaced_and_nothing_else() {
+        for (json, repaired) in [
+            (r#"["\ud83d"]"#, r#"["\ufffd"]"#),
+            (r#"["\udd80\ud83e\udd80\ud83d\n"]"#, r#"["\ufffd\ud83e\udd80\ufffd\n"]"#),
+            (r#"["\\ud83d\"\u0041é🦀"]"#, r#"["\\ud83d\"\u0041é🦀"]"#),
+            (r#"["\ud83d\u0041"]"#, r#"["\ufffd\u0041"]"#),
+        ] {
+            assert_eq!(without_lone_surrogates(json), repaired);
+            assert!(serde_json::from_str::<Value>(repaired).is_ok());
+        }
     }
 
     #[test]

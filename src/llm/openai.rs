@@ -11,14 +11,15 @@ use serde::{
 use serde_json::{Value, value::RawValue};
 
 use super::{Failure, Output, sse::Event};
+use crate::error::Error;
 
 /// The body of a request for a chat, its members in the original's order.
 #[derive(Debug, Serialize)]
-pub struct ChatRequest<'a> {
+pub struct ChatRequest<'a, M = &'a RawValue> {
     /// The model's id (for Azure the deployment's).
     pub model: &'a str,
-    /// As the client sent them.
-    pub messages: &'a RawValue,
+    /// As the client sent them, where nothing has to be added.
+    pub messages: M,
     /// As the client sent it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<&'a RawValue>,
@@ -282,6 +283,28 @@ pub fn error_message(body: &str) -> String {
         [&json["message"], &json["detail"]].into_iter().find(|words| truthy(words)).unwrap_or(&json)
     };
     words.as_str().map_or_else(|| words.to_string(), str::to_owned)
+}
+
+/// A failure in the words of the routes that show the provider's alone,
+/// without its status: Azure, tools, the command palette, assistants.
+///
+/// Differs: where the original says that an unexpected error occurred, the
+/// reason is said.
+pub fn plain_error(failure: Failure) -> Error {
+    match failure {
+        Failure::Status { status, body } => {
+            let json: Value = serde_json::from_str(&body).unwrap_or_default();
+            let message = match &json["error"]["message"] {
+                Value::String(words) if !words.is_empty() => words.clone(),
+                _ => format!("{status} {}", error_message(&body)),
+            };
+            Error::Provider { status, message }
+        }
+        Failure::Stream(message) => Error::Provider { status: 502, message },
+        Failure::Blocked(message) => Error::Provider { status: 400, message },
+        Failure::Connection(detail) => Error::Connection(detail),
+        Failure::Refused(refusal) => Error::BadRequest(refusal.to_string()),
+    }
 }
 
 /// What the original says where an error has no body.

@@ -5,11 +5,11 @@
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::value::RawValue;
+use serde::Serialize;
 use url::Url;
 
 use super::{
-    Call, Failure, limits,
+    ATTEMPTS, Call, Chat, Failure, limits,
     openai::{self, ChatRequest},
 };
 use crate::{config::BaseUrls, error::Error, keys::Key};
@@ -57,18 +57,20 @@ pub enum WrongKey {
     OwnWords,
 }
 
-/// Every provider with a route of its own.
-pub const PROVIDERS: [Provider; 5] = [
-    Provider {
-        path: "openai",
-        name: "OpenAI",
-        key: Key::OpenAi,
-        base_url: |urls| &urls.openai,
-        temperature: true,
-        max_tokens: MaxTokens::VisionOnly,
-        wrong_key: WrongKey::Words,
-        organization: true,
-    },
+/// OpenAI itself, which other routes than its chat ask too.
+pub static OPENAI: Provider = Provider {
+    path: "openai",
+    name: "OpenAI",
+    key: Key::OpenAi,
+    base_url: |urls| &urls.openai,
+    temperature: true,
+    max_tokens: MaxTokens::VisionOnly,
+    wrong_key: WrongKey::Words,
+    organization: true,
+};
+
+/// Every other provider with a route of its own.
+pub static PROVIDERS: [Provider; 4] = [
     Provider {
         path: "groq",
         name: "Groq",
@@ -112,7 +114,7 @@ pub const PROVIDERS: [Provider; 5] = [
 ];
 
 /// Custom models: address and key come from the user's `models` row.
-pub const CUSTOM: Provider = Provider {
+pub static CUSTOM: Provider = Provider {
     path: "custom",
     name: "Custom",
     key: Key::OpenAi,
@@ -122,17 +124,6 @@ pub const CUSTOM: Provider = Provider {
     wrong_key: WrongKey::Words,
     organization: false,
 };
-
-/// What the client wants answered.
-#[derive(Debug)]
-pub struct Chat<'a> {
-    /// `chatSettings.model`.
-    pub model: String,
-    /// `chatSettings.temperature`, as it stands.
-    pub temperature: Option<&'a RawValue>,
-    /// `messages`, a JSON array as it stands.
-    pub messages: &'a RawValue,
-}
 
 impl Provider {
     /// The request for a chat.
@@ -159,27 +150,44 @@ impl Provider {
             tools: None,
             stream: true,
         };
-        let mut headers = json_headers();
+        self.post(base_url, &body, key, organization)
+    }
+
+    /// A request for a completion, streamed or not.
+    ///
+    /// # Errors
+    /// As [`Provider::call`].
+    pub fn post(
+        &self,
+        base_url: &str,
+        body: &impl Serialize,
+        key: &SecretString,
+        organization: Option<&SecretString>,
+    ) -> Result<Call, Error> {
+        let mut headers = self.headers(key, organization)?;
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(Call {
+            url: endpoint(base_url, "/chat/completions")?,
+            headers,
+            body: Some(json(body)?),
+            guarded: false,
+            attempts: ATTEMPTS,
+        })
+    }
+
+    /// What every request to the provider carries.
+    ///
+    /// # Errors
+    /// A key that cannot stand in a header.
+    pub fn headers(&self, key: &SecretString, organization: Option<&SecretString>) -> Result<HeaderMap, Error> {
+        let mut headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
         if !key.expose_secret().trim().is_empty() {
-            headers.insert(AUTHORIZATION, self.secret_header("Bearer ", key)?);
+            headers.insert(AUTHORIZATION, secret_header(self.name, "Bearer ", key)?);
         }
         if let Some(organization) = organization.filter(|_| self.organization) {
-            headers.insert(HeaderName::from_static("openai-organization"), self.secret_header("", organization)?);
+            headers.insert(HeaderName::from_static("openai-organization"), secret_header(self.name, "", organization)?);
         }
-        Ok(Call { url: endpoint(base_url, "/chat/completions")?, headers, body: json(&body)?, guarded: false })
-    }
-
-    /// A key as a header's value. Keys are pasted with what stood around them,
-    /// so white space at the ends goes; within, a key is wrong.
-    fn secret_header(&self, scheme: &str, secret: &SecretString) -> Result<HeaderValue, Error> {
-        let mut value = HeaderValue::from_str(&format!("{scheme}{}", secret.expose_secret().trim()))
-            .map_err(|_| Error::Provider { status: 401, message: self.key_is_incorrect() })?;
-        value.set_sensitive(true);
-        Ok(value)
-    }
-
-    fn key_is_incorrect(&self) -> String {
-        format!("{} API Key is incorrect. Please fix it in your profile settings.", self.name)
+        Ok(headers)
     }
 
     /// A failure in this route's words.
@@ -187,6 +195,7 @@ impl Provider {
         let (status, message) = match failure {
             Failure::Status { status, body } => (status, format!("{status} {}", openai::error_message(&body))),
             Failure::Stream(words) => (502, words),
+            Failure::Blocked(words) => (400, words),
             Failure::Connection(detail) => return Error::Connection(detail),
             Failure::Refused(refusal) => return Error::BadRequest(refusal.to_string()),
         };
@@ -199,7 +208,7 @@ impl Provider {
         let message = if lower.contains("api key not found") {
             Error::KeyNotFound(self.name).to_string()
         } else if wrong_key {
-            self.key_is_incorrect()
+            key_is_incorrect(self.name)
         } else {
             message
         };
@@ -208,26 +217,36 @@ impl Provider {
 }
 
 /// Joins a base URL, with or without a slash at its end, and a path.
-pub(super) fn endpoint(base_url: &str, path: &str) -> Result<Url, Error> {
+///
+/// # Errors
+/// The original's words, where the result is no URL.
+pub fn endpoint(base_url: &str, path: &str) -> Result<Url, Error> {
     let base = base_url.trim();
     let base = base.strip_suffix('/').unwrap_or(base);
     Url::parse(&format!("{base}{path}")).map_err(|_| Error::Provider { status: 500, message: "Invalid URL".to_owned() })
 }
 
-pub(super) fn json_headers() -> HeaderMap {
-    HeaderMap::from_iter([
-        (ACCEPT, HeaderValue::from_static("application/json")),
-        (CONTENT_TYPE, HeaderValue::from_static("application/json")),
-    ])
+/// A key as a header's value. Keys are pasted with what stood around them, so
+/// white space at the ends goes; within, a key is wrong.
+pub(super) fn secret_header(provider: &str, scheme: &str, secret: &SecretString) -> Result<HeaderValue, Error> {
+    let mut value = HeaderValue::from_str(&format!("{scheme}{}", secret.expose_secret().trim()))
+        .map_err(|_| Error::Provider { status: 401, message: key_is_incorrect(provider) })?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
-pub(super) fn json(body: &impl serde::Serialize) -> Result<Bytes, Error> {
+pub(super) fn key_is_incorrect(provider: &str) -> String {
+    format!("{provider} API Key is incorrect. Please fix it in your profile settings.")
+}
+
+pub(super) fn json(body: &impl Serialize) -> Result<Bytes, Error> {
     serde_json::to_vec(body).map(Bytes::from).map_err(|error| Error::Internal(error.to_string()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::value::RawValue;
 
     fn chat<'a>(model: &str, raw: &'a RawValue) -> Chat<'a> {
         Chat { model: model.to_owned(), temperature: None, messages: raw }
@@ -255,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_key_with_a_newline_is_no_panic_and_does_not_show() {
-        let openai = &PROVIDERS[0];
+        let openai = &OPENAI;
         let pasted = call(openai, "http://h", " sk-1\n").expect("trimmed");
         assert_eq!(pasted.headers[AUTHORIZATION], "Bearer sk-1");
         assert!(!format!("{pasted:?}").contains("sk-1"));
@@ -268,7 +287,7 @@ mod tests {
 
     #[test]
     fn every_row_says_its_own_name() {
-        for provider in PROVIDERS.iter().chain([&CUSTOM]) {
+        for provider in PROVIDERS.iter().chain([&OPENAI, &CUSTOM]) {
             let words = |status, words: &str| {
                 let body = format!(r#"{{"error":{{"message":"{words}"}}}}"#);
                 provider.error(Failure::Status { status, body }).to_string()
@@ -296,8 +315,12 @@ mod tests {
         let (temperature, messages) = (raw("0.5"), raw("[]"));
         for (model, sent) in [("gpt-4", true), ("o3-mini", false)] {
             let chat = Chat { model: model.to_owned(), temperature: Some(&temperature), messages: &messages };
-            let call = PROVIDERS[0].call(&chat, "http://h", &"k".into(), None).expect("a call");
-            assert_eq!(String::from_utf8_lossy(&call.body).contains("temperature"), sent, "{model}");
+            let call = OPENAI.call(&chat, "http://h", &"k".into(), None).expect("a call");
+            assert_eq!(
+                String::from_utf8_lossy(call.body.as_deref().expect("a body")).contains("temperature"),
+                sent,
+                "{model}"
+            );
         }
     }
 }

@@ -84,3 +84,31 @@ pub fn refusal(error: &reqwest::Error) -> Option<&Refusal> {
     }
     None
 }
+
+/// Why a body could not be read whole, with what was.
+#[derive(Debug)]
+pub enum ReadError {
+    /// It has more bytes than allowed.
+    TooLarge(Vec<u8>),
+    /// The connection broke.
+    Broken(Vec<u8>, reqwest::Error),
+}
+
+/// Reads a body of at most `limit` bytes.
+///
+/// # Errors
+/// With the first `limit` bytes, or as many as came.
+pub async fn read(mut response: reqwest::Response, limit: usize) -> Result<Vec<u8>, ReadError> {
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) => return Ok(body),
+            Err(error) => return Err(ReadError::Broken(body, error)),
+        }
+        if body.len() > limit {
+            body.truncate(limit);
+            return Err(ReadError::TooLarge(body));
+        }
+    }
+}

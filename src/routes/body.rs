@@ -14,7 +14,7 @@ use actix_web::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{app::State, error::Error, llm::providers::Chat};
+use crate::{app::State, error::Error, llm::Chat, tools::SelectedTool};
 
 /// A request's body as text: UTF-8, without a byte order mark, and broken
 /// characters replaced, as JavaScript reads it.
@@ -49,6 +49,9 @@ pub struct ChatBody<'a> {
     /// A row of `models`; only for custom models.
     #[serde(borrow, default)]
     custom_model_id: Option<&'a RawValue>,
+    /// Only for tools.
+    #[serde(borrow, default)]
+    selected_tools: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -60,6 +63,14 @@ struct Settings<'a> {
 }
 
 impl Body {
+    /// Reads the body as what a chat route is posted.
+    ///
+    /// # Errors
+    /// As [`Body::object`].
+    pub fn chat(&self) -> Result<ChatBody<'_>, Error> {
+        self.object("chatSettings")
+    }
+
     /// Reads the body as a JSON object.
     ///
     /// # Errors
@@ -100,6 +111,18 @@ impl<'a> ChatBody<'a> {
             return Err(bad("messages must be an array"));
         }
         Ok(Chat { model, temperature: settings.temperature, messages })
+    }
+
+    /// The tools that the model may call.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] where they are missing or none.
+    pub fn selected_tools(&self) -> Result<Vec<SelectedTool>, Error> {
+        let tools = self
+            .selected_tools
+            .ok_or_else(|| Error::BadRequest("selectedTools is missing: it must be an array".to_owned()))?;
+        serde_json::from_str(tools.get())
+            .map_err(|_| Error::BadRequest("selectedTools must be an array of tools, each with a schema".to_owned()))
     }
 
     /// The custom model's id, where it is text.

@@ -1,8 +1,14 @@
 //! The route table, at a glance.
 
+mod answer;
+mod assistants;
 mod body;
 mod chat;
+mod command;
 mod health;
+mod keys;
+mod tools;
+mod username;
 
 use actix_web::{
     FromRequest, Handler, Resource, Responder, Route,
@@ -11,20 +17,28 @@ use actix_web::{
 
 use crate::{
     error::Error,
-    llm::providers::{CUSTOM, PROVIDERS},
+    llm::providers::{OPENAI, PROVIDERS},
 };
 
 /// Every route. A handler that takes [`crate::auth::User`] is for signed-in
 /// users; the others say why they are not.
 pub fn configure(routes: &mut ServiceConfig) {
-    for provider in &PROVIDERS {
-        let reply = move |user, clients, state, log, accept, body| {
-            chat::reply(provider, user, clients, state, log, accept, body)
-        };
+    for provider in PROVIDERS.iter().chain([&OPENAI]) {
+        let reply = move |user, exchange, body| chat::reply(provider, user, exchange, body);
         routes.service(post(&format!("/api/chat/{}", provider.path), reply));
     }
     routes
-        .service(post(&format!("/api/chat/{}", CUSTOM.path), chat::reply_custom))
+        .service(post("/api/chat/custom", chat::reply_custom))
+        .service(post("/api/chat/azure", chat::reply_azure))
+        .service(post("/api/chat/anthropic", chat::reply_anthropic))
+        .service(post("/api/chat/google", chat::reply_google))
+        .service(post("/api/chat/tools", tools::reply))
+        .service(post("/api/command", command::reply))
+        .service(get("/api/assistants/openai", assistants::list))
+        .service(post("/api/username/available", username::available))
+        .service(post("/api/username/get", username::get))
+        // The front end asks before anybody has signed in.
+        .service(get("/api/keys", keys::list))
         // For load balancers and orchestrators, which have no session.
         .service(get("/healthz", health::alive))
         .service(get("/readyz", health::ready));

@@ -1,0 +1,105 @@
+//! A session whose access token has run out, but whose refresh token is good:
+//! the auth server is asked for a new one, once, however many requests wait
+//! for it, and the browser gets it in the form in which it had the old one.
+//!
+//! Differs: the original asks too, with every request, and throws the new
+//! session away, so that the browser keeps one that is spent.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName};
+use serde_json::{Value, json};
+use url::Url;
+
+use crate::outbound;
+
+/// The answer has to come before the client would rather be told.
+const TIMEOUT: Duration = Duration::from_millis(2500);
+/// How long an answer is kept for requests with the same old cookie that come
+/// a little later. The auth server itself answers alike for ten seconds.
+const KEPT: Duration = Duration::from_secs(10);
+const MAX_BYTES: usize = 256 * 1024;
+
+/// A session as the auth server gives it: an object that has an
+/// `access_token` and a `refresh_token`, both text and not empty.
+pub type NewSession = Arc<Value>;
+
+type Asking = Shared<BoxFuture<'static, Option<NewSession>>>;
+
+/// The auth server, for this one purpose. Shared by all workers.
+pub struct Refresher {
+    url: Url,
+    anon_key: String,
+    /// By refresh token: who is being asked for, or was a moment ago.
+    asked: Mutex<HashMap<String, (Instant, Asking)>>,
+}
+
+impl Refresher {
+    /// For the project at `supabase_url`, with its anonymous key.
+    pub fn new(supabase_url: &Url, anon_key: String) -> Option<Self> {
+        let base = supabase_url.as_str().trim_end_matches('/');
+        let url = Url::parse(&format!("{base}/auth/v1/token?grant_type=refresh_token")).ok()?;
+        Some(Self { url, anon_key, asked: Mutex::default() })
+    }
+
+    /// The new session for a refresh token; `None` where the auth server
+    /// refuses, or is away, within three seconds.
+    pub async fn refresh(&self, http: &reqwest::Client, refresh_token: &str) -> Option<NewSession> {
+        let asking = {
+            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            asked.retain(|_, (since, _)| since.elapsed() < KEPT);
+            let fresh = || {
+                let request = http
+                    .post(self.url.clone())
+                    .header(HeaderName::from_static("apikey"), &self.anon_key)
+                    .header(AUTHORIZATION, format!("Bearer {}", self.anon_key))
+                    .header(CONTENT_TYPE, "application/json")
+                    .body(json!({ "refresh_token": refresh_token }).to_string());
+                // A task of its own: whoever asked first may leave, and the
+                // spent token must not be lost with him.
+                let task = tokio::spawn(tokio::time::timeout(TIMEOUT, ask(request)));
+                let answer = async move { task.await.ok()?.ok()?.map(Arc::new) };
+                (Instant::now(), answer.boxed().shared())
+            };
+            asked.entry(refresh_token.to_owned()).or_insert_with(fresh).1.clone()
+        };
+        asking.await
+    }
+}
+
+async fn ask(request: reqwest::RequestBuilder) -> Option<Value> {
+    let refused = |reason: String| {
+        tracing::info!(reason, "a session was not refreshed");
+        None
+    };
+    let response = match request.send().await {
+        Ok(response) if response.status().is_success() => response,
+        Ok(response) => return refused(format!("the auth server answered with status {}", response.status().as_u16())),
+        Err(error) => return refused(error.without_url().to_string()),
+    };
+    let Ok(body) = outbound::read(response, MAX_BYTES).await else {
+        return refused("the auth server's answer could not be read".to_owned());
+    };
+    let session: Option<Value> = serde_json::from_slice(&body).ok();
+    match session {
+        Some(mut session) if is_filled(&session["access_token"]) && is_filled(&session["refresh_token"]) => {
+            if let (None, Some(lifetime)) = (session["expires_at"].as_u64(), session["expires_in"].as_u64()) {
+                session["expires_at"] = (jsonwebtoken::get_current_timestamp() + lifetime).into();
+            }
+            Some(session)
+        }
+        _ => refused("the auth server's answer is no session".to_owned()),
+    }
+}
+
+fn is_filled(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| !text.is_empty())
+}

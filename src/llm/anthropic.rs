@@ -1,0 +1,273 @@
+//! Anthropic's messages: the system prompt apart, contents in parts, events
+//! with names.
+
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json, value::RawValue};
+
+use super::{
+    ATTEMPTS, Call, Chat, Failure, Output, limits,
+    openai::{error_message, json_string},
+    providers::{self, endpoint, key_is_incorrect, secret_header},
+    sse::Event,
+};
+use crate::error::Error;
+
+/// The name in the sentences about its key.
+pub const NAME: &str = "Anthropic";
+
+/// For models that the table of limits does not know: newer ones allow more.
+const DEFAULT_MAX_TOKENS: u32 = 8192;
+
+#[derive(Serialize)]
+struct Request<'a> {
+    model: &'a str,
+    messages: Vec<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system: Option<Value>,
+    max_tokens: u32,
+    stream: bool,
+}
+
+/// The request for a chat. As in the original the first message is the system
+/// prompt, whatever its role.
+///
+/// # Errors
+/// Messages that cannot be understood, or a key that cannot stand in a header.
+pub fn call(chat: &Chat<'_>, base_url: &str, key: &SecretString) -> Result<Call, Error> {
+    let mut messages = chat.message_objects()?;
+    if messages.is_empty() {
+        return Err(Error::BadRequest("messages must not be empty: the first one is the system prompt".to_owned()));
+    }
+    let system = messages.remove(0).remove("content");
+    // Differs: on regeneration the front end sends the answer that is to be
+    // replaced, emptied. Anthropic refuses empty text.
+    if messages.last().is_some_and(|last| last["role"] == "assistant" && is_empty(last.get("content"))) {
+        messages.pop();
+    }
+    let messages = messages.into_iter().map(message).collect::<Result<_, _>>()?;
+    let body = Request {
+        model: &chat.model,
+        messages,
+        temperature: chat.temperature,
+        system,
+        max_tokens: limits::max_output_tokens(&chat.model).unwrap_or(DEFAULT_MAX_TOKENS),
+        stream: true,
+    };
+    let headers = HeaderMap::from_iter([
+        (ACCEPT, HeaderValue::from_static("application/json")),
+        (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (HeaderName::from_static("anthropic-version"), HeaderValue::from_static("2023-06-01")),
+        (HeaderName::from_static("x-api-key"), secret_header(NAME, "", key)?),
+    ]);
+    let url = endpoint(base_url, "/v1/messages")?;
+    Ok(Call { url, headers, body: Some(providers::json(&body)?), guarded: false, attempts: ATTEMPTS })
+}
+
+fn is_empty(content: Option<&Value>) -> bool {
+    match content {
+        None | Some(Value::Null) => true,
+        Some(Value::String(text)) => text.trim().is_empty(),
+        Some(Value::Array(parts)) => parts.is_empty(),
+        Some(_) => false,
+    }
+}
+
+fn message(mut message: Map<String, Value>) -> Result<Value, Error> {
+    let parts = match message.get_mut("content").map(Value::take) {
+        Some(Value::String(text)) => vec![json!({ "type": "text", "text": text })],
+        Some(Value::Array(parts)) => parts.into_iter().map(part).collect(),
+        _ => return Err(Error::BadRequest("messages: each needs a content, a string or an array of parts".to_owned())),
+    };
+    message.insert("content".to_owned(), parts.into());
+    Ok(message.into())
+}
+
+/// An image's URL becomes a source; other parts stay as they are.
+///
+/// Differs: for a URL that holds no data the original sends a source of
+/// nulls. Anthropic fetches such images itself.
+fn part(part: Value) -> Value {
+    let Some(url) = part["image_url"]["url"].as_str().filter(|url| part["type"] == "image_url" && !url.is_empty())
+    else {
+        return part;
+    };
+    let data = url.strip_prefix("data:").and_then(|rest| rest.split_once(";base64,"));
+    let source = match data {
+        Some((media_type, data)) => json!({ "type": "base64", "media_type": media_type, "data": data }),
+        None => json!({ "type": "url", "url": url }),
+    };
+    json!({ "type": "image", "source": source })
+}
+
+/// A failure in this route's words.
+///
+/// Differs: the original says for every one that an error occurred while
+/// calling Anthropic; here the provider's status and words are passed on.
+pub fn error(failure: Failure) -> Error {
+    let (status, message) = match failure {
+        Failure::Status { status: 401, .. } => (401, key_is_incorrect(NAME)),
+        Failure::Status { status, body } => (status, format!("{status} {}", error_message(&body))),
+        Failure::Stream(words) => (502, words),
+        Failure::Blocked(words) => (400, words),
+        Failure::Connection(detail) => return Error::Connection(detail),
+        Failure::Refused(refusal) => return Error::BadRequest(refusal.to_string()),
+    };
+    if message.to_lowercase().contains("api key not found") {
+        return Error::Provider { status, message: Error::KeyNotFound(NAME).to_string() };
+    }
+    Error::Provider { status, message }
+}
+
+/// Reads the events of one answer. They have names; what has none, or one
+/// that is not known, is passed over, as in the original.
+#[derive(Debug, Default)]
+pub struct Reader {}
+
+#[derive(Deserialize)]
+struct Data<'a> {
+    /// The text of the older completions API.
+    #[serde(borrow, default)]
+    completion: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    delta: Option<Delta<'a>>,
+    #[serde(borrow, default)]
+    usage: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    message: Option<Message<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Delta<'a> {
+    #[serde(borrow, default)]
+    text: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Message<'a> {
+    #[serde(borrow, default)]
+    usage: Option<&'a RawValue>,
+}
+
+impl Reader {
+    /// Reads one event and adds what it says to `out`.
+    ///
+    /// # Errors
+    /// An error that the provider sent, or an event that is not understood.
+    pub fn read(&mut self, event: Event<'_>, out: &mut Output) -> Result<(), Failure> {
+        let data = String::from_utf8_lossy(event.data);
+        match event.name {
+            b"error" => return Err(Failure::Stream(error_message(&data))),
+            b"message_stop" => {
+                out.done = true;
+                return Ok(());
+            }
+            b"completion"
+            | b"message_start"
+            | b"message_delta"
+            | b"content_block_start"
+            | b"content_block_delta"
+            | b"content_block_stop" => {}
+            _ => return Ok(()),
+        }
+        let not_understood = || Failure::Stream("The provider sent an event that is not understood".to_owned());
+        let data: Data<'_> = serde_json::from_str(&data).map_err(|_| not_understood())?;
+        if let Some(usage) = data.usage.or(data.message.and_then(|message| message.usage)) {
+            out.usage = Some(usage.to_owned());
+        }
+        let text = data.completion.or(data.delta.and_then(|delta| delta.text));
+        if let Some(text) = text {
+            out.text.push_str(&json_string(text.get()).ok_or_else(not_understood)?);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(messages: Value, model: &str) -> Result<Value, Error> {
+        let messages = serde_json::value::to_raw_value(&messages).expect("JSON");
+        let chat = Chat { model: model.to_owned(), temperature: None, messages: &messages };
+        let call = call(&chat, "http://h", &"k".into())?;
+        assert_eq!(call.url.as_str(), "http://h/v1/messages");
+        Ok(serde_json::from_slice(&call.body.expect("a body")).expect("JSON"))
+    }
+
+    #[test]
+    fn the_system_prompt_stands_apart() {
+        let messages = json!([{ "role": "system", "content": "S" }, { "role": "user", "content": "U" }, { "role": "user", "content": "V", "x": 1 }]);
+        let body = request(messages, "claude-2.1").expect("a request");
+        assert_eq!(body["system"], "S");
+        assert_eq!(body["max_tokens"], 4096);
+        assert_eq!(
+            body["messages"],
+            json!([
+                { "role": "user", "content": [{ "type": "text", "text": "U" }] },
+                { "role": "user", "content": [{ "type": "text", "text": "V" }], "x": 1 },
+            ])
+        );
+        assert_eq!(request(json!([{ "content": "S" }]), "claude-9").expect("a request")["max_tokens"], 8192);
+    }
+
+    #[test]
+    fn images_become_sources() {
+        let image = |url: &str| json!({ "type": "image_url", "image_url": { "url": url } });
+        let parts = json!([{ "type": "text", "text": "what?" }, image("data:image/png;base64,QUJD"), image("https://h/x.png"), image("")]);
+        let body = request(json!([{ "content": "" }, { "role": "user", "content": parts }]), "m").expect("a request");
+        assert_eq!(
+            body["messages"][0]["content"],
+            json!([
+                { "type": "text", "text": "what?" },
+                { "type": "image", "source": { "type": "base64", "media_type": "image/png", "data": "QUJD" } },
+                { "type": "image", "source": { "type": "url", "url": "https://h/x.png" } },
+                image(""),
+            ])
+        );
+    }
+
+    #[test]
+    fn an_emptied_answer_is_left_out() {
+        let messages =
+            json!([{ "content": "S" }, { "role": "user", "content": "U" }, { "role": "assistant", "content": "" }]);
+        assert_eq!(request(messages, "m").expect("a request")["messages"].as_array().map(Vec::len), Some(1));
+    }
+
+    #[test]
+    fn messages_that_are_none() {
+        for messages in
+            [json!([]), json!([{ "content": "" }, { "role": "user", "content": null }]), json!([{}, 7]), json!([null])]
+        {
+            assert!(matches!(request(messages.clone(), "m"), Err(Error::BadRequest(_))), "{messages}");
+        }
+    }
+
+    #[test]
+    fn events_by_name() {
+        let read = |name: &str, data: &str| {
+            let mut out = Output::default();
+            Reader::default().read(Event { name: name.as_bytes(), data: data.as_bytes() }, &mut out)?;
+            Ok::<_, Failure>((out.text, out.done))
+        };
+        let delta = r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":" a\n"}}"#;
+        assert_eq!(read("content_block_delta", delta).expect("text").0, " a\n");
+        assert_eq!(read("completion", r#"{"completion":"old"}"#).expect("text").0, "old");
+        assert_eq!(read("", delta).expect("nothing").0, "");
+        assert_eq!(read("ping", "no JSON").expect("nothing").0, "");
+        assert_eq!(
+            read("content_block_delta", r#"{"delta":{"type":"thinking_delta","thinking":"x"}}"#).expect("nothing").0,
+            ""
+        );
+        assert!(read("message_stop", "{}").expect("the end").1);
+        assert_eq!(
+            read("error", r#"{"error":{"message":"Overloaded"}}"#).expect_err("fails").to_string(),
+            "Overloaded"
+        );
+        assert!(read("content_block_delta", "{bad").is_err());
+        assert!(read("content_block_delta", r#"{"delta":{"text":7}}"#).is_err());
+    }
+}

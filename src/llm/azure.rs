@@ -1,0 +1,66 @@
+//! Azure's OpenAI: OpenAI's wire at an address of the user's own, with a
+//! deployment for each model.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use secrecy::ExposeSecret;
+
+use super::{
+    ATTEMPTS, Call, Chat, limits,
+    openai::ChatRequest,
+    providers::{endpoint, json, secret_header},
+};
+use crate::{db::accounts::Profile, error::Error, keys::Key};
+
+/// The name in the sentences about its key.
+pub const NAME: &str = "Azure OpenAI";
+
+const API_VERSION: &str = "2023-12-01-preview";
+
+/// What may stand in one segment of a path as it is.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// The request for a chat; what is missing is said in the original's order:
+/// the key, the model, the endpoint and the deployment.
+///
+/// # Errors
+/// What is missing, or a URL or key that is none.
+pub fn call(chat: &Chat<'_>, profile: &Profile) -> Result<Call, Error> {
+    let key = profile.key(Key::AzureOpenAi).ok_or(Error::KeyNotFound(NAME))?;
+    let deployment = match chat.model.as_str() {
+        "gpt-3.5-turbo" => Key::AzureGpt35Turbo,
+        "gpt-4-turbo-preview" => Key::AzureGpt45Turbo,
+        "gpt-4-vision-preview" => Key::AzureGpt45Vision,
+        _ => return Err(Error::BadRequest("Model not found".to_owned())),
+    };
+    let (Some(base_url), Some(deployment)) = (profile.key(Key::AzureEndpoint), profile.key(deployment)) else {
+        return Err(Error::BadRequest("Azure resources not found".to_owned()));
+    };
+    let deployment = deployment.expose_secret();
+    let path = format!(
+        "/openai/deployments/{}/chat/completions?api-version={API_VERSION}",
+        utf8_percent_encode(deployment, SEGMENT)
+    );
+    let body = ChatRequest {
+        model: deployment,
+        messages: chat.messages,
+        temperature: chat.temperature.filter(|_| !limits::refuses_temperature(&chat.model)),
+        max_tokens: (chat.model == "gpt-4-vision-preview").then_some(4096),
+        tools: None,
+        stream: true,
+    };
+    let headers = HeaderMap::from_iter([
+        (ACCEPT, HeaderValue::from_static("application/json")),
+        (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (AUTHORIZATION, secret_header(NAME, "Bearer ", key)?),
+        (HeaderName::from_static("api-key"), secret_header(NAME, "", key)?),
+    ]);
+    Ok(Call {
+        url: endpoint(base_url.expose_secret(), &path)?,
+        headers,
+        body: Some(json(&body)?),
+        // Where the environment names the endpoint, no user chose it.
+        guarded: !profile.is_from_environment(Key::AzureEndpoint),
+        attempts: ATTEMPTS,
+    })
+}

@@ -1,0 +1,384 @@
+//! Google's Gemini: a history and a last message, events of candidates.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::{
+    StatusCode,
+    header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+};
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json, value::RawValue};
+
+use super::{
+    Call, Chat, Failure, Output,
+    openai::{error_message, json_string},
+    providers::{self, endpoint, key_is_incorrect, secret_header},
+    sse::Event,
+};
+use crate::error::Error;
+
+/// The name in the sentences about its key.
+pub const NAME: &str = "Google Gemini";
+
+const PREFIX: &str = "[GoogleGenerativeAI Error]:";
+
+/// What a model's name may hold; a name with a slash is a path of its own.
+const MODEL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Request<'a> {
+    safety_settings: [(); 0],
+    generation_config: GenerationConfig<'a>,
+    contents: Vec<Value>,
+}
+
+#[derive(Serialize)]
+struct GenerationConfig<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<&'a RawValue>,
+}
+
+/// The request for a chat. The key travels in a header, never in the URL.
+///
+/// # Errors
+/// A history that Google's own library refuses, in its words, or messages
+/// that are none.
+pub fn call(chat: &Chat<'_>, base_url: &str, key: &SecretString) -> Result<Call, Error> {
+    let headers = HeaderMap::from_iter([
+        (ACCEPT, HeaderValue::from_static("*/*")),
+        (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (HeaderName::from_static("x-goog-api-key"), secret_header(NAME, "", key)?),
+    ]);
+    let body = Request {
+        safety_settings: [],
+        generation_config: GenerationConfig { temperature: chat.temperature },
+        contents: contents(chat.message_objects()?)?,
+    };
+    // Google is asked once, as in the original.
+    Ok(Call {
+        url: endpoint(base_url, &path(&chat.model)?)?,
+        headers,
+        body: Some(providers::json(&body)?),
+        guarded: false,
+        attempts: 1,
+    })
+}
+
+fn path(model: &str) -> Result<String, Error> {
+    if model.is_empty() || model.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err(Error::BadRequest("chatSettings.model must be the name of a model".to_owned()));
+    }
+    let folder = if model.contains('/') { "" } else { "models/" };
+    Ok(format!("/v1beta/{folder}{}:streamGenerateContent?alt=sse", utf8_percent_encode(model, MODEL)))
+}
+
+/// The history as it stands, and the last message as the user's.
+fn contents(mut messages: Vec<Map<String, Value>>) -> Result<Vec<Value>, Error> {
+    let refused = |sentence: &str| Error::Provider { status: 500, message: format!("{PREFIX} {sentence}") };
+    // Differs: on regeneration the front end sends the answer that is to be
+    // replaced, emptied; the original would send it as the user's.
+    if messages.len() > 1 && messages.last().is_some_and(|last| last["role"] == "model" && is_empty(last.get("parts")))
+    {
+        messages.pop();
+    }
+    let Some(last) = messages.pop() else {
+        return Err(Error::BadRequest("messages must not be empty".to_owned()));
+    };
+    for (index, message) in messages.iter().enumerate() {
+        check_history(index, message).map_err(|sentence| refused(&sentence))?;
+    }
+    let parts = match last.get("parts") {
+        Some(Value::String(text)) => vec![json!({ "text": text })],
+        Some(Value::Array(parts)) => parts
+            .iter()
+            .map(|part| part.as_str().map_or_else(|| part.clone(), |text| json!({ "text": text })))
+            .collect(),
+        _ => return Err(Error::BadRequest("messages: the last one needs parts, a string or an array".to_owned())),
+    };
+    if parts.is_empty() {
+        return Err(refused("No content is provided for sending chat message."));
+    }
+    let responses = parts.iter().filter(|part| part.get("functionResponse").is_some()).count();
+    if responses > 0 && responses < parts.len() {
+        return Err(refused(
+            "Within a single message, FunctionResponse cannot be mixed with other type of part in the request for sending chat message.",
+        ));
+    }
+    let role = if responses > 0 { "function" } else { "user" };
+    let mut contents: Vec<Value> = messages.into_iter().map(Value::Object).collect();
+    contents.push(json!({ "role": role, "parts": parts }));
+    Ok(contents)
+}
+
+fn is_empty(parts: Option<&Value>) -> bool {
+    match parts {
+        Some(Value::String(text)) => text.trim().is_empty(),
+        Some(Value::Array(parts)) => {
+            parts.iter().all(|part| part["text"].as_str().or(part.as_str()).is_some_and(|text| text.trim().is_empty()))
+        }
+        _ => true,
+    }
+}
+
+/// The checks of Google's library on a message of the history.
+fn check_history(index: usize, message: &Map<String, Value>) -> Result<(), String> {
+    let role = message.get("role").and_then(Value::as_str).unwrap_or("undefined");
+    if index == 0 && role != "user" {
+        return Err(format!("First content should be with role 'user', got {role}"));
+    }
+    let allowed: &[&str] = match role {
+        "user" => &["text", "inlineData"],
+        "function" => &["functionResponse"],
+        "model" => &["text", "functionCall"],
+        "system" => &["text"],
+        _ => {
+            return Err(format!(
+                "Each item should include role field. Got {role} but valid roles are: [\"user\",\"model\",\"function\",\"system\"]"
+            ));
+        }
+    };
+    let Some(parts) = message.get("parts").and_then(Value::as_array) else {
+        return Err("Content should have 'parts' property with an array of Parts".to_owned());
+    };
+    if parts.is_empty() {
+        return Err("Each Content should have at least one part".to_owned());
+    }
+    for kind in ["text", "inlineData", "functionCall", "functionResponse"] {
+        if !allowed.contains(&kind) && parts.iter().any(|part| part.get(kind).is_some()) {
+            return Err(format!("Content with role '{role}' can't contain '{kind}' part"));
+        }
+    }
+    Ok(())
+}
+
+/// A failure in this route's words, with the URL that was asked.
+pub fn error(url: &str, failure: Failure) -> Error {
+    let (status, message) = match failure {
+        Failure::Status { status, body } => {
+            let reason =
+                StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
+            (status, format!("{PREFIX} Error fetching from {url}: [{status} {reason}] {}", words(&body)))
+        }
+        Failure::Stream(words) => (502, words),
+        Failure::Blocked(words) => (400, words),
+        Failure::Connection(detail) => return Error::Connection(detail),
+        Failure::Refused(refusal) => return Error::BadRequest(refusal.to_string()),
+    };
+    let lower = message.to_lowercase();
+    let message = if lower.contains("api key not found") {
+        Error::KeyNotFound(NAME).to_string()
+    } else if lower.contains("api key not valid") {
+        key_is_incorrect(NAME)
+    } else {
+        message
+    };
+    Error::Provider { status, message }
+}
+
+fn words(body: &str) -> String {
+    let json: Value = serde_json::from_str(body).unwrap_or_default();
+    let error = &json["error"];
+    let mut words = error["message"].as_str().map_or_else(String::new, str::to_owned);
+    if error["details"].is_array() || error["details"].is_object() {
+        words.push_str(&format!(" {}", error["details"]));
+    }
+    words
+}
+
+/// Reads the events of one answer. Of several candidates the first counts.
+#[derive(Debug, Default)]
+pub struct Reader {}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Data<'a> {
+    #[serde(borrow, default)]
+    candidates: Option<Vec<Candidate<'a>>>,
+    #[serde(default)]
+    prompt_feedback: Option<Value>,
+    #[serde(borrow, default)]
+    usage_metadata: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Candidate<'a> {
+    #[serde(borrow, default)]
+    content: Option<Content<'a>>,
+    #[serde(default)]
+    finish_reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Content<'a> {
+    #[serde(borrow, default)]
+    parts: Option<Vec<Part<'a>>>,
+}
+
+#[derive(Deserialize)]
+struct Part<'a> {
+    #[serde(borrow, default)]
+    text: Option<&'a RawValue>,
+}
+
+impl Reader {
+    /// Reads one event and adds what it says to `out`.
+    ///
+    /// # Errors
+    /// An answer or a prompt that Google blocked, an error that it sent
+    /// (which the original passes over), or an event that is not understood.
+    pub fn read(&mut self, event: Event<'_>, out: &mut Output) -> Result<(), Failure> {
+        if event.data.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        let not_understood = || Failure::Stream("The provider sent an event that is not understood".to_owned());
+        let data = String::from_utf8_lossy(event.data);
+        let data_read: Data<'_> = serde_json::from_str(&data).map_err(|_| not_understood())?;
+        if data_read.error.is_some() {
+            return Err(Failure::Stream(error_message(&data)));
+        }
+        if let Some(usage) = data_read.usage_metadata {
+            out.usage = Some(usage.to_owned());
+        }
+        let Some(candidate) = data_read.candidates.unwrap_or_default().into_iter().next() else {
+            return match data_read.prompt_feedback {
+                Some(feedback) => {
+                    Err(blocked(feedback["blockReason"].as_str(), feedback["blockReasonMessage"].as_str()))
+                }
+                None => Ok(()),
+            };
+        };
+        if let Some(reason @ ("SAFETY" | "RECITATION")) = candidate.finish_reason.as_deref() {
+            return Err(Failure::Blocked(format!("{PREFIX} Candidate was blocked due to {reason}")));
+        }
+        for part in candidate.content.and_then(|content| content.parts).unwrap_or_default() {
+            if let Some(text) = part.text {
+                out.text.push_str(&json_string(text.get()).ok_or_else(not_understood)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn blocked(reason: Option<&str>, message: Option<&str>) -> Failure {
+    let mut words = format!("{PREFIX} Text not available. Response was blocked");
+    if let Some(reason) = reason {
+        words.push_str(&format!(" due to {reason}"));
+    }
+    if let Some(message) = message {
+        words.push_str(&format!(": {message}"));
+    }
+    Failure::Blocked(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(messages: Value, model: &str) -> Result<(String, Value), Error> {
+        let messages = serde_json::value::to_raw_value(&messages).expect("JSON");
+        let chat = Chat { model: model.to_owned(), temperature: None, messages: &messages };
+        let call = call(&chat, "http://h/", &"secret".into())?;
+        assert!(!call.url.as_str().contains("secret"));
+        Ok((call.url.into(), serde_json::from_slice(&call.body.expect("a body")).expect("JSON")))
+    }
+
+    fn text(role: &str, text: &str) -> Value {
+        json!({ "role": role, "parts": [{ "text": text }] })
+    }
+
+    #[test]
+    fn history_and_last_message() {
+        let (url, body) =
+            request(json!([text("user", "a"), text("model", "b"), { "role": "user", "parts": "c" }]), "gemini-pro")
+                .expect("a request");
+        assert_eq!(url, "http://h/v1beta/models/gemini-pro:streamGenerateContent?alt=sse");
+        assert_eq!(
+            body,
+            json!({ "safetySettings": [], "generationConfig": {}, "contents": [text("user", "a"), text("model", "b"), text("user", "c")] })
+        );
+        let (_, regenerated) = request(json!([text("user", "a"), text("model", "")]), "m").expect("a request");
+        assert_eq!(regenerated["contents"], json!([text("user", "a")]));
+        let (_, two_in_a_row) = request(json!([text("user", "a"), text("user", "b")]), "m").expect("a request");
+        assert_eq!(two_in_a_row["contents"].as_array().map(Vec::len), Some(2));
+    }
+
+    #[test]
+    fn a_model_is_a_name_and_no_way_out() {
+        let url = |model: &str| request(json!([text("user", "a")]), model).map(|(url, _)| url);
+        assert_eq!(
+            url("tunedModels/x").expect("a request"),
+            "http://h/v1beta/tunedModels/x:streamGenerateContent?alt=sse"
+        );
+        assert_eq!(
+            url("a?b#c d").expect("a request"),
+            "http://h/v1beta/models/a%3Fb%23c%20d:streamGenerateContent?alt=sse"
+        );
+        for model in ["", "..", "../../x", "a//b", "./a"] {
+            assert!(matches!(url(model), Err(Error::BadRequest(_))), "{model}");
+        }
+    }
+
+    #[test]
+    fn what_googles_library_refuses() {
+        let last = text("user", "z");
+        for (messages, words) in [
+            (json!([text("model", "a"), last]), "First content should be with role 'user', got model"),
+            (json!([text("user", "a"), text("assistant", "b"), last]), "Got assistant but valid roles are"),
+            (json!([{ "role": "user" }, last]), "'parts' property"),
+            (json!([{ "role": "user", "parts": [] }, last]), "at least one part"),
+            (
+                json!([text("user", "a"), { "role": "model", "parts": [{ "inlineData": {} }] }, last]),
+                "can't contain 'inlineData' part",
+            ),
+            (json!([{ "role": "user", "parts": [] }]), "No content is provided"),
+            (json!([{ "role": "user", "parts": [{ "functionResponse": {} }, { "text": "x" }] }]), "cannot be mixed"),
+        ] {
+            let error = request(messages, "m").expect_err(words).to_string();
+            assert!(error.starts_with(PREFIX) && error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn events() {
+        let read = |data: &str| {
+            let mut out = Output::default();
+            Reader::default().read(Event { name: b"", data: data.as_bytes() }, &mut out).map(|()| out.text)
+        };
+        assert_eq!(read(r#"{"candidates":[{"content":{"parts":[{"text":"a"},{"functionCall":{}},{"text":"b"}]}},{"content":{"parts":[{"text":"c"}]}}]}"#).expect("text"), "ab");
+        for nothing in
+            [r#"{"usageMetadata":{}}"#, r#"{"candidates":[]}"#, r#"{"candidates":[{"finishReason":"STOP"}]}"#, ""]
+        {
+            assert_eq!(read(nothing).expect(nothing), "");
+        }
+        let blocked = read(r#"{"promptFeedback":{"blockReason":"SAFETY"}}"#).expect_err("blocked");
+        assert_eq!(
+            blocked.to_string(),
+            "[GoogleGenerativeAI Error]: Text not available. Response was blocked due to SAFETY"
+        );
+        assert!(matches!(
+            read(r#"{"candidates":[{"finishReason":"RECITATION","content":{"parts":[{"text":"x"}]}}]}"#),
+            Err(Failure::Blocked(_))
+        ));
+        assert!(read(r#"{"error":{"message":"quota"}}"#).is_err());
+        assert!(read("[DONE]").is_err());
+        assert!(read("null").is_err());
+    }
+
+    #[test]
+    fn the_words_of_an_error() {
+        let said =
+            |status, body: &str| error("http://h/m", Failure::Status { status, body: body.to_owned() }).to_string();
+        assert_eq!(
+            said(429, r#"{"error":{"message":"slow","details":[{"a":1}]}}"#),
+            "[GoogleGenerativeAI Error]: Error fetching from http://h/m: [429 Too Many Requests] slow [{\"a\":1}]"
+        );
+        assert_eq!(
+            said(400, r#"{"error":{"message":"API key not valid."}}"#),
+            "Google Gemini API Key is incorrect. Please fix it in your profile settings."
+        );
+    }
+}

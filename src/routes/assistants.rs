@@ -1,0 +1,37 @@
+//! `GET /api/assistants/openai`: the assistants of the user's OpenAI account.
+
+use actix_web::HttpResponse;
+use reqwest::header::{HeaderName, HeaderValue};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::answer::Exchange;
+use crate::{
+    auth::User,
+    error::Error,
+    keys::Key,
+    llm::{
+        self, ATTEMPTS, Call, openai,
+        providers::{OPENAI, endpoint},
+    },
+};
+
+#[derive(Deserialize)]
+struct Page {
+    #[serde(default)]
+    data: Vec<Value>,
+}
+
+/// Answers `{"assistants": […]}`, the first hundred as OpenAI describes them.
+pub async fn list(user: User, exchange: Exchange) -> Result<HttpResponse, Error> {
+    let profile = user.profile()?;
+    let key = profile.key(Key::OpenAi).ok_or(Error::KeyNotFound(OPENAI.name))?;
+    let mut headers = OPENAI.headers(key, profile.key(Key::OpenAiOrganization))?;
+    // Differs: the original asks for version 1, which OpenAI has switched off.
+    headers.insert(HeaderName::from_static("openai-beta"), HeaderValue::from_static("assistants=v2"));
+    let url = endpoint(&exchange.state.config.base_urls.openai, "/assistants?limit=100")?;
+    let call = Call { url, headers, body: None, guarded: false, attempts: ATTEMPTS };
+    exchange.note("assistants", "");
+    let page: Page = llm::complete(&exchange.clients, &call, &exchange.log).await.map_err(openai::plain_error)?;
+    Ok(HttpResponse::Ok().json(json!({ "assistants": page.data })))
+}

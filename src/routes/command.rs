@@ -1,0 +1,67 @@
+//! `POST /api/command`: the command palette's question, answered in one piece.
+
+use actix_web::HttpResponse;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json, value::RawValue};
+
+use super::{answer::Exchange, body::Body};
+use crate::{
+    auth::User,
+    error::Error,
+    keys::Key,
+    llm::{self, openai, providers::OPENAI},
+};
+
+const MODEL: &str = "gpt-4-1106-preview";
+
+#[derive(Deserialize)]
+struct Question<'a> {
+    #[serde(borrow, default)]
+    input: Option<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+struct Request<'a> {
+    model: &'a str,
+    messages: [Value; 2],
+    temperature: u8,
+    max_tokens: u32,
+}
+
+#[derive(Deserialize)]
+struct Completion {
+    choices: Vec<Choice>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    message: Value,
+}
+
+/// Answers `{"content"}`.
+pub async fn reply(user: User, exchange: Exchange, body: Body) -> Result<HttpResponse, Error> {
+    let profile = user.profile()?;
+    let key = profile.key(Key::OpenAi).ok_or(Error::KeyNotFound(OPENAI.name))?;
+    let question: Question<'_> = body.object("input")?;
+    let input = question.input.ok_or_else(|| Error::BadRequest("input is missing".to_owned()))?;
+    let request = Request {
+        model: MODEL,
+        messages: [
+            json!({ "role": "system", "content": "Respond to the user." }),
+            json!({ "role": "user", "content": input }),
+        ],
+        temperature: 0,
+        max_tokens: 4096,
+    };
+    exchange.note("command", MODEL);
+    let base_url = &exchange.state.config.base_urls.openai;
+    let call = OPENAI.post(base_url, &request, key, profile.key(Key::OpenAiOrganization))?;
+    let completion: Completion =
+        llm::complete(&exchange.clients, &call, &exchange.log).await.map_err(openai::plain_error)?;
+    let message = completion.choices.into_iter().next().map(|choice| choice.message);
+    let message = message.ok_or_else(|| Error::Provider {
+        status: 502,
+        message: "The provider answered without a message".to_owned(),
+    })?;
+    Ok(HttpResponse::Ok().json(json!({ "content": message["content"] })))
+}

@@ -1,0 +1,121 @@
+//! `POST /api/chat/tools`: the model is asked once with the tools, what it
+//! calls is called, and it is asked again with what came of it.
+
+use actix_web::HttpResponse;
+use futures::future::try_join_all;
+use reqwest::header::HeaderMap;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{answer::Exchange, body::Body};
+use crate::{
+    auth::User,
+    error::Error,
+    keys::Key,
+    llm::{
+        self, Reader,
+        openai::{self, ChatRequest},
+        providers::OPENAI,
+    },
+    tools::{
+        SelectedTool, invoke,
+        openapi::{self, Operation},
+    },
+};
+
+/// A function that the model may call, and the headers of its tool.
+struct Function {
+    operation: Operation,
+    headers: HeaderMap,
+}
+
+#[derive(Deserialize)]
+struct Completion {
+    choices: Vec<Choice>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    message: Value,
+}
+
+#[derive(Deserialize)]
+struct ToolCall {
+    id: Value,
+    function: CalledFunction,
+}
+
+#[derive(Deserialize)]
+struct CalledFunction {
+    name: String,
+    #[serde(default)]
+    arguments: String,
+}
+
+/// The handler.
+pub async fn reply(user: User, exchange: Exchange, body: Body) -> Result<HttpResponse, Error> {
+    let profile = user.profile()?;
+    let key = profile.key(Key::OpenAi).ok_or(Error::KeyNotFound(OPENAI.name))?;
+    let organization = profile.key(Key::OpenAiOrganization);
+    let body = body.chat()?;
+    let chat = body.chat()?;
+    let functions = functions(body.selected_tools()?);
+    let mut messages: Vec<Value> = chat.message_objects()?.into_iter().map(Value::Object).collect();
+    exchange.note("tools", &chat.model);
+
+    let tools: Vec<Value> = functions.iter().map(|function| function.operation.function.clone()).collect();
+    let base_url = &exchange.state.config.base_urls.openai;
+    let ask = |messages: &[Value], tools: Option<&[Value]>, stream: bool| {
+        let request = ChatRequest { model: &chat.model, messages, temperature: None, max_tokens: None, tools, stream };
+        OPENAI.post(base_url, &request, key, organization)
+    };
+    let first = ask(&messages, Some(&tools).filter(|tools| !tools.is_empty()).map(Vec::as_slice), false)?;
+    let completion: Completion =
+        llm::complete(&exchange.clients, &first, &exchange.log).await.map_err(openai::plain_error)?;
+    let message = completion.choices.into_iter().next().map(|choice| choice.message).unwrap_or_default();
+    let calls = match &message["tool_calls"] {
+        Value::Array(calls) if !calls.is_empty() => {
+            serde_json::from_value::<Vec<ToolCall>>(Value::Array(calls.clone())).map_err(|_| unexpected())?
+        }
+        _ if message.is_object() => {
+            return Ok(exchange.text(message["content"].as_str().unwrap_or_default().to_owned()));
+        }
+        _ => return Err(unexpected()),
+    };
+
+    messages.push(message);
+    // All at once: one turn's calls do not depend on each other.
+    let results = calls.iter().map(|call| async {
+        let CalledFunction { name, arguments } = &call.function;
+        let function =
+            functions.iter().find(|function| function.operation.name == *name).ok_or_else(|| Error::Provider {
+                status: 500,
+                message: format!("The model called `{name}`, which none of the selected tools has"),
+            })?;
+        let result = invoke::invoke(&exchange.clients, &function.operation, &function.headers, arguments).await?;
+        Ok::<_, Error>(json!({ "tool_call_id": call.id, "role": "tool", "name": name, "content": result.to_string() }))
+    });
+    messages.extend(try_join_all(results).await?);
+    let second = ask(&messages, None, true)?;
+    exchange.relay(second, Reader::OpenAi(openai::Reader::default()), openai::plain_error).await
+}
+
+fn unexpected() -> Error {
+    Error::Provider { status: 502, message: "The provider answered with something that is not understood".to_owned() }
+}
+
+/// The functions of all tools that can be read. One that cannot is passed
+/// over, and the log says why: the others still work.
+fn functions(tools: Vec<SelectedTool>) -> Vec<Function> {
+    let mut functions = Vec::new();
+    for tool in tools {
+        let read = openapi::operations(&tool.schema)
+            .and_then(|operations| Ok((operations, invoke::custom_headers(&tool.custom_headers)?)));
+        match read {
+            Ok((operations, headers)) => functions
+                .extend(operations.into_iter().map(|operation| Function { operation, headers: headers.clone() })),
+            Err(reason) => tracing::info!(reason, "a selected tool cannot be used"),
+        }
+    }
+    functions
+}

@@ -1,0 +1,41 @@
+//! `POST /api/username/{available,get}`: user names, for signed-in users.
+//!
+//! Differs: the original tells them to anybody.
+
+use actix_web::HttpResponse;
+use serde::Deserialize;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{answer::Exchange, body::Body};
+use crate::{auth::User, db::accounts, error::Error};
+
+#[derive(Deserialize)]
+struct Name {
+    #[serde(default)]
+    username: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Id {
+    #[serde(default)]
+    user_id: Option<String>,
+}
+
+/// `{"username"}` → `{"isAvailable"}`: whether nobody has that name yet.
+pub async fn available(_: User, exchange: Exchange, body: Body) -> Result<HttpResponse, Error> {
+    let Name { username } = body.object("username")?;
+    let username = username.ok_or_else(|| Error::BadRequest("username is missing".to_owned()))?;
+    let taken = accounts::is_username_taken(&exchange.state.db, &username).await?;
+    Ok(HttpResponse::Ok().json(json!({ "isAvailable": !taken })))
+}
+
+/// `{"userId"}` → `{"username"}`.
+pub async fn get(_: User, exchange: Exchange, body: Body) -> Result<HttpResponse, Error> {
+    let Id { user_id } = body.object("userId")?;
+    let id = user_id.ok_or_else(|| Error::BadRequest("userId is missing".to_owned()))?;
+    let id = Uuid::try_parse(&id).map_err(|_| Error::ProfileNotFound)?;
+    let username = accounts::username(&exchange.state.db, id).await?.ok_or(Error::ProfileNotFound)?;
+    Ok(HttpResponse::Ok().json(json!({ "username": username })))
+}

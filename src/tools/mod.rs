@@ -1,0 +1,22 @@
+//! Tools: OpenAPI documents that users enter, shown to the model as functions
+//! ([`openapi`]), and called when the model wants it ([`invoke`]).
+
+pub mod invoke;
+pub mod openapi;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// A tool as the client sends it.
+#[derive(Debug, Deserialize)]
+pub struct SelectedTool {
+    /// For the log.
+    #[serde(default)]
+    pub name: Value,
+    /// An OpenAPI document: JSON, mostly as text.
+    #[serde(default)]
+    pub schema: Value,
+    /// Headers for every call: a JSON object, mostly as text.
+    #[serde(default)]
+    pub custom_headers: Value,
+}
