@@ -17,7 +17,7 @@ use actix_web_lab::middleware::CatchPanic;
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::{
-    auth::Verifier,
+    auth::{self, Verifier},
     config::Config,
     db::Db,
     outbound::{Clients, guard},
@@ -88,6 +88,7 @@ pub async fn serve_with_lookup(
         }
         app.configure(routes::configure)
             .default_service(routes::not_found())
+            .wrap(from_fn(auth::hand_back))
             .wrap(CatchPanic::default())
             .wrap(DefaultHeaders::new().add(("x-content-type-options", "nosniff")))
             .wrap(from_fn(telemetry::record_request))

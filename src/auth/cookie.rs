@@ -6,14 +6,21 @@
 use std::borrow::Cow;
 
 use base64::{Engine, engine::GeneralPurpose, engine::general_purpose};
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde_json::Value;
 
-/// What a session's cookie holds.
+/// What a session's cookie holds, and the form in which it came.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Session {
     /// The JWT.
     pub access_token: String,
+    /// What a new JWT is to be had for; empty where there is nothing.
+    pub refresh_token: String,
+    base64: bool,
+    /// The cookie's JSON, where it was an array: its other members stay.
+    array: Option<Vec<Value>>,
+    /// How many chunks there were; `None` for one whole cookie.
+    chunks: Option<usize>,
 }
 
 impl std::fmt::Debug for Session {
@@ -57,11 +64,11 @@ pub fn session<'a>(name: &str, headers: impl Iterator<Item = &'a str>) -> Option
         }
     }
     match whole {
-        Some(value) if !value.is_empty() => parse(&value),
+        Some(value) if !value.is_empty() => parse(&value, None),
         _ => {
-            let joined: String =
+            let chunks: Vec<&str> =
                 chunks.iter().map_while(|chunk| chunk.as_deref().filter(|chunk| !chunk.is_empty())).collect();
-            parse(&joined)
+            parse(&chunks.concat(), Some(chunks.len()))
         }
     }
 }
@@ -87,8 +94,9 @@ fn decoded(value: &str) -> Option<Cow<'_, str>> {
 /// passed over, anything else that is foreign makes the cookie unreadable.
 const BASE64: GeneralPurpose = general_purpose::URL_SAFE_NO_PAD;
 
-fn parse(value: &str) -> Option<Session> {
-    let json: Value = match value.strip_prefix("base64-") {
+fn parse(value: &str, chunks: Option<usize>) -> Option<Session> {
+    let encoded = value.strip_prefix("base64-");
+    let json: Value = match encoded {
         Some(encoded) => {
             let encoded: Vec<u8> =
                 encoded.bytes().filter(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | b'=')).collect();
@@ -96,19 +104,96 @@ fn parse(value: &str) -> Option<Session> {
         }
         None => serde_json::from_str(value).ok()?,
     };
-    let access_token = match &json {
-        Value::Object(session) => session.get("access_token")?,
-        Value::Array(session) => session.first()?,
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (access_token, refresh_token) = match &json {
+        Value::Object(session) => (text(session.get("access_token")), text(session.get("refresh_token"))),
+        Value::Array(session) => (text(session.first()), text(session.get(1))),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => return None,
     };
-    let access_token = access_token.as_str().filter(|token| !token.is_empty())?.to_owned();
-    Some(Session { access_token })
+    if access_token.is_empty() {
+        return None;
+    }
+    let array = if let Value::Array(members) = json { Some(members) } else { None };
+    Some(Session { access_token, refresh_token, base64: encoded.is_some(), array, chunks })
 }
+
+/// The longest value of one cookie, in UTF-16 units, as Supabase's clients
+/// cut them.
+const CHUNK: usize = 3180;
+
+impl Session {
+    /// The `Set-Cookie` headers that hand a new session to the browser: in
+    /// the form and the number of cookies in which the old one came, with the
+    /// attributes that Supabase's clients set for that form. Chunks of the old
+    /// one that are not needed any more are taken back.
+    pub fn set_cookies(&self, name: &str, new: &Value) -> Vec<String> {
+        let json = match &self.array {
+            Some(members) => {
+                let mut members = members.clone();
+                members.resize(members.len().max(2), Value::Null);
+                members[0] = new["access_token"].clone();
+                members[1] = new["refresh_token"].clone();
+                Value::Array(members).to_string()
+            }
+            None => new.to_string(),
+        };
+        // The two generations of clients: the older one asks for a thousand
+        // years, the newer one for the 400 days that browsers give.
+        let (value, max_age) = if self.base64 {
+            (format!("base64-{}", BASE64.encode(json)), 34_560_000u64)
+        } else {
+            (json, 31_536_000_000)
+        };
+        let set = |name: &str, value: &str, max_age: u64| {
+            let value = utf8_percent_encode(value, COMPONENT);
+            format!("{name}={value}; Path=/; Max-Age={max_age}; SameSite=lax")
+        };
+        let pieces = pieces(&value);
+        if let [whole] = pieces.as_slice() {
+            let mut cookies = vec![set(name, whole, max_age)];
+            cookies.extend((0..self.chunks.unwrap_or(0)).map(|index| set(&format!("{name}.{index}"), "", 0)));
+            return cookies;
+        }
+        let mut cookies: Vec<String> =
+            pieces.iter().enumerate().map(|(index, piece)| set(&format!("{name}.{index}"), piece, max_age)).collect();
+        match self.chunks {
+            // The whole one would win over the chunks.
+            None => cookies.push(set(name, "", 0)),
+            Some(old) => cookies.extend((pieces.len()..old).map(|index| set(&format!("{name}.{index}"), "", 0))),
+        }
+        cookies
+    }
+}
+
+fn pieces(value: &str) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    let (mut start, mut units) = (0, 0);
+    for (at, character) in value.char_indices() {
+        if units + character.len_utf16() > CHUNK {
+            pieces.push(&value[start..at]);
+            (start, units) = (at, 0);
+        }
+        units += character.len_utf16();
+    }
+    pieces.push(&value[start..]);
+    pieces
+}
+
+/// What `encodeURIComponent` leaves as it is.
+const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'!')
+    .remove(b'~')
+    .remove(b'*')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')');
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
     use proptest::prelude::*;
 
     const NAME: &str = "sb-127-auth-token";
@@ -194,6 +279,45 @@ mod tests {
         }
         assert_eq!(token(NAME), None);
         assert_eq!(token("; ;;=;"), None);
+    }
+
+    /// What a browser would send, had it been given these `Set-Cookie`s.
+    fn kept(set: &[String]) -> String {
+        let pairs =
+            set.iter().filter(|cookie| !cookie.contains("Max-Age=0;")).filter_map(|cookie| cookie.split(';').next());
+        pairs.collect::<Vec<_>>().join("; ")
+    }
+
+    #[test]
+    fn a_new_session_goes_back_in_the_form_of_the_old() {
+        let long = serde_json::json!({ "access_token": "n.e.w", "refresh_token": "r2", "user": "é; %".repeat(1500) });
+        let short = serde_json::json!({ "access_token": "n.e.w", "refresh_token": "r2" });
+        let old = object("o.l.d");
+        let base64 = format!("base64-{}", BASE64.encode(&old));
+        for value in [old.as_str(), base64.as_str(), r#"["o.l.d","r",null,"kept"]"#] {
+            let (one, two) = value.split_at(value.len() / 2);
+            let whole = format!("{NAME}={}", encoded(value));
+            let chunked = format!("{NAME}.0={}; {NAME}.1={}", encoded(one), encoded(two));
+            for (header, new) in [(&whole, &short), (&whole, &long), (&chunked, &short), (&chunked, &long)] {
+                let was = session(NAME, [header.as_str()].into_iter()).expect("a session");
+                let set = was.set_cookies(NAME, new);
+                let is = session(NAME, [kept(&set).as_str()].into_iter()).expect("a session");
+                assert_eq!((is.access_token.as_str(), is.refresh_token.as_str()), ("n.e.w", "r2"), "{value}");
+                assert_eq!((is.base64, is.array.is_some()), (was.base64, was.array.is_some()), "{value}");
+                assert!(
+                    set.iter()
+                        .all(|cookie| cookie.ends_with("; SameSite=lax") && cookie.contains("; Path=/; Max-Age="))
+                );
+                let longest = kept(&set).split("; ").map(str::len).max();
+                assert!(longest < Some(CHUNK * 4), "{longest:?}");
+                // Whatever the old one left behind is taken back.
+                let stale = header.split("; ").filter_map(|pair| pair.split_once('=')).map(|(name, _)| name);
+                assert!(stale.into_iter().all(|name| set.iter().any(|cookie| cookie.starts_with(&format!("{name}=")))));
+            }
+        }
+        let array = session(NAME, [format!("{NAME}={}", encoded(r#"["o","r",null,"kept"]"#)).as_str()].into_iter())
+            .expect("a session");
+        assert!(array.set_cookies(NAME, &short)[0].contains("kept"));
     }
 
     proptest! {

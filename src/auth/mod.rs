@@ -4,18 +4,21 @@
 //! The token's signature, times and claims are checked here; that the user
 //! exists and is not banned, and that the session was not signed out, stands
 //! in the same SQL statement that reads the profile. Supabase itself is asked
-//! over HTTP for its key set only.
+//! over HTTP for its key set, and for a new session where a token has run out.
 
 pub mod cookie;
 pub mod keyset;
+pub mod refresh;
 pub mod token;
 
 use std::sync::Arc;
 
 use actix_web::{
     FromRequest, HttpMessage, HttpRequest,
-    dev::Payload,
-    http::header::{AUTHORIZATION, COOKIE},
+    body::MessageBody,
+    dev::{Payload, ServiceRequest, ServiceResponse},
+    http::header::{AUTHORIZATION, COOKIE, HeaderValue, SET_COOKIE},
+    middleware::Next,
     web::Data,
 };
 use futures::future::LocalBoxFuture;
@@ -31,7 +34,9 @@ use crate::{
     outbound::Clients,
     telemetry::RequestLog,
 };
+use cookie::Session;
 use keyset::KeySet;
+use refresh::Refresher;
 use token::{ASYMMETRIC, Claims, TokenError, VerifyingKey};
 
 /// A signed-in user, as the session says and the database confirms.
@@ -57,6 +62,7 @@ pub struct Verifier {
     cookie_name: String,
     secret: Option<VerifyingKey>,
     keys: Arc<KeySet>,
+    refresher: Option<Refresher>,
 }
 
 impl Verifier {
@@ -66,6 +72,7 @@ impl Verifier {
             cookie_name: sessions.cookie_name(),
             secret: sessions.jwt_secret.as_ref().map(|secret| VerifyingKey::hs256(secret.expose_secret().as_bytes())),
             keys: Arc::new(KeySet::new(sessions.jwks_url.clone())),
+            refresher: sessions.anon_key.as_ref().and_then(|key| Refresher::new(&sessions.supabase_url, key.clone())),
         }
     }
 
@@ -116,9 +123,23 @@ async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
         return Err(Error::Internal("the server's state is not installed".to_owned()));
     };
     let refused = |reason: &str| Error::UserNotFound(reason.to_owned());
-    let token =
-        access_token(request, &state.verifier.cookie_name).ok_or_else(|| refused("no session in the request"))?;
-    let claims = state.verifier.verify(&clients.trusted, &token).await.map_err(|error| refused(&error.to_string()))?;
+    let verifier = &state.verifier;
+    let verify = |token: String| async move { verifier.verify(&clients.trusted, &token).await };
+    let claims = match credentials(request, &verifier.cookie_name) {
+        None => return Err(refused("no session in the request")),
+        Some(Credentials::Bearer(token)) => verify(token).await,
+        Some(Credentials::Cookie(session)) => match (verify(session.access_token.clone()).await, &verifier.refresher) {
+            (Err(TokenError::Expired), Some(refresher)) if !session.refresh_token.is_empty() => {
+                let new = refresher.refresh(&clients.trusted, &session.refresh_token).await;
+                let new = new.ok_or_else(|| refused("the access token has run out and was not refreshed"))?;
+                let cookies = session.set_cookies(&verifier.cookie_name, &new);
+                request.extensions_mut().insert(NewCookies(cookies));
+                verify(new["access_token"].as_str().unwrap_or_default().to_owned()).await
+            }
+            (claims, _) => claims,
+        },
+    };
+    let claims = claims.map_err(|error| refused(&error.to_string()))?;
     let account = accounts::find(&state.db, claims, state.config.sessions.check, &state.config.keys).await?;
     let account = account.map_err(|reason| refused(&reason.to_string()))?;
     if let Some(log) = request.extensions().get::<RequestLog>() {
@@ -127,15 +148,45 @@ async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
     Ok(User { id: claims.user, profile: account })
 }
 
-/// The cookie's token, else the bearer's. The cookie goes first because a
-/// proxy in front may put an `Authorization` of its own on every request,
-/// which the original never looks at.
-fn access_token(request: &HttpRequest, cookie_name: &str) -> Option<String> {
+/// A session that a request came with.
+enum Credentials {
+    Cookie(Session),
+    /// Never refreshed: its owner keeps the refresh token.
+    Bearer(String),
+}
+
+/// The cookie's session, else the bearer's token. The cookie goes first
+/// because a proxy in front may put an `Authorization` of its own on every
+/// request, which the original never looks at.
+fn credentials(request: &HttpRequest, cookie_name: &str) -> Option<Credentials> {
     let cookies = request.headers().get_all(COOKIE).filter_map(|value| value.to_str().ok());
     if let Some(session) = cookie::session(cookie_name, cookies) {
-        return Some(session.access_token);
+        return Some(Credentials::Cookie(session));
     }
     let (scheme, token) = request.headers().get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned())
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| Credentials::Bearer(token.to_owned()))
+}
+
+/// The `Set-Cookie` headers of a session that was refreshed on the way, left
+/// with the request for [`hand_back`].
+struct NewCookies(Vec<String>);
+
+/// Hands a refreshed session to the browser, whatever the answer is: the old
+/// one is spent.
+///
+/// # Errors
+/// What the service inside returned.
+pub async fn hand_back(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let mut response = next.call(request).await?;
+    let cookies = response.request().extensions_mut().remove::<NewCookies>();
+    for cookie in cookies.into_iter().flat_map(|NewCookies(cookies)| cookies) {
+        if let Ok(cookie) = HeaderValue::try_from(cookie) {
+            response.headers_mut().append(SET_COOKIE, cookie);
+        }
+    }
+    Ok(response)
 }

@@ -26,6 +26,8 @@ const TIMEOUT: Duration = Duration::from_millis(2500);
 /// How long an answer is kept for requests with the same old cookie that come
 /// a little later. The auth server itself answers alike for ten seconds.
 const KEPT: Duration = Duration::from_secs(10);
+/// The auth server may have been away for a moment only.
+const KEPT_AFTER_FAILURE: Duration = Duration::from_secs(2);
 const MAX_BYTES: usize = 256 * 1024;
 
 /// A session as the auth server gives it: an object that has an
@@ -55,7 +57,10 @@ impl Refresher {
     pub async fn refresh(&self, http: &reqwest::Client, refresh_token: &str) -> Option<NewSession> {
         let asking = {
             let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-            asked.retain(|_, (since, _)| since.elapsed() < KEPT);
+            asked.retain(|_, (since, asking)| {
+                let failed = matches!(asking.peek(), Some(None));
+                since.elapsed() < if failed { KEPT_AFTER_FAILURE } else { KEPT }
+            });
             let fresh = || {
                 let request = http
                     .post(self.url.clone())

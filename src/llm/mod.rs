@@ -9,6 +9,8 @@ pub mod limits;
 pub mod openai;
 pub mod providers;
 pub mod relay;
+#[cfg(test)]
+mod splits;
 pub mod sse;
 
 use std::time::{Duration, SystemTime};

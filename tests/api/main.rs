@@ -7,5 +7,8 @@ mod custom;
 mod health;
 mod migrate;
 mod process;
+mod protocols;
+mod refresh;
 mod sessions;
 mod support;
+mod tools;

@@ -85,26 +85,30 @@ pub struct User {
 impl User {
     /// A user with a session and these columns of a profile, in a database.
     pub async fn create(db: &PgPool, profile: &[(&str, &str)]) -> Self {
-        let user = User { id: Uuid::new_v4(), session: Uuid::new_v4() };
-        let email = format!("{}@example.com", user.id.simple());
-        sqlx::query("insert into auth.users (id, aud, role, email) values ($1, 'authenticated', 'authenticated', $2)")
-            .bind(user.id)
-            .bind(email)
-            .execute(db)
-            .await
-            .expect("a user");
-        sqlx::query("insert into auth.sessions (id, user_id) values ($1, $2)")
-            .bind(user.session)
-            .bind(user.id)
-            .execute(db)
-            .await
-            .expect("a session");
+        let user = Self { id: Uuid::new_v4(), session: Uuid::new_v4() };
+        user.insert(db).await;
         for (column, value) in profile {
             let sql = format!("update public.profiles set {column} = $1 where user_id = $2");
             let updated = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(*value).bind(user.id).execute(db).await;
             assert_eq!(updated.expect(column).rows_affected(), 1, "the trigger made a profile");
         }
         user
+    }
+
+    /// The user's rows, with the profile that a trigger makes.
+    pub async fn insert(&self, db: &PgPool) {
+        sqlx::query("insert into auth.users (id, aud, role, email) values ($1, 'authenticated', 'authenticated', $2)")
+            .bind(self.id)
+            .bind(tokens::email(self.id))
+            .execute(db)
+            .await
+            .expect("a user");
+        sqlx::query("insert into auth.sessions (id, user_id) values ($1, $2)")
+            .bind(self.session)
+            .bind(self.id)
+            .execute(db)
+            .await
+            .expect("a session");
     }
 
     pub fn bearer(&self) -> String {

@@ -1,0 +1,150 @@
+//! Takes the text out of a file.
+//!
+//! Files come from anybody, so every reader works within limits: a deadline that it looks at while
+//! it works, and caps on what a file may unpack to and on how deep it may nest. The readers of csv,
+//! json and PDF are this project's own where the original's habits or these limits asked for it;
+//! each says why.
+
+mod csv;
+mod docx;
+mod json;
+mod pdf;
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+/// The kinds of file that retrieval reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FileKind {
+    /// A table with commas; the first row names the columns.
+    Csv,
+    /// A Word document.
+    Docx,
+    /// JSON, of which the string values count.
+    Json,
+    /// Markdown.
+    Md,
+    /// PDF.
+    Pdf,
+    /// Plain text.
+    Txt,
+}
+
+impl FileKind {
+    /// The kind a file's name says it is: by what follows the last dot, in any case. A name without
+    /// a dot counts whole.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let extension = name.rsplit('.').next().unwrap_or(name).to_lowercase();
+        Some(match extension.as_str() {
+            "csv" => Self::Csv,
+            "docx" => Self::Docx,
+            "json" => Self::Json,
+            "md" => Self::Md,
+            "pdf" => Self::Pdf,
+            "txt" => Self::Txt,
+            _ => return None,
+        })
+    }
+}
+
+/// Why a file gave no text. The sentences are fit for the person who uploaded it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The file is not JSON. `at` counts characters from the start of the trimmed text.
+    #[error("Invalid JSON: {what} at position {at}")]
+    Json {
+        /// What stands there, or what is missing.
+        what: &'static str,
+        /// Where, in UTF-16 code units like the original's.
+        at: usize,
+    },
+    /// The file is not a PDF, or too damaged to find its pages.
+    #[error("Invalid PDF structure")]
+    Pdf,
+    /// The PDF cannot be read without its password.
+    #[error("The PDF is encrypted and needs a password")]
+    PdfPassword,
+    /// The file is not a Word document.
+    #[error("Invalid docx file: {0}")]
+    Docx(&'static str),
+    /// The file unpacks to more than this server takes on.
+    #[error("The file is too large once unpacked")]
+    TooLarge,
+    /// The deadline passed.
+    #[error("The file took too long to read")]
+    TooSlow,
+    /// A reader panicked: a bug, which costs this file and nothing else.
+    #[error("The file could not be read")]
+    Panicked,
+}
+
+/// The text of a file of this kind.
+///
+/// Blocks its thread, up to about `deadline`: the readers look at the clock as they go, and no step
+/// between two looks takes more than a moment. Never panics.
+pub fn text(kind: FileKind, bytes: &[u8], deadline: Instant) -> Result<String, Error> {
+    let budget = Budget::until(deadline);
+    let read = || match kind {
+        FileKind::Txt | FileKind::Md => Ok(decode(bytes)),
+        FileKind::Csv => csv::text(&decode(bytes), &budget),
+        FileKind::Json => json::text(&decode(bytes), &budget),
+        FileKind::Pdf => pdf::text(bytes, &budget),
+        FileKind::Docx => docx::text(bytes, &budget),
+    };
+    // The readers are written not to panic; the crates below them are many.
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(Error::Panicked))
+}
+
+/// UTF-8 with U+FFFD for what is not, less one byte order mark.
+fn decode(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)).into_owned()
+}
+
+/// What one file may cost.
+struct Budget {
+    deadline: Instant,
+    /// Calls of [`Budget::tick`] since the last look at the clock.
+    ticks: Cell<u32>,
+}
+
+impl Budget {
+    /// The most text that a file may hold, in bytes.
+    const TEXT: usize = 256 << 20;
+
+    fn until(deadline: Instant) -> Self {
+        Self { deadline, ticks: Cell::new(0) }
+    }
+
+    /// To be called in every loop that a file can make long.
+    fn tick(&self) -> Result<(), Error> {
+        /// A look at the clock costs about as much as this many short turns of a loop.
+        const TURNS: u32 = 256;
+        let ticks = (self.ticks.get() + 1) % TURNS;
+        self.ticks.set(ticks);
+        match ticks {
+            0 => self.check(),
+            _ => Ok(()),
+        }
+    }
+
+    /// To be called before a step that takes long by itself.
+    fn check(&self) -> Result<(), Error> {
+        match Instant::now() < self.deadline {
+            true => Ok(()),
+            false => Err(Error::TooSlow),
+        }
+    }
+
+    /// Appends to the text that is being made.
+    fn append(&self, text: &mut String, more: &str) -> Result<(), Error> {
+        if text.len() + more.len() > Self::TEXT {
+            return Err(Error::TooLarge);
+        }
+        text.push_str(more);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,59 @@
+//! The two habits of JavaScript that decide what the original stored: what counts as white space,
+//! and in which order the members of an object come.
+
+/// Whether JavaScript's `trim` and `\s` take `c` for white space. Unlike Rust's `White_Space`, the
+/// byte order mark is white space there and U+0085 is not.
+pub fn is_space(c: char) -> bool {
+    c == '\u{feff}' || (c != '\u{85}' && c.is_whitespace())
+}
+
+/// `text` without the white space at both ends, as JavaScript's `trim` has it.
+pub fn trim(text: &str) -> &str {
+    text.trim_matches(is_space)
+}
+
+/// For an object written with these keys: the positions of the values that are left, in the order
+/// in which JavaScript lists them. Keys that are array indexes come first, ascending; the others
+/// follow as written. Of a repeated key the last value stays, in the place of the first.
+pub fn own_keys(keys: &[&str]) -> impl Iterator<Item = usize> + use<> {
+    // An object can be a whole file: 32 bits a key are enough and matter.
+    let key = |at: u32| keys[at as usize];
+    let mut by_key: Vec<u32> = (0..).take(keys.len()).collect();
+    by_key.sort_unstable_by_key(|&at| (key(at), at));
+
+    let mut kept: Vec<(u64, u32)> = Vec::with_capacity(keys.len());
+    for same in by_key.chunk_by(|&a, &b| key(a) == key(b)) {
+        // `chunk_by` never yields an empty slice.
+        if let (Some(&first), Some(&last)) = (same.first(), same.last()) {
+            let rank = array_index(key(first)).unwrap_or(1 << 32 | u64::from(first));
+            kept.push((rank, last));
+        }
+    }
+    kept.sort_unstable();
+    kept.into_iter().map(|(_, last)| last as usize)
+}
+
+/// The array index that `key` spells in its one canonical form, up to 2^32 - 2.
+fn array_index(key: &str) -> Option<u64> {
+    let canonical = key == "0" || (key.bytes().all(|b| b.is_ascii_digit()) && !key.starts_with('0'));
+    let index: u32 = key.parse().ok().filter(|_| canonical)?;
+    (index < u32::MAX).then_some(index.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn white_space_is_javascripts() {
+        assert_eq!(trim("\u{feff}\u{a0} a \u{85}\u{3000}\n"), "a \u{85}");
+    }
+
+    #[test]
+    fn array_indexes_come_first_and_repeated_keys_keep_their_place() {
+        let keys = ["b", "10", "a", "2", "b", "01", "4294967295", "4294967294"];
+        let names: Vec<_> = own_keys(&keys).map(|at| (keys[at], at)).collect();
+        assert_eq!(names, [("2", 3), ("10", 1), ("4294967294", 7), ("b", 4), ("a", 2), ("01", 5), ("4294967295", 6)]);
+        assert!(own_keys(&[]).next().is_none());
+    }
+}

@@ -1,0 +1,55 @@
+//! Files in, passages out: what retrieval does without a network and without a database.
+//!
+//! A file goes through three steps, each a function that blocks its thread:
+//! [`extract::text`] takes the text out of the file's bytes, within limits of time and memory;
+//! [`split::split`] cuts the text into passages of at most 4,000 UTF-16 code units that overlap by up
+//! to 200; [`tokens::count`] says how much of an embedding model's input a passage takes.
+//! [`file_chunks`] does all three, [`chunks`] the last two, for text that comes without a file.
+
+pub mod extract;
+mod js;
+pub mod split;
+pub mod tokens;
+
+use std::time::Instant;
+
+use extract::{Error, FileKind};
+
+/// A passage of a file, as it is stored and embedded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// The passage.
+    pub content: String,
+    /// Its length in tokens of `cl100k_base`.
+    pub tokens: i32,
+}
+
+/// The passages of a file of this kind. Blocks its thread, up to about `deadline`.
+pub fn file_chunks(kind: FileKind, bytes: &[u8], deadline: Instant) -> Result<Vec<Chunk>, Error> {
+    let text = extract::text(kind, bytes, deadline)?;
+    let in_time = |passage| match Instant::now() < deadline {
+        true => Ok(chunk(passage)),
+        false => Err(Error::TooSlow),
+    };
+    split::split(&text, rules(kind)).into_iter().map(in_time).collect()
+}
+
+/// The passages of `text`, as of a file of this kind. Takes a second for some 10 to 150 MB.
+pub fn chunks(kind: FileKind, text: &str) -> Vec<Chunk> {
+    split::split(text, rules(kind)).into_iter().map(chunk).collect()
+}
+
+fn rules(kind: FileKind) -> &'static split::Rules {
+    match kind {
+        FileKind::Csv => &split::CSV,
+        FileKind::Md => &split::MARKDOWN,
+        FileKind::Txt | FileKind::Json | FileKind::Pdf | FileKind::Docx => &split::PLAIN,
+    }
+}
+
+fn chunk(content: String) -> Chunk {
+    Chunk { tokens: i32::try_from(tokens::count(&content)).unwrap_or(i32::MAX), content }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+//! A session whose access token has run out: refreshed once, used, and handed
+//! back in the form in which it came.
+
+use std::{
+    net::TcpListener,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use actix_web::{App as Web, HttpRequest, HttpResponse, HttpServer, web};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures::future::join_all;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::header::{COOKIE, SET_COOKIE};
+use serde_json::{Value, json};
+
+use crate::support::{App, User, chat_body, client, message, tokens};
+
+const ANON: &str = "the-anon-key";
+
+/// A stand-in for Supabase's auth server: the first time a refresh token comes
+/// it gives a new session for its user, later it refuses.
+struct AuthServer {
+    url: String,
+    asked: Arc<AtomicUsize>,
+}
+
+impl AuthServer {
+    fn start(user: User, delay: Duration, size: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        std::thread::spawn(move || {
+            let server = HttpServer::new(move || {
+                let count = count.clone();
+                let refresh = move |request: HttpRequest, body: web::Bytes| {
+                    let count = count.clone();
+                    async move {
+                        tokio::time::sleep(delay).await;
+                        let first = count.fetch_add(1, Ordering::SeqCst) == 0;
+                        let body: Value = serde_json::from_slice(&body).expect("JSON");
+                        let header = |name: &str| {
+                            request.headers().get(name).expect("a header").to_str().expect("ascii").to_owned()
+                        };
+                        assert_eq!(request.query_string(), "grant_type=refresh_token");
+                        assert_eq!(
+                            (header("apikey").as_str(), header("authorization").as_str()),
+                            (ANON, "Bearer the-anon-key")
+                        );
+                        if !first || body != json!({ "refresh_token": "good" }) {
+                            return HttpResponse::BadRequest()
+                                .json(json!({ "error_code": "refresh_token_already_used" }));
+                        }
+                        HttpResponse::Ok().json(json!({
+                            "access_token": tokens::access_token(user.id, user.session),
+                            "token_type": "bearer",
+                            "expires_in": 3600,
+                            "refresh_token": "next",
+                            "user": { "id": user.id, "about": "ö;%".repeat(size) },
+                        }))
+                    }
+                };
+                Web::new().route("/auth/v1/token", web::post().to(refresh))
+            });
+            let server = server.workers(1).disable_signals().listen(listener).expect("listens").run();
+            actix_web::rt::System::new().block_on(server)
+        });
+        Self { url, asked }
+    }
+}
+
+/// A server, its user, and an auth server that knows the user.
+async fn start(delay: Duration, size: usize, anon: &str) -> (App, User, AuthServer) {
+    // The auth server must know the user before the server is told of it.
+    let user = User { id: uuid::Uuid::new_v4(), session: uuid::Uuid::new_v4() };
+    let auth = AuthServer::start(user, delay, size);
+    let app = App::start(&[("SUPABASE_URL", &auth.url), ("NEXT_PUBLIC_SUPABASE_ANON_KEY", anon)]).await;
+    user.insert(&app.db).await;
+    (app, user, auth)
+}
+
+fn expired(user: &User) -> String {
+    let mut claims = tokens::claims(user.id, user.session);
+    claims["exp"] = (jsonwebtoken::get_current_timestamp() - 5).into();
+    tokens::sign(&claims, tokens::SECRET)
+}
+
+/// The cookie's value for a form: raw JSON or base64url.
+fn value(session: &Value, base64: bool) -> String {
+    if base64 { format!("base64-{}", URL_SAFE_NO_PAD.encode(session.to_string())) } else { session.to_string() }
+}
+
+/// The `Cookie` header for a value, whole or in two.
+fn cookie(value: &str, chunked: bool) -> String {
+    let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    if !chunked {
+        return format!("sb-127-auth-token={}", encode(value));
+    }
+    let (one, two) = value.split_at(value.len() / 2);
+    format!("sb-127-auth-token.0={}; sb-127-auth-token.1={}", encode(one), encode(two))
+}
+
+async fn ask(app: &App, cookie: &str) -> reqwest::Response {
+    let request = client().post(app.url("/api/chat/openai")).header(COOKIE, cookie);
+    request.body(chat_body().to_string()).send().await.expect("an answer")
+}
+
+/// Whether an answer is the one that a signed-in user without a key gets.
+async fn is_in(answer: reqwest::Response) -> bool {
+    message(answer).await.1.starts_with("OpenAI API Key not found")
+}
+
+/// What a browser that had `cookie` sends after `answer`.
+fn next_cookie(cookie: &str, answer: &reqwest::Response) -> String {
+    let mut jar: Vec<(String, String)> = cookie
+        .split("; ")
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    for set in answer.headers().get_all(SET_COOKIE) {
+        let set = set.to_str().expect("ascii");
+        let (pair, attributes) = set.split_once(';').expect("attributes");
+        assert!(attributes.contains("Path=/") && attributes.contains("SameSite=lax"), "{set}");
+        let (name, value) = pair.split_once('=').expect("a pair");
+        assert!(value.len() < 4096 * 3, "no browser keeps it");
+        jar.retain(|(known, _)| known != name);
+        if !attributes.contains("Max-Age=0") {
+            jar.push((name.to_owned(), value.to_owned()));
+        }
+    }
+    jar.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("; ")
+}
+
+#[tokio::test]
+async fn fifty_requests_with_a_spent_token_are_one_refresh() {
+    for (base64, chunked, size) in [(false, false, 1), (false, true, 1500), (true, false, 1), (true, true, 1500)] {
+        let (app, user, auth) = start(Duration::from_millis(200), size, ANON).await;
+        let session = json!({ "access_token": expired(&user), "refresh_token": "good", "expires_at": 1, "user": {} });
+        let cookie = cookie(&value(&session, base64), chunked);
+
+        let answers = join_all((0..50).map(|_| ask(&app, &cookie))).await;
+        assert_eq!(auth.asked.load(Ordering::SeqCst), 1, "base64 {base64}, chunked {chunked}");
+        let next = next_cookie(&cookie, &answers[0]);
+        assert_eq!(next.contains(".0="), chunked, "{next}");
+        assert_eq!(next.contains("base64-"), base64, "{next}");
+        for answer in answers {
+            assert_eq!(next_cookie(&cookie, &answer), next, "all hand the same back");
+            assert!(is_in(answer).await);
+        }
+        // The next request has the new session, and nobody is asked.
+        let answer = ask(&app, &next).await;
+        assert!(!answer.headers().contains_key(SET_COOKIE));
+        assert!(is_in(answer).await);
+        assert_eq!(auth.asked.load(Ordering::SeqCst), 1);
+    }
+}
+
+#[tokio::test]
+async fn whoever_leaves_does_not_take_the_new_session_along() {
+    let (app, user, auth) = start(Duration::from_millis(300), 1, ANON).await;
+    let session = json!({ "access_token": expired(&user), "refresh_token": "good", "expires_at": 1 });
+    let cookie = cookie(&value(&session, true), false);
+    let left = tokio::time::timeout(Duration::from_millis(100), ask(&app, &cookie)).await;
+    assert!(left.is_err(), "the first client does not wait");
+    assert!(is_in(ask(&app, &cookie).await).await);
+    assert_eq!(auth.asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_refreshed_is_refused() {
+    let not_found = (500, "User not found".to_owned());
+    let (app, user, auth) = start(Duration::ZERO, 1, ANON).await;
+    let with = |refresh: &str| {
+        cookie(
+            &value(&json!({ "access_token": expired(&user), "refresh_token": refresh, "expires_at": 1 }), false),
+            false,
+        )
+    };
+    let answer = ask(&app, &with("bad")).await;
+    assert!(!answer.headers().contains_key(SET_COOKIE));
+    assert_eq!(message(answer).await, not_found);
+    assert_eq!(message(ask(&app, &with("")).await).await, not_found);
+    assert_eq!(auth.asked.load(Ordering::SeqCst), 1, "not for an empty one");
+
+    // A token that is bad for another reason is not refreshed.
+    let foreign = tokens::sign(&tokens::claims(user.id, user.session), "another secret of some length");
+    let session = json!({ "access_token": foreign, "refresh_token": "good", "expires_at": 1 });
+    assert_eq!(message(ask(&app, &cookie(&value(&session, false), false)).await).await, not_found);
+    // Nor is a bearer.
+    let request = client().post(app.url("/api/chat/openai")).bearer_auth(expired(&user));
+    assert_eq!(message(request.body(chat_body().to_string()).send().await.expect("an answer")).await, not_found);
+    assert_eq!(auth.asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn without_an_anon_key_or_an_auth_server_there_is_an_answer_in_time() {
+    let not_found = (500, "User not found".to_owned());
+    for (delay, anon) in [(Duration::ZERO, ""), (Duration::from_secs(30), ANON)] {
+        let (app, user, _auth) = start(delay, 1, anon).await;
+        let session = json!({ "access_token": expired(&user), "refresh_token": "good", "expires_at": 1 });
+        let started = Instant::now();
+        assert_eq!(message(ask(&app, &cookie(&value(&session, true), false)).await).await, not_found);
+        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    }
+}
