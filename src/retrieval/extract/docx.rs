@@ -50,19 +50,29 @@ fn each_event(
 ) -> Result<(), Error> {
     /// The most that a part may unpack to.
     const UNPACKED: u64 = 128 << 20;
+    /// How deep elements may nest.
+    const DEPTH: usize = 1 << 12;
     let damaged = Error::Docx("its document part is damaged");
     let file = archive.by_name(part).map_err(|_| damaged.clone())?;
     let mut reader = Reader::from_reader(BufReader::new(file.take(UNPACKED)));
     // `<w:p/>` is a paragraph like any other.
     reader.config_mut().expand_empty_elements = true;
     let mut buffer = Vec::new();
+    let mut depth = 0_usize;
     loop {
         budget.tick()?;
         buffer.clear();
         match reader.read_event_into(&mut buffer) {
             Ok(Event::Eof) if reader.buffer_position() >= UNPACKED => return Err(Error::TooLarge),
             Ok(Event::Eof) => return Ok(()),
-            Ok(event) => take(event)?,
+            Ok(event) => {
+                depth += usize::from(matches!(event, Event::Start(_)));
+                depth -= usize::from(matches!(event, Event::End(_)));
+                if depth > DEPTH {
+                    return Err(Error::Docx("it is nested too deeply"));
+                }
+                take(event)?;
+            }
             Err(_) if reader.buffer_position() >= UNPACKED => return Err(Error::TooLarge),
             Err(_) => return Err(damaged),
         }
