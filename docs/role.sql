@@ -29,6 +29,35 @@ create policy "chatbot_ui_api reads" on public.profiles for select to chatbot_ui
 drop policy if exists "chatbot_ui_api reads" on public.models;
 create policy "chatbot_ui_api reads" on public.models for select to chatbot_ui_api using (true);
 
+-- Files and their passages, which the server writes, and the collections that
+-- say who may read a file.
+do $$
+begin
+  if to_regclass('public.file_items') is not null then
+    grant select (id, user_id, name, file_path, sharing, tokens), update (tokens) on public.files to chatbot_ui_api;
+    grant select (id, file_id, user_id, content, tokens, local_embedding, openai_embedding),
+        insert (file_id, user_id, content, tokens, local_embedding, openai_embedding), delete
+      on public.file_items to chatbot_ui_api;
+    drop policy if exists "chatbot_ui_api" on public.files;
+    create policy "chatbot_ui_api" on public.files to chatbot_ui_api using (true) with check (true);
+    drop policy if exists "chatbot_ui_api" on public.file_items;
+    create policy "chatbot_ui_api" on public.file_items to chatbot_ui_api using (true) with check (true);
+  end if;
+  if to_regclass('public.collections') is not null and to_regclass('public.collection_files') is not null then
+    grant select (id, sharing) on public.collections to chatbot_ui_api;
+    grant select (collection_id, file_id) on public.collection_files to chatbot_ui_api;
+    drop policy if exists "chatbot_ui_api reads" on public.collections;
+    create policy "chatbot_ui_api reads" on public.collections for select to chatbot_ui_api using (true);
+    drop policy if exists "chatbot_ui_api reads" on public.collection_files;
+    create policy "chatbot_ui_api reads" on public.collection_files for select to chatbot_ui_api using (true);
+  end if;
+  -- The vector type's schema on Supabase.
+  if to_regnamespace('extensions') is not null then
+    grant usage on schema extensions to chatbot_ui_api;
+  end if;
+end
+$$;
+
 -- The check that a user was not banned and did not sign out. Where the schema
 -- `auth` belongs to somebody who does not let others grant this, it is left
 -- out: set SESSION_CHECK=token then.

@@ -15,6 +15,7 @@ use actix_web::{
 };
 use actix_web_lab::middleware::CatchPanic;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::sync::Semaphore;
 
 use crate::{
     auth::{self, Verifier},
@@ -32,6 +33,9 @@ pub struct State {
     pub db: Db,
     /// The check of sessions.
     pub verifier: Verifier,
+    /// A permit for each file that is read at the same time: it takes a core
+    /// and, at worst, some hundred megabytes.
+    pub parsing: Semaphore,
     stopping: AtomicBool,
 }
 
@@ -41,6 +45,7 @@ impl State {
         Self {
             db: Db::new(&config.database),
             verifier: Verifier::new(&config.sessions),
+            parsing: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
             stopping: AtomicBool::new(false),
             config,
         }

@@ -45,6 +45,10 @@ pub struct Config {
     pub provider_idle_timeout: Duration,
     /// `MAX_BODY_BYTES`, default 33554432: a larger request is answered 413.
     pub max_body_bytes: usize,
+    /// `SUPABASE_SERVICE_ROLE_KEY`: only for reading files from storage.
+    pub service_role_key: Option<SecretString>,
+    /// `MAX_FILE_BYTES`, default 52428800: a larger file is not processed.
+    pub max_file_bytes: usize,
     /// `SHUTDOWN_GRACE`, in seconds, default 30: how long streams may go on
     /// once the server was told to stop.
     pub shutdown_grace: Duration,
@@ -203,6 +207,8 @@ impl Config {
             provider_connect_timeout: read.seconds("PROVIDER_CONNECT_TIMEOUT", 10)?,
             provider_idle_timeout: read.seconds("PROVIDER_IDLE_TIMEOUT", 300)?,
             max_body_bytes: read.number("MAX_BODY_BYTES", 32 * 1024 * 1024)?,
+            service_role_key: read.text("SUPABASE_SERVICE_ROLE_KEY").map(SecretString::from),
+            max_file_bytes: read.number("MAX_FILE_BYTES", 50 * 1024 * 1024)?,
             shutdown_grace: read.seconds("SHUTDOWN_GRACE", 30)?,
         })
     }

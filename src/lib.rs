@@ -15,7 +15,8 @@
 //!    text ([`llm::openai`]) → the client's connection.
 //! 6. What fails on the way is an [`error::Error`]: a status and a sentence.
 //!
-//! [`tools`] is what a model may call besides; [`config`] is every setting, [`cli`] what the commands do besides serving.
+//! [`tools`] is what a model may call besides, [`retrieval`] how files become
+//! passages that can be found; [`config`] is every setting, [`cli`] what the commands do besides serving.
 
 pub mod app;
 pub mod auth;
@@ -26,6 +27,7 @@ pub mod error;
 pub mod keys;
 pub mod llm;
 pub mod outbound;
+pub mod retrieval;
 pub mod routes;
 pub mod telemetry;
 pub mod tools;

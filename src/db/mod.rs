@@ -4,17 +4,22 @@
 //! A connection is held for one statement, never for a stream.
 
 pub mod accounts;
+pub mod files;
 pub mod models;
+mod vector;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use sqlx::{
-    FromRow, PgPool, Postgres,
+    FromRow, PgConnection, PgPool, Postgres,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     query::QueryAs,
 };
 
+use tokio::sync::OnceCell;
+
 use crate::{config, error::Error};
+use vector::VectorType;
 
 /// How long a request waits for a free connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -26,6 +31,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_millis(2500);
 pub struct Db {
     pool: PgPool,
     transaction_pooler: bool,
+    vector: Arc<OnceCell<VectorType>>,
 }
 
 impl Db {
@@ -47,7 +53,7 @@ impl Db {
                 })
             })
             .connect_lazy_with(options(settings));
-        Self { pool, transaction_pooler: settings.transaction_pooler }
+        Self { pool, transaction_pooler: settings.transaction_pooler, vector: Arc::default() }
     }
 
     /// Runs one statement that gives at most one row.
@@ -74,6 +80,30 @@ impl Db {
             Ok(row) => Ok(row?),
             Err(_) => Err(Error::DatabaseUnavailable(format!("database: no answer within {STATEMENT_TIMEOUT:?}"))),
         }
+    }
+
+    /// Several statements that hold together, or not at all. The caller gives
+    /// each `.persistent(db.names_statements())`.
+    async fn transaction<T>(
+        &self,
+        limit: Duration,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let all = async {
+            let mut transaction = self.pool.begin().await?;
+            let done = work(&mut transaction).await?;
+            transaction.commit().await?;
+            Ok(done)
+        };
+        match tokio::time::timeout(limit, all).await {
+            Ok(done) => done,
+            Err(_) => Err(Error::DatabaseUnavailable(format!("database: not done within {limit:?}"))),
+        }
+    }
+
+    /// See [`Db::optional`].
+    fn names_statements(&self) -> bool {
+        !self.transaction_pooler
     }
 
     /// Whether the database answers.

@@ -4,6 +4,7 @@
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
+use serde::Serialize;
 
 use super::{
     ATTEMPTS, Call, Chat, limits,
@@ -18,7 +19,7 @@ pub const NAME: &str = "Azure OpenAI";
 const API_VERSION: &str = "2023-12-01-preview";
 
 /// What may stand in one segment of a path as it is.
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+pub const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// The request for a chat; what is missing is said in the original's order:
 /// the key, the model, the endpoint and the deployment.
@@ -26,21 +27,14 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'
 /// # Errors
 /// What is missing, or a URL or key that is none.
 pub fn call(chat: &Chat<'_>, profile: &Profile) -> Result<Call, Error> {
-    let key = profile.key(Key::AzureOpenAi).ok_or(Error::KeyNotFound(NAME))?;
+    profile.key(Key::AzureOpenAi).ok_or(Error::KeyNotFound(NAME))?;
     let deployment = match chat.model.as_str() {
         "gpt-3.5-turbo" => Key::AzureGpt35Turbo,
         "gpt-4-turbo-preview" => Key::AzureGpt45Turbo,
         "gpt-4-vision-preview" => Key::AzureGpt45Vision,
         _ => return Err(Error::BadRequest("Model not found".to_owned())),
     };
-    let (Some(base_url), Some(deployment)) = (profile.key(Key::AzureEndpoint), profile.key(deployment)) else {
-        return Err(Error::BadRequest("Azure resources not found".to_owned()));
-    };
-    let deployment = deployment.expose_secret();
-    let path = format!(
-        "/openai/deployments/{}/chat/completions?api-version={API_VERSION}",
-        utf8_percent_encode(deployment, SEGMENT)
-    );
+    let deployment = profile.key(deployment).ok_or_else(no_resources)?.expose_secret();
     let body = ChatRequest {
         model: deployment,
         messages: chat.messages,
@@ -49,6 +43,17 @@ pub fn call(chat: &Chat<'_>, profile: &Profile) -> Result<Call, Error> {
         tools: None,
         stream: true,
     };
+    let path = format!("/openai/deployments/{}/chat/completions", utf8_percent_encode(deployment, SEGMENT));
+    post(profile, &path, &body)
+}
+
+/// A request to the user's endpoint.
+///
+/// # Errors
+/// As [`call`].
+pub fn post(profile: &Profile, path: &str, body: &impl Serialize) -> Result<Call, Error> {
+    let key = profile.key(Key::AzureOpenAi).ok_or(Error::KeyNotFound(NAME))?;
+    let base_url = profile.key(Key::AzureEndpoint).ok_or_else(no_resources)?;
     let headers = HeaderMap::from_iter([
         (ACCEPT, HeaderValue::from_static("application/json")),
         (CONTENT_TYPE, HeaderValue::from_static("application/json")),
@@ -56,11 +61,16 @@ pub fn call(chat: &Chat<'_>, profile: &Profile) -> Result<Call, Error> {
         (HeaderName::from_static("api-key"), secret_header(NAME, "", key)?),
     ]);
     Ok(Call {
-        url: endpoint(base_url.expose_secret(), &path)?,
+        url: endpoint(base_url.expose_secret(), &format!("{path}?api-version={API_VERSION}"))?,
         headers,
-        body: Some(json(&body)?),
+        body: Some(json(body)?),
         // Where the environment names the endpoint, no user chose it.
         guarded: !profile.is_from_environment(Key::AzureEndpoint),
         attempts: ATTEMPTS,
     })
+}
+
+/// What the original says of a missing endpoint or deployment.
+pub fn no_resources() -> Error {
+    Error::BadRequest("Azure resources not found".to_owned())
 }

@@ -150,16 +150,17 @@ impl Provider {
             tools: None,
             stream: true,
         };
-        self.post(base_url, &body, key, organization)
+        self.post(base_url, "/chat/completions", &body, key, organization)
     }
 
-    /// A request for a completion, streamed or not.
+    /// A request to one of the provider's paths.
     ///
     /// # Errors
     /// As [`Provider::call`].
     pub fn post(
         &self,
         base_url: &str,
+        path: &str,
         body: &impl Serialize,
         key: &SecretString,
         organization: Option<&SecretString>,
@@ -167,7 +168,7 @@ impl Provider {
         let mut headers = self.headers(key, organization)?;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(Call {
-            url: endpoint(base_url, "/chat/completions")?,
+            url: endpoint(base_url, path)?,
             headers,
             body: Some(json(body)?),
             guarded: false,

@@ -1,14 +1,18 @@
-//! Files in, passages out: what retrieval does without a network and without a database.
+//! Files in, passages out.
 //!
 //! A file goes through three steps, each a function that blocks its thread:
 //! [`extract::text`] takes the text out of the file's bytes, within limits of time and memory;
 //! [`split::split`] cuts the text into passages of at most 4,000 UTF-16 code units that overlap by up
 //! to 200; [`tokens::count`] says how much of an embedding model's input a passage takes.
 //! [`file_chunks`] does all three, [`chunks`] the last two, for text that comes without a file.
+//!
+//! Around them: [`storage`] has the files, [`embed`] makes vectors of passages.
 
+pub mod embed;
 pub mod extract;
 mod js;
 pub mod split;
+pub mod storage;
 pub mod tokens;
 
 use std::time::Instant;

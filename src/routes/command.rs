@@ -55,7 +55,7 @@ pub async fn reply(user: User, exchange: Exchange, body: Body) -> Result<HttpRes
     };
     exchange.note("command", MODEL);
     let base_url = &exchange.state.config.base_urls.openai;
-    let call = OPENAI.post(base_url, &request, key, profile.key(Key::OpenAiOrganization))?;
+    let call = OPENAI.post(base_url, "/chat/completions", &request, key, profile.key(Key::OpenAiOrganization))?;
     let completion: Completion =
         llm::complete(&exchange.clients, &call, &exchange.log).await.map_err(openai::plain_error)?;
     let message = completion.choices.into_iter().next().map(|choice| choice.message);

@@ -7,6 +7,7 @@ mod chat;
 mod command;
 mod health;
 mod keys;
+mod retrieval;
 mod tools;
 mod username;
 
@@ -33,6 +34,9 @@ pub fn configure(routes: &mut ServiceConfig) {
         .service(post("/api/chat/anthropic", chat::reply_anthropic))
         .service(post("/api/chat/google", chat::reply_google))
         .service(post("/api/chat/tools", tools::reply))
+        .service(post("/api/retrieval/process", retrieval::process))
+        .service(post("/api/retrieval/process/docx", retrieval::process_docx))
+        .service(post("/api/retrieval/retrieve", retrieval::retrieve))
         .service(post("/api/command", command::reply))
         .service(get("/api/assistants/openai", assistants::list))
         .service(post("/api/username/available", username::available))

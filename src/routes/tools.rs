@@ -67,7 +67,7 @@ pub async fn reply(user: User, exchange: Exchange, body: Body) -> Result<HttpRes
     let base_url = &exchange.state.config.base_urls.openai;
     let ask = |messages: &[Value], tools: Option<&[Value]>, stream: bool| {
         let request = ChatRequest { model: &chat.model, messages, temperature: None, max_tokens: None, tools, stream };
-        OPENAI.post(base_url, &request, key, organization)
+        OPENAI.post(base_url, "/chat/completions", &request, key, organization)
     };
     let first = ask(&messages, Some(&tools).filter(|tools| !tools.is_empty()).map(Vec::as_slice), false)?;
     let completion: Completion =

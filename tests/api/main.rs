@@ -9,6 +9,7 @@ mod migrate;
 mod process;
 mod protocols;
 mod refresh;
+mod retrieval;
 mod sessions;
 mod support;
 mod tools;

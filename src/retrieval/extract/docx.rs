@@ -54,7 +54,7 @@ fn each_event(
     const DEPTH: usize = 1 << 12;
     let damaged = Error::Docx("its document part is damaged");
     let file = archive.by_name(part).map_err(|_| damaged.clone())?;
-    let mut reader = Reader::from_reader(BufReader::new(file.take(UNPACKED)));
+    let mut reader = Reader::from_reader(BufReader::new(Timed { unpacked: file.take(UNPACKED), budget }));
     // `<w:p/>` is a paragraph like any other.
     reader.config_mut().expand_empty_elements = true;
     let mut buffer = Vec::new();
@@ -67,15 +67,31 @@ fn each_event(
             Ok(Event::Eof) => return Ok(()),
             Ok(event) => {
                 depth += usize::from(matches!(event, Event::Start(_)));
-                depth -= usize::from(matches!(event, Event::End(_)));
+                depth = depth.saturating_sub(usize::from(matches!(event, Event::End(_))));
                 if depth > DEPTH {
                     return Err(Error::Docx("it is nested too deeply"));
                 }
                 take(event)?;
             }
             Err(_) if reader.buffer_position() >= UNPACKED => return Err(Error::TooLarge),
-            Err(_) => return Err(damaged),
+            Err(_) => {
+                budget.check()?;
+                return Err(damaged);
+            }
         }
+    }
+}
+
+/// Ends at the deadline, be it in the middle of a tag.
+struct Timed<'a, R> {
+    unpacked: R,
+    budget: &'a Budget,
+}
+
+impl<R: Read> Read for Timed<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.budget.check().map_err(std::io::Error::other)?;
+        self.unpacked.read(buffer)
     }
 }
 

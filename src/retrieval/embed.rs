@@ -1,0 +1,171 @@
+//! Texts → vectors, by OpenAI or Azure, in batches that stay within their limits.
+
+use percent_encoding::utf8_percent_encode;
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::BaseUrls,
+    db::accounts::Profile,
+    error::Error,
+    keys::Key,
+    llm::{
+        self, Call, Failure,
+        azure::{self, SEGMENT},
+        providers::OPENAI,
+    },
+    outbound::Clients,
+    telemetry::RequestLog,
+};
+
+const MODEL: &str = "text-embedding-3-small";
+/// Of a vector of [`MODEL`], and of the column it is kept in.
+const DIMENSIONS: usize = 1536;
+/// OpenAI takes 2,048 texts and 300,000 tokens a request; fewer texts keep
+/// the answer, some 20 KB a text, small.
+const MAX_TEXTS: usize = 512;
+const MAX_TOKENS: usize = 250_000;
+
+#[derive(Serialize)]
+struct Request<'a, I> {
+    model: &'static str,
+    input: &'a I,
+}
+
+#[derive(Deserialize)]
+struct Reply {
+    data: Vec<Embedding>,
+}
+
+#[derive(Deserialize)]
+struct Embedding {
+    index: usize,
+    embedding: Vec<f32>,
+}
+
+/// The name, in the sentences about its key, of the service that the profile
+/// says, if its key is missing.
+pub fn missing_key(profile: &Profile) -> Option<&'static str> {
+    let (key, name) =
+        if profile.use_azure_openai { (Key::AzureOpenAi, azure::NAME) } else { (Key::OpenAi, OPENAI.name) };
+    profile.key(key).is_none().then_some(name)
+}
+
+/// What it takes to ask for vectors.
+pub struct Embedder<'a> {
+    /// This worker's.
+    pub clients: &'a Clients,
+    /// The request's.
+    pub log: &'a RequestLog,
+    /// Whose keys, and which service.
+    pub profile: &'a Profile,
+    /// Where OpenAI is.
+    pub base_urls: &'a BaseUrls,
+}
+
+impl Embedder<'_> {
+    /// A vector for each text. Without texts nobody is asked.
+    ///
+    /// # Errors
+    /// A missing key, or the provider's failure in the route's `words`.
+    pub async fn embed(&self, texts: &[(&str, usize)], words: fn(Failure) -> Error) -> Result<Vec<Vec<f32>>, Error> {
+        let mut vectors = Vec::with_capacity(texts.len());
+        for batch in batches(texts) {
+            let input: Vec<&str> = batch.iter().map(|(text, _)| *text).collect();
+            vectors.extend(self.ask(&input, input.len(), words).await?);
+        }
+        Ok(vectors)
+    }
+
+    /// The vector of one text.
+    ///
+    /// # Errors
+    /// As [`Embedder::embed`].
+    pub async fn embed_one(&self, text: &str, words: fn(Failure) -> Error) -> Result<Vec<f32>, Error> {
+        let vectors = self.ask(&text, 1, words).await?;
+        vectors.into_iter().next().ok_or_else(|| Error::Internal("no vector".to_owned()))
+    }
+
+    async fn ask<I: Serialize>(
+        &self,
+        input: &I,
+        count: usize,
+        words: fn(Failure) -> Error,
+    ) -> Result<Vec<Vec<f32>>, Error> {
+        let call = self.call(&Request { model: MODEL, input })?;
+        let reply: Reply = llm::complete(self.clients, &call, self.log).await.map_err(words)?;
+        in_order(reply, count).ok_or_else(|| {
+            words(Failure::Stream("The provider answered with vectors that do not fit what it was asked".to_owned()))
+        })
+    }
+
+    fn call<I: Serialize>(&self, request: &Request<'_, I>) -> Result<Call, Error> {
+        let profile = self.profile;
+        if !profile.use_azure_openai {
+            let key = profile.key(Key::OpenAi).ok_or(Error::KeyNotFound(OPENAI.name))?;
+            let organization = profile.key(Key::OpenAiOrganization);
+            return OPENAI.post(&self.base_urls.openai, "/embeddings", request, key, organization);
+        }
+        let deployment = profile.key(Key::AzureEmbeddings).ok_or_else(azure::no_resources)?.expose_secret();
+        let path = format!("/openai/deployments/{}/embeddings", utf8_percent_encode(deployment, SEGMENT));
+        azure::post(profile, &path, request)
+    }
+}
+
+/// By index, as the provider says, not by place.
+fn in_order(reply: Reply, count: usize) -> Option<Vec<Vec<f32>>> {
+    let mut vectors = vec![Vec::new(); count];
+    for Embedding { index, embedding } in reply.data {
+        *vectors.get_mut(index)? = embedding;
+    }
+    vectors.iter().all(|vector| vector.len() == DIMENSIONS).then_some(vectors)
+}
+
+fn batches<'a, 'b>(texts: &'a [(&'b str, usize)]) -> Vec<&'a [(&'b str, usize)]> {
+    let mut batches = Vec::new();
+    let (mut start, mut tokens) = (0, 0);
+    for (at, (_, count)) in texts.iter().enumerate() {
+        if at > start && (at - start == MAX_TEXTS || tokens + count > MAX_TOKENS) {
+            batches.push(&texts[start..at]);
+            (start, tokens) = (at, 0);
+        }
+        tokens += count;
+    }
+    if start < texts.len() {
+        batches.push(&texts[start..]);
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_stay_within_the_limits() {
+        let sizes = |counts: &[usize]| -> Vec<usize> {
+            let texts: Vec<(&str, usize)> = counts.iter().map(|count| ("", *count)).collect();
+            batches(&texts).iter().map(|batch| batch.len()).collect()
+        };
+        assert!(sizes(&[]).is_empty());
+        assert_eq!(sizes(&[1; 512]), [512]);
+        assert_eq!(sizes(&[1; 1100]), [512, 512, 76]);
+        assert_eq!(sizes(&[100_000; 5]), [2, 2, 1]);
+        assert_eq!(sizes(&[900_000, 1, 250_000]), [1, 1, 1], "one that is too large goes alone");
+    }
+
+    #[test]
+    fn vectors_are_matched_by_index() {
+        let vector = |number: f32| vec![number; DIMENSIONS];
+        let reply = |data: &[(usize, Vec<f32>)]| Reply {
+            data: data
+                .iter()
+                .map(|(index, embedding)| Embedding { index: *index, embedding: embedding.clone() })
+                .collect(),
+        };
+        assert_eq!(in_order(reply(&[(1, vector(1.0)), (0, vector(0.0))]), 2), Some(vec![vector(0.0), vector(1.0)]));
+        assert_eq!(in_order(reply(&[(0, vector(0.0))]), 2), None);
+        assert_eq!(in_order(reply(&[(2, vector(0.0)), (0, vector(0.0))]), 2), None);
+        assert_eq!(in_order(reply(&[(0, vec![1.0])]), 1), None);
+    }
+}

@@ -1,0 +1,69 @@
+//! Supabase Storage: where uploaded files lie. Read over HTTP with the
+//! service key, so what may be read is decided before.
+
+use percent_encoding::utf8_percent_encode;
+use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+use uuid::Uuid;
+
+use crate::{
+    error::Error,
+    llm::azure::SEGMENT,
+    outbound::{self, ReadError},
+};
+
+/// The bytes of an object in the bucket `files` that is the user's.
+///
+/// The path stands in a row that its owner can write, and the service key
+/// opens everybody's folder: a folder that is named by somebody else's id is
+/// refused. (chatbot-ui's own folders are all named by their owner's.)
+///
+/// # Errors
+/// A sentence that begins with `Failed to retrieve file`; 413 for a file of
+/// more than `limit` bytes.
+pub async fn download(
+    http: &reqwest::Client,
+    supabase_url: &Url,
+    service_key: Option<&SecretString>,
+    user: Uuid,
+    path: &str,
+    limit: usize,
+) -> Result<Vec<u8>, Error> {
+    let failed = |reason: &str| Error::Provider { status: 500, message: format!("Failed to retrieve file: {reason}") };
+    let key = service_key.ok_or_else(|| failed("SUPABASE_SERVICE_ROLE_KEY is not set on the server"))?;
+    let segments: Vec<&str> = path.split('/').collect();
+    let foreign = Uuid::try_parse(segments[0]).is_ok_and(|folder| folder != user);
+    if foreign || segments.iter().any(|segment| matches!(*segment, "" | "." | "..")) {
+        return Err(failed("its path is not the user's"));
+    }
+    let path: Vec<String> = segments.iter().map(|segment| utf8_percent_encode(segment, SEGMENT).to_string()).collect();
+    let base = supabase_url.as_str().trim_end_matches('/');
+    let url = format!("{base}/storage/v1/object/files/{}", path.join("/"));
+
+    let mut apikey =
+        HeaderValue::from_str(key.expose_secret()).map_err(|_| failed("SUPABASE_SERVICE_ROLE_KEY is not a key"))?;
+    apikey.set_sensitive(true);
+    let mut request = http.get(url).header(HeaderName::from_static("apikey"), apikey);
+    // The newer secret keys are no tokens, and refused as such.
+    if !key.expose_secret().starts_with("sb_") {
+        request = request.header(AUTHORIZATION, format!("Bearer {}", key.expose_secret()));
+    }
+    let response = request.send().await.map_err(|_| failed("the storage server cannot be reached"))?;
+    if !response.status().is_success() {
+        // Storage says 400 for an object that is not there.
+        let reason = if matches!(response.status().as_u16(), 400 | 404) {
+            "Object not found".to_owned()
+        } else {
+            format!("the storage server answered with status {}", response.status().as_u16())
+        };
+        return Err(failed(&reason));
+    }
+    outbound::read(response, limit).await.map_err(|error| match error {
+        ReadError::TooLarge(_) => Error::Provider {
+            status: 413,
+            message: format!("The file is larger than {limit} bytes, the most that this server takes"),
+        },
+        ReadError::Broken(..) => failed("the storage server broke off"),
+    })
+}
