@@ -36,7 +36,7 @@ begin
   if to_regclass('public.file_items') is not null then
     grant select (id, user_id, name, file_path, sharing, tokens), update (tokens) on public.files to chatbot_ui_api;
     grant select (id, file_id, user_id, content, tokens, local_embedding, openai_embedding),
-        insert (file_id, user_id, content, tokens, local_embedding, openai_embedding), delete
+        insert (file_id, user_id, created_at, content, tokens, local_embedding, openai_embedding), delete
       on public.file_items to chatbot_ui_api;
     drop policy if exists "chatbot_ui_api" on public.files;
     create policy "chatbot_ui_api" on public.files to chatbot_ui_api using (true) with check (true);

@@ -126,9 +126,10 @@ pub async fn replace_items(
             .execute(&mut *connection)
             .await?;
         let sql = format!(
-            "insert into public.file_items (file_id, user_id, content, tokens, {}) \
-             select $1, $2, item.content, item.tokens, item.vector \
-             from unnest($3::text[], $4::int4[], $5) as item (content, tokens, vector)",
+            // A microsecond apart, so that a file's passages can be read in order.
+            "insert into public.file_items (file_id, user_id, created_at, content, tokens, {}) \
+             select $1, $2, now() + (item.number + $6) * interval '1 microsecond', item.content, item.tokens, item.vector \
+             from unnest($3::text[], $4::int4[], $5) with ordinality as item (content, tokens, vector, number)",
             column.name()
         );
         for (number, part) in chunks.chunks(ROWS).enumerate() {
@@ -142,6 +143,7 @@ pub async fn replace_items(
                 .bind(contents)
                 .bind(tokens)
                 .bind(Vectors(vector_type, vectors))
+                .bind(i64::try_from(number * ROWS).unwrap_or(i64::MAX))
                 .persistent(named)
                 .execute(&mut *connection)
                 .await?;

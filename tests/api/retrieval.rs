@@ -57,12 +57,13 @@ async fn item(db: &PgPool, owner: &User, file: Uuid, content: &str, tokens: i32)
 
 /// What is stored of a file: contents, tokens, and whether each has its own vector.
 async fn stored(db: &PgPool, file: Uuid) -> (Vec<(String, i32)>, i32) {
-    let items: Vec<(String, i32, Option<String>)> =
-        sqlx::query_as("select content, tokens, openai_embedding::text from public.file_items where file_id = $1 order by created_at, ctid")
-            .bind(file)
-            .fetch_all(db)
-            .await
-            .expect("items");
+    let items: Vec<(String, i32, Option<String>)> = sqlx::query_as(
+        "select content, tokens, openai_embedding::text from public.file_items where file_id = $1 order by created_at",
+    )
+    .bind(file)
+    .fetch_all(db)
+    .await
+    .expect("items");
     for (content, _, embedding) in &items {
         let embedding: Vec<f32> = serde_json::from_str(embedding.as_deref().expect("a vector")).expect("numbers");
         assert_eq!(embedding, vector(content), "each has its own vector");
