@@ -245,7 +245,11 @@ impl Search<'_> {
         } else {
             ""
         };
-        let settings = format!("select set_config('hnsw.ef_search', '200', true){iterate}");
+        // The planner does not know how dear it is to unpack a vector, and
+        // would rather compare and sort them all.
+        let settings = format!(
+            "select set_config('hnsw.ef_search', '200', true), set_config('enable_sort', 'off', true){iterate}"
+        );
         sqlx::query(AssertSqlSafe(settings)).persistent(self.named).execute(&mut *connection).await?;
         let distance = format!("{} operator({}.<=>) $1", self.column.name(), self.vector_type.schema);
         let sql = format!(

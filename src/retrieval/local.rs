@@ -1,0 +1,120 @@
+//! Texts → vectors in this process, by the model all-MiniLM-L6-v2.
+//!
+//! A text goes through three steps: [`model`] has the tokenizer cut it into tokens, [`bert`] makes a
+//! vector of each token, and the text's vector is their mean, scaled to length one. [`weights`] reads
+//! the model's numbers from their file. All of it runs on one thread of its own, behind a [`queue`].
+//!
+//! Differs: the original computes with the same model's numbers rounded to 8 bits. Its vectors point
+//! nearly where these do, so that both can stand in one database.
+
+#[cfg(feature = "local-embeddings")]
+mod bert;
+#[cfg(feature = "local-embeddings")]
+mod model;
+mod queue;
+#[cfg(feature = "local-embeddings")]
+mod weights;
+
+use std::path::PathBuf;
+
+use tokio::sync::OnceCell;
+
+use queue::Queue;
+
+/// Of a vector of all-MiniLM-L6-v2, and of the column it is kept in.
+pub const DIMENSIONS: usize = 384;
+/// How many calls may be waiting or under way before others are turned away.
+const PLACES: usize = 32;
+
+/// Why there are no vectors. The sentences are fit for the person who asked; none holds a path.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The feature `local-embeddings` is off.
+    #[error(
+        "Local embeddings are not part of this server: it was built without the feature local-embeddings. \
+         Choose OpenAI's embeddings, or build it with that feature"
+    )]
+    NotBuilt,
+    /// No folder was named.
+    #[error(
+        "Local embeddings need the model all-MiniLM-L6-v2: put its config.json, tokenizer.json and \
+         model.safetensors into a folder and set LOCAL_EMBEDDINGS_DIR to it"
+    )]
+    NoFolder,
+    /// The folder holds no model that can be used: the file and what is wrong with it.
+    #[error(
+        "The model for local embeddings cannot be loaded: {0}. LOCAL_EMBEDDINGS_DIR must be a folder with \
+         the config.json, tokenizer.json and model.safetensors of all-MiniLM-L6-v2"
+    )]
+    Model(String),
+    /// As many calls as there may be are waiting or under way.
+    #[error("Too many texts are waiting for their embeddings. Please try again in a moment.")]
+    Busy,
+    /// A bug, or a model whose numbers lead nowhere; the detail is for the log.
+    #[error("The text could not be embedded")]
+    Failed(String),
+}
+
+/// The model of one folder, shared by all workers. It is loaded when it is needed first, once however
+/// many ask; if that fails, the next call tries again.
+#[derive(Debug)]
+pub struct LocalEmbeddings {
+    folder: Option<PathBuf>,
+    queue: OnceCell<Queue>,
+}
+
+impl LocalEmbeddings {
+    /// The model in `folder`, which is not looked at yet.
+    pub fn new(folder: Option<PathBuf>) -> Self {
+        Self { folder, queue: OnceCell::new() }
+    }
+
+    /// A vector of length one for each text, of [`DIMENSIONS`] numbers. Without texts nothing is loaded.
+    ///
+    /// Of a text longer than 512 tokens the beginning counts. Calls that run at the same time take
+    /// turns a text at a time, so that a question need not wait for a whole file; a call that is
+    /// dropped ends with the text that is under way. A text of 256 tokens takes about a tenth of a second.
+    ///
+    /// # Errors
+    /// All of [`Error`]. Does not panic.
+    pub async fn embed(&self, texts: Vec<String>) -> Result<Vec<Vec<f32>>, Error> {
+        if cfg!(not(feature = "local-embeddings")) {
+            return Err(Error::NotBuilt);
+        }
+        let folder = self.folder.as_ref().ok_or(Error::NoFolder)?;
+        if texts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let start = async || {
+            let folder = folder.clone();
+            Queue::start(PLACES, move || load(&folder))
+        };
+        self.queue.get_or_try_init(start).await?.embed(texts).await
+    }
+}
+
+#[cfg(feature = "local-embeddings")]
+fn load(folder: &std::path::Path) -> Result<impl Fn(&str) -> Result<Vec<f32>, Error> + use<>, Error> {
+    let start = std::time::Instant::now();
+    let model = model::Model::load(folder).and_then(|model| match model.dimensions() {
+        DIMENSIONS => Ok(model),
+        other => Err(Error::Model(format!("config.json: its vectors have {other} numbers, not {DIMENSIONS}"))),
+    });
+    let model = model.inspect_err(|error| {
+        tracing::warn!(folder = %folder.display(), %error, "the model for local embeddings cannot be loaded");
+    })?;
+    tracing::info!(folder = %folder.display(), ms = start.elapsed().as_millis(), "loaded the model for local embeddings");
+    Ok(move |text: &str| model.embed(text))
+}
+
+#[cfg(not(feature = "local-embeddings"))]
+fn load(_: &std::path::Path) -> Result<impl Fn(&str) -> Result<Vec<f32>, Error> + use<>, Error> {
+    Err::<fn(&str) -> _, _>(Error::NotBuilt)
+}
+
+#[cfg(test)]
+#[cfg(feature = "local-embeddings")]
+mod tests;
+#[cfg(test)]
+#[cfg(feature = "local-embeddings")]
+mod tiny;
