@@ -24,6 +24,7 @@ pub mod cli;
 pub mod config;
 pub mod db;
 pub mod error;
+pub mod js;
 pub mod keys;
 pub mod llm;
 pub mod outbound;

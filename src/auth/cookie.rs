@@ -6,8 +6,10 @@
 use std::borrow::Cow;
 
 use base64::{Engine, engine::GeneralPurpose, engine::general_purpose};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{percent_decode_str, utf8_percent_encode};
 use serde_json::Value;
+
+use crate::js::COMPONENT;
 
 /// What a session's cookie holds, and the form in which it came.
 #[derive(Clone, PartialEq, Eq)]
@@ -179,21 +181,10 @@ fn pieces(value: &str) -> Vec<&str> {
     pieces
 }
 
-/// What `encodeURIComponent` leaves as it is.
-const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'!')
-    .remove(b'~')
-    .remove(b'*')
-    .remove(b'\'')
-    .remove(b'(')
-    .remove(b')');
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use percent_encoding::NON_ALPHANUMERIC;
     use proptest::prelude::*;
 
     const NAME: &str = "sb-127-auth-token";

@@ -11,7 +11,7 @@ use serde::{
 use serde_json::{Value, value::RawValue};
 
 use super::{Failure, Output, sse::Event};
-use crate::error::Error;
+use crate::{error::Error, js};
 
 /// The body of a request for a chat, its members in the original's order.
 #[derive(Debug, Serialize)]
@@ -32,6 +32,31 @@ pub struct ChatRequest<'a, M = &'a RawValue> {
     /// Whether the answer comes as events.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub stream: bool,
+}
+
+/// An answer in one piece.
+#[derive(Debug, Deserialize)]
+pub struct Completion {
+    choices: Vec<Message>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Message {
+    message: Value,
+}
+
+impl Completion {
+    /// What the model says, or calls.
+    ///
+    /// # Errors
+    /// 502 where there is none.
+    pub fn message(self) -> Result<Value, Error> {
+        let message = self.choices.into_iter().next().map(|choice| choice.message).filter(Value::is_object);
+        message.ok_or_else(|| Error::Provider {
+            status: 502,
+            message: "The provider answered with something that is not understood".to_owned(),
+        })
+    }
 }
 
 /// Reads the events of one answer. Of several choices the first counts, as in
@@ -131,7 +156,7 @@ impl Reader {
             return Ok(());
         };
         let text = text(content)?;
-        let text = if self.speaking { &text } else { text.trim_start_matches(is_js_space) };
+        let text = if self.speaking { &text } else { text.trim_start_matches(js::is_space) };
         if !text.is_empty() {
             self.speaking = true;
             out.text.push_str(text);
@@ -249,11 +274,6 @@ pub(super) fn json_string(raw: &str) -> Option<Cow<'_, str>> {
         }
     }
     serde_json::Deserializer::from_str(raw).deserialize_bytes(Bytes).ok().map(Cow::Owned)
-}
-
-/// White space as JavaScript's `trimStart` sees it.
-pub fn is_js_space(character: char) -> bool {
-    character == '\u{feff}' || (character.is_whitespace() && character != '\u{85}')
 }
 
 fn not_understood() -> Failure {

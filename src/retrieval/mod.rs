@@ -10,7 +10,6 @@
 
 pub mod embed;
 pub mod extract;
-mod js;
 pub mod split;
 pub mod storage;
 pub mod tokens;

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use memchr::memmem;
 
-use super::js;
+use crate::js;
 
 /// Where to cut, and how long a passage may get. Lengths are UTF-16 code units.
 #[derive(Debug, Clone, Copy)]

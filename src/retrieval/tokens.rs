@@ -6,7 +6,7 @@ use std::sync::{LazyLock, OnceLock};
 use regex::Regex;
 use tiktoken::CoreBpe;
 
-use super::js;
+use crate::js;
 
 /// How many bytes are counted at one go. Passages are far shorter; only a csv row that cannot be
 /// split can be longer, and the encoder needs some thirty times the memory of an unbroken run of

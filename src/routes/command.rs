@@ -9,7 +9,11 @@ use crate::{
     auth::User,
     error::Error,
     keys::Key,
-    llm::{self, openai, providers::OPENAI},
+    llm::{
+        self,
+        openai::{self, Completion},
+        providers::OPENAI,
+    },
 };
 
 const MODEL: &str = "gpt-4-1106-preview";
@@ -26,16 +30,6 @@ struct Request<'a> {
     messages: [Value; 2],
     temperature: u8,
     max_tokens: u32,
-}
-
-#[derive(Deserialize)]
-struct Completion {
-    choices: Vec<Choice>,
-}
-
-#[derive(Deserialize)]
-struct Choice {
-    message: Value,
 }
 
 /// Answers `{"content"}`.
@@ -58,10 +52,6 @@ pub async fn reply(user: User, exchange: Exchange, body: Body) -> Result<HttpRes
     let call = OPENAI.post(base_url, "/chat/completions", &request, key, profile.key(Key::OpenAiOrganization))?;
     let completion: Completion =
         llm::complete(&exchange.clients, &call, &exchange.log).await.map_err(openai::plain_error)?;
-    let message = completion.choices.into_iter().next().map(|choice| choice.message);
-    let message = message.ok_or_else(|| Error::Provider {
-        status: 502,
-        message: "The provider answered without a message".to_owned(),
-    })?;
+    let message = completion.message()?;
     Ok(HttpResponse::Ok().json(json!({ "content": message["content"] })))
 }

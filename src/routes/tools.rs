@@ -14,7 +14,7 @@ use crate::{
     keys::Key,
     llm::{
         self, Reader,
-        openai::{self, ChatRequest},
+        openai::{self, ChatRequest, Completion},
         providers::OPENAI,
     },
     tools::{
@@ -27,16 +27,6 @@ use crate::{
 struct Function {
     operation: Operation,
     headers: HeaderMap,
-}
-
-#[derive(Deserialize)]
-struct Completion {
-    choices: Vec<Choice>,
-}
-
-#[derive(Deserialize)]
-struct Choice {
-    message: Value,
 }
 
 #[derive(Deserialize)]
@@ -72,15 +62,12 @@ pub async fn reply(user: User, exchange: Exchange, body: Body) -> Result<HttpRes
     let first = ask(&messages, Some(&tools).filter(|tools| !tools.is_empty()).map(Vec::as_slice), false)?;
     let completion: Completion =
         llm::complete(&exchange.clients, &first, &exchange.log).await.map_err(openai::plain_error)?;
-    let message = completion.choices.into_iter().next().map(|choice| choice.message).unwrap_or_default();
+    let message = completion.message()?;
     let calls = match &message["tool_calls"] {
         Value::Array(calls) if !calls.is_empty() => {
             serde_json::from_value::<Vec<ToolCall>>(Value::Array(calls.clone())).map_err(|_| unexpected())?
         }
-        _ if message.is_object() => {
-            return Ok(exchange.text(message["content"].as_str().unwrap_or_default().to_owned()));
-        }
-        _ => return Err(unexpected()),
+        _ => return Ok(exchange.text(message["content"].as_str().unwrap_or_default().to_owned())),
     };
 
     messages.push(message);

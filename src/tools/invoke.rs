@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use reqwest::{
     Method,
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
@@ -14,6 +14,7 @@ use url::Url;
 use super::openapi::Operation;
 use crate::{
     error::Error,
+    js::COMPONENT,
     outbound::{self, Clients, ReadError},
 };
 
@@ -21,18 +22,6 @@ use crate::{
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// What a model can be told of at most, in bytes.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
-
-/// What `encodeURIComponent` leaves as it is.
-const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'!')
-    .remove(b'~')
-    .remove(b'*')
-    .remove(b'\'')
-    .remove(b'(')
-    .remove(b')');
 
 /// Calls an operation with the model's arguments. An answer that is no
 /// success is an answer too: `{"error": "<reason>"}`.

@@ -6,8 +6,8 @@
 
 use std::borrow::Cow;
 
-use super::super::js;
 use super::{Budget, Error};
+use crate::js;
 
 /// The most columns that a table with rows may have.
 const COLUMNS: usize = 1 << 20;

@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 
-use super::super::js;
 use super::{Budget, Error};
+use crate::js;
 
 /// How deep arrays and objects may nest. Differs: the original overflows its stack at some 1,300
 /// objects or 2,600 arrays and answers 500 `Maximum call stack size exceeded`.

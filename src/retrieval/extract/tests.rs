@@ -220,7 +220,7 @@ proptest! {
     #[test]
     fn damaged_json_is_refused_as_by_serde(value in documents(), seed in any::<u64>()) {
         let json = String::from_utf8_lossy(&mutated(value.to_string().as_bytes(), seed)).into_owned();
-        let wanted: Result<Value, _> = serde_json::from_str(super::super::js::trim(&json));
+        let wanted: Result<Value, _> = serde_json::from_str(crate::js::trim(&json));
         // serde_json alone refuses half surrogate pairs and numbers beyond a double's range.
         let lenient = wanted.as_ref().is_err_and(|error| {
             ["surrogate", "out of range"].iter().any(|word| error.to_string().contains(word))

@@ -177,7 +177,8 @@ fn erf(x: f32) -> f32 {
     (1.0 - sum * exp(-x * x)).copysign(x)
 }
 
-/// e to the power of `x`, which is at most 88, to 2e-7 of itself; for what is less than -87, as of that.
+/// e to the power of `x`, which is at most 88, to 2e-7 of itself; for what is less than -64, as of that:
+/// nobody misses the difference, and processors are slow with what comes below the smallest floats.
 ///
 /// The standard library's takes one number at a time.
 fn exp(x: f32) -> f32 {
@@ -186,7 +187,7 @@ fn exp(x: f32) -> f32 {
     /// The natural logarithm of 2 in two parts, of which the first has few enough bits that its
     /// product with a whole number is exact.
     const LN_2: (f32, f32) = (355.0 / 512.0, (std::f64::consts::LN_2 - 355.0 / 512.0) as f32);
-    let x = x.max(-87.0);
+    let x = x.max(-64.0);
     let rounded = x * std::f32::consts::LOG2_E + ROUND;
     let whole = rounded - ROUND;
     let rest = x - whole * LN_2.0 - whole * LN_2.1;
@@ -205,12 +206,12 @@ mod tests {
 
     #[test]
     fn exp_and_erf_are_exact_enough() {
-        for step in -8700..=8800 {
+        for step in -6400..=8800 {
             let x = step as f32 / 100.0;
             let exact = f64::from(x).exp();
             assert!((f64::from(exp(x)) / exact - 1.0).abs() < 2e-7, "exp({x}) is not {}", exp(x));
         }
-        assert!(exp(-1e9) < 2e-38 && exp(f32::NEG_INFINITY) < 2e-38);
+        assert!(exp(-1e9) < 2e-28 && exp(f32::NEG_INFINITY) < 2e-28);
         // From a table.
         for (x, exact) in [(0.0, 0.0), (0.1, 0.112_462_92), (0.5, 0.520_499_9), (1.0, 0.842_700_8), (2.0, 0.995_322_3)]
         {

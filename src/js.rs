@@ -1,5 +1,19 @@
-//! The two habits of JavaScript that decide what the original stored: what counts as white space,
-//! and in which order the members of an object come.
+//! The habits of JavaScript that the original's answers and its stored text show: what counts as
+//! white space, in which order the members of an object come, what stands in a URL as it is.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
+
+/// What `encodeURIComponent` encodes: everything but letters, digits and `-_.!~*'()`.
+pub const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'!')
+    .remove(b'~')
+    .remove(b'*')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')');
 
 /// Whether JavaScript's `trim` and `\s` take `c` for white space. Unlike Rust's `White_Space`, the
 /// byte order mark is white space there and U+0085 is not.
