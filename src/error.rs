@@ -49,9 +49,14 @@ pub enum Error {
         /// What the client is told.
         message: String,
     },
-    /// 500: no answer came from the provider. The detail says why.
-    #[error("Connection error.")]
-    Connection(String),
+    /// 500: no answer came from the provider, or it broke off.
+    #[error("{message}")]
+    Connection {
+        /// What the client is told.
+        message: String,
+        /// What happened.
+        detail: String,
+    },
     /// 503: Postgres is away, or all its connections are busy.
     #[error("The database is not available. Please try again in a moment.")]
     DatabaseUnavailable(String),
@@ -61,12 +66,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// No answer from the provider, in the words of most routes.
+    pub fn connection(detail: String) -> Self {
+        Self::Connection { message: "Connection error.".to_owned(), detail }
+    }
+
     /// What the log says: never the provider's words or the client's, which
     /// may quote a prompt or a key.
     pub fn detail(&self) -> Cow<'_, str> {
         match self {
             Self::UserNotFound(detail)
-            | Self::Connection(detail)
+            | Self::Connection { detail, .. }
             | Self::DatabaseUnavailable(detail)
             | Self::Internal(detail) => Cow::Borrowed(detail),
             Self::BadRequest(_) => "the request cannot be understood".into(),
@@ -93,7 +103,7 @@ impl ResponseError for Error {
             | Self::ProfileNotFound
             | Self::KeyNotFound(_)
             | Self::ModelNotFound
-            | Self::Connection(_)
+            | Self::Connection { .. }
             | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -126,7 +136,7 @@ impl ResponseError for Error {
             | Self::BodyTooLarge(_)
             | Self::RouteNotFound
             | Self::Provider { .. }
-            | Self::Connection(_)
+            | Self::Connection { .. }
             | Self::Internal(_) => {}
         }
         response.json(Body { message: &self.to_string() })

@@ -2,6 +2,7 @@
 //! white space, in which order the members of an object come, what stands in a URL as it is.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
+use serde_json::Value;
 
 /// What `encodeURIComponent` encodes: everything but letters, digits and `-_.!~*'()`.
 pub const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
@@ -54,9 +55,59 @@ fn array_index(key: &str) -> Option<u64> {
     (index < u32::MAX).then_some(index.into())
 }
 
+/// `JSON.stringify`: as serde writes it, but for the order of members and for
+/// numbers, which are all doubles.
+pub fn stringify(value: &Value) -> String {
+    let mut text = String::new();
+    write(value, &mut text);
+    text
+}
+
+fn write(value: &Value, text: &mut String) {
+    match value {
+        Value::Number(number) => match number.as_f64() {
+            Some(number) if number.is_finite() => text.push_str(ryu_js::Buffer::new().format(number)),
+            _ => text.push_str("null"),
+        },
+        Value::Array(items) => {
+            text.push('[');
+            for (at, item) in items.iter().enumerate() {
+                text.push_str(if at > 0 { "," } else { "" });
+                write(item, text);
+            }
+            text.push(']');
+        }
+        Value::Object(members) => {
+            let names: Vec<&str> = members.keys().map(String::as_str).collect();
+            text.push('{');
+            for (number, at) in own_keys(&names).enumerate() {
+                text.push_str(if number > 0 { "," } else { "" });
+                text.push_str(&Value::from(names[at]).to_string());
+                text.push(':');
+                write(&members[names[at]], text);
+            }
+            text.push('}');
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) => text.push_str(&value.to_string()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_is_written_as_javascript_writes_it() {
+        for (json, written) in [
+            (
+                r#"{"a":1.0,"c":1e3,"d":12345678901234567890,"e":-0,"f":1e21,"g":0.1e-6}"#,
+                r#"{"a":1,"c":1000,"d":12345678901234567000,"e":0,"f":1e+21,"g":1e-7}"#,
+            ),
+            (r#"{"b":[1.50,"é\u0041/\n",null,true],"2":{},"1":[]}"#, r#"{"1":[],"2":{},"b":[1.5,"éA/\n",null,true]}"#),
+        ] {
+            assert_eq!(stringify(&serde_json::from_str(json).expect("JSON")), written);
+        }
+    }
 
     #[test]
     fn white_space_is_javascripts() {

@@ -45,7 +45,10 @@ pub fn call(chat: &Chat<'_>, base_url: &str, key: &SecretString) -> Result<Call,
     let system = messages.remove(0).remove("content");
     // Differs: on regeneration the front end sends the answer that is to be
     // replaced, emptied. Anthropic refuses empty text.
-    if messages.last().is_some_and(|last| last["role"] == "assistant" && is_empty(last.get("content"))) {
+    if messages
+        .last()
+        .is_some_and(|last| last.get("role").is_some_and(|role| role == "assistant") && is_empty(last.get("content")))
+    {
         messages.pop();
     }
     let messages = messages.into_iter().map(message).collect::<Result<_, _>>()?;
@@ -113,7 +116,13 @@ pub fn error(failure: Failure) -> Error {
         Failure::Status { status, body } => (status, format!("{status} {}", error_message(&body))),
         Failure::Stream(words) => (502, words),
         Failure::Blocked(words) => (400, words),
-        Failure::Connection(detail) => return Error::Connection(detail),
+        Failure::Unusable(words) => (500, words),
+        // The provider said nothing that could be passed on.
+        Failure::Connection(detail) => {
+            let message = "An error occurred while calling the Anthropic API".to_owned();
+            return Error::Connection { message, detail };
+        }
+        Failure::Broken(detail) => return Error::connection(detail),
         Failure::Refused(refusal) => return Error::BadRequest(refusal.to_string()),
     };
     if message.to_lowercase().contains("api key not found") {
@@ -239,9 +248,13 @@ mod tests {
 
     #[test]
     fn messages_that_are_none() {
-        for messages in
-            [json!([]), json!([{ "content": "" }, { "role": "user", "content": null }]), json!([{}, 7]), json!([null])]
-        {
+        for messages in [
+            json!([]),
+            json!([{ "content": "" }, { "role": "user", "content": null }]),
+            json!([{}, 7]),
+            json!([null]),
+            json!([{}, {}]),
+        ] {
             assert!(matches!(request(messages.clone(), "m"), Err(Error::BadRequest(_))), "{messages}");
         }
     }

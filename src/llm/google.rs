@@ -78,7 +78,10 @@ fn contents(mut messages: Vec<Map<String, Value>>) -> Result<Vec<Value>, Error> 
     let refused = |sentence: &str| Error::Provider { status: 500, message: format!("{PREFIX} {sentence}") };
     // Differs: on regeneration the front end sends the answer that is to be
     // replaced, emptied; the original would send it as the user's.
-    if messages.len() > 1 && messages.last().is_some_and(|last| last["role"] == "model" && is_empty(last.get("parts")))
+    if messages.len() > 1
+        && messages
+            .last()
+            .is_some_and(|last| last.get("role").is_some_and(|role| role == "model") && is_empty(last.get("parts")))
     {
         messages.pop();
     }
@@ -162,7 +165,12 @@ pub fn error(url: &str, failure: Failure) -> Error {
         }
         Failure::Stream(words) => (502, words),
         Failure::Blocked(words) => (400, words),
-        Failure::Connection(detail) => return Error::Connection(detail),
+        Failure::Unusable(words) => (500, words),
+        Failure::Connection(detail) => {
+            let message = format!("{PREFIX} Error fetching from {url}: fetch failed");
+            return Error::Connection { message, detail };
+        }
+        Failure::Broken(detail) => return Error::connection(detail),
         Failure::Refused(refusal) => return Error::BadRequest(refusal.to_string()),
     };
     let lower = message.to_lowercase();
@@ -325,6 +333,7 @@ mod tests {
     #[test]
     fn what_googles_library_refuses() {
         let last = text("user", "z");
+        assert!(request(json!([{}, {}]), "m").is_err());
         for (messages, words) in [
             (json!([text("model", "a"), last]), "First content should be with role 'user', got model"),
             (json!([text("user", "a"), text("assistant", "b"), last]), "Got assistant but valid roles are"),

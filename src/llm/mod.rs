@@ -147,9 +147,15 @@ pub enum Failure {
     /// the user.
     #[error("{0}")]
     Blocked(String),
-    /// Nothing came, or no more. For the operator.
+    /// An answer in one piece is not what was asked for. In words for the user.
+    #[error("{0}")]
+    Unusable(String),
+    /// No answer came. For the operator.
     #[error("{0}")]
     Connection(String),
+    /// An answer began, and broke off. For the operator.
+    #[error("{0}")]
+    Broken(String),
     /// The guard does not let the URL through.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -163,7 +169,8 @@ impl Failure {
             Self::Status { status, .. } => format!("the provider answered with status {status}"),
             Self::Stream(_) => "the provider sent an error, or no event stream".to_owned(),
             Self::Blocked(_) => "the provider blocked the answer".to_owned(),
-            Self::Connection(detail) => detail.clone(),
+            Self::Unusable(_) => "the provider's answer is not what was asked for".to_owned(),
+            Self::Connection(detail) | Self::Broken(detail) => detail.clone(),
             Self::Refused(_) => "the guard refused the URL".to_owned(),
         }
     }
@@ -176,7 +183,7 @@ impl From<sse::EventTooLarge> for Failure {
 }
 
 /// How much of an error's body is read, in bytes.
-pub const MAX_ERROR_BYTES: usize = 16 * 1024;
+pub const MAX_ERROR_BYTES: usize = 256 * 1024;
 
 /// How much of an answer is read that comes in one piece, in bytes.
 const MAX_REPLY_BYTES: usize = 16 * 1024 * 1024;
@@ -221,7 +228,7 @@ pub async fn send(clients: &Clients, call: &Call, log: &RequestLog) -> Result<Re
                 // the user would wait for three times that.
                 let gone = error.is_timeout() && !error.is_connect();
                 if attempt == call.attempts || gone || error.is_builder() {
-                    return Err(connection(&error));
+                    return Err(Failure::Connection(causes(&error)));
                 }
                 backoff(attempt, None)
             }
@@ -233,7 +240,7 @@ pub async fn send(clients: &Clients, call: &Call, log: &RequestLog) -> Result<Re
 
 /// What went wrong with a connection, without the URL, which may hold more
 /// than it should.
-fn connection(error: &reqwest::Error) -> Failure {
+fn causes(error: &reqwest::Error) -> String {
     let mut words = String::new();
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = source {
@@ -247,7 +254,7 @@ fn connection(error: &reqwest::Error) -> Failure {
             words.push_str(": ");
         }
     }
-    Failure::Connection(words)
+    words
 }
 
 fn should_retry(status: StatusCode, headers: &HeaderMap) -> bool {
@@ -296,11 +303,21 @@ async fn beginning(response: Response) -> String {
 pub async fn complete<T: DeserializeOwned>(clients: &Clients, call: &Call, log: &RequestLog) -> Result<T, Failure> {
     let response = send(clients, call, log).await?;
     let body = outbound::read(response, MAX_REPLY_BYTES).await.map_err(|error| match error {
-        outbound::ReadError::Broken(_, error) => connection(&error),
-        outbound::ReadError::TooLarge(_) => Failure::Stream("The provider's answer is too large".to_owned()),
+        outbound::ReadError::Broken(_, error) => Failure::Broken(causes(&error)),
+        outbound::ReadError::TooLarge(_) => Failure::Unusable("The provider's answer is too large".to_owned()),
     })?;
-    serde_json::from_slice(&body)
-        .map_err(|_| Failure::Stream("The provider answered with something that is not understood".to_owned()))
+    serde_json::from_slice(&body).map_err(|_| unusable(&String::from_utf8_lossy(&body)))
+}
+
+/// An answer that is not what was asked for: its words, where it is an error
+/// that somebody sent with the wrong status.
+pub fn unusable(body: &str) -> Failure {
+    let json: Value = serde_json::from_str(body).unwrap_or_default();
+    Failure::Unusable(if json["error"].is_null() {
+        "The provider answered with something that is not understood".to_owned()
+    } else {
+        openai::error_message(body)
+    })
 }
 
 #[cfg(test)]

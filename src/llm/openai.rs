@@ -10,7 +10,7 @@ use serde::{
 };
 use serde_json::{Value, value::RawValue};
 
-use super::{Failure, Output, sse::Event};
+use super::{Failure, Output, sse::Event, unusable};
 use crate::{error::Error, js};
 
 /// The body of a request for a chat, its members in the original's order.
@@ -34,28 +34,14 @@ pub struct ChatRequest<'a, M = &'a RawValue> {
     pub stream: bool,
 }
 
-/// An answer in one piece.
-#[derive(Debug, Deserialize)]
-pub struct Completion {
-    choices: Vec<Message>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Message {
-    message: Value,
-}
-
-impl Completion {
-    /// What the model says, or calls.
-    ///
-    /// # Errors
-    /// 502 where there is none.
-    pub fn message(self) -> Result<Value, Error> {
-        let message = self.choices.into_iter().next().map(|choice| choice.message).filter(Value::is_object);
-        message.ok_or_else(|| Error::Provider {
-            status: 502,
-            message: "The provider answered with something that is not understood".to_owned(),
-        })
+/// What the model says, or calls, in an answer in one piece.
+///
+/// # Errors
+/// [`Failure::Unusable`] where there is none.
+pub fn message(mut completion: Value) -> Result<Value, Failure> {
+    match completion.pointer_mut("/choices/0/message").map(Value::take) {
+        Some(message @ Value::Object(_)) => Ok(message),
+        _ => Err(unusable(&completion.to_string())),
     }
 }
 
@@ -123,6 +109,10 @@ impl Reader {
         let data = String::from_utf8_lossy(data);
         if event.name == b"error" {
             return Err(Failure::Stream(error_message(&data)));
+        }
+        // Servers that end events with a single line end put several into one.
+        if data.contains('\n') && serde_json::from_str::<IgnoredAny>(&data).is_err() {
+            return data.lines().try_for_each(|line| self.read(Event { name: b"", data: line.as_bytes() }, out));
         }
         match data.as_bytes()[0] {
             b'{' => {}
@@ -298,11 +288,11 @@ pub fn error_message(body: &str) -> String {
     let words = if truthy(&error["message"]) {
         &error["message"]
     } else if truthy(error) {
-        return error.to_string();
+        return js::stringify(error);
     } else {
         [&json["message"], &json["detail"]].into_iter().find(|words| truthy(words)).unwrap_or(&json)
     };
-    words.as_str().map_or_else(|| words.to_string(), str::to_owned)
+    words.as_str().map_or_else(|| js::stringify(words), str::to_owned)
 }
 
 /// A failure in the words of the routes that show the provider's alone,
@@ -321,8 +311,9 @@ pub fn plain_error(failure: Failure) -> Error {
             Error::Provider { status, message }
         }
         Failure::Stream(message) => Error::Provider { status: 502, message },
+        Failure::Unusable(message) => Error::Provider { status: 500, message },
         Failure::Blocked(message) => Error::Provider { status: 400, message },
-        Failure::Connection(detail) => Error::Connection(detail),
+        Failure::Connection(detail) | Failure::Broken(detail) => Error::connection(detail),
         Failure::Refused(refusal) => Error::BadRequest(refusal.to_string()),
     }
 }
@@ -456,6 +447,14 @@ mod tests {
         {
             assert!(read(&[data]).is_err(), "{data}");
         }
+    }
+
+    #[test]
+    fn several_events_without_blank_lines() {
+        let delta = |text: &str| format!(r#"{{"choices":[{{"delta":{{"content":"{text}"}}}}]}}"#);
+        assert_eq!(read(&[&format!("{}\n{}\n[DONE]", delta("a"), delta("b"))]).expect("text"), "ab");
+        assert_eq!(read(&["{\"choices\":\n[{\"delta\":{\"content\":\"a\"}}]}"]).expect("text"), "a");
+        assert!(read(&[&format!("{}\n{{oops", delta("a"))]).is_err());
     }
 
     #[test]

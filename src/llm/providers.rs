@@ -196,8 +196,9 @@ impl Provider {
         let (status, message) = match failure {
             Failure::Status { status, body } => (status, format!("{status} {}", openai::error_message(&body))),
             Failure::Stream(words) => (502, words),
+            Failure::Unusable(words) => (500, words),
             Failure::Blocked(words) => (400, words),
-            Failure::Connection(detail) => return Error::Connection(detail),
+            Failure::Connection(detail) | Failure::Broken(detail) => return Error::connection(detail),
             Failure::Refused(refusal) => return Error::BadRequest(refusal.to_string()),
         };
         let lower = message.to_lowercase();
@@ -230,8 +231,9 @@ pub fn endpoint(base_url: &str, path: &str) -> Result<Url, Error> {
 /// A key as a header's value. Keys are pasted with what stood around them, so
 /// white space at the ends goes; within, a key is wrong.
 pub(super) fn secret_header(provider: &str, scheme: &str, secret: &SecretString) -> Result<HeaderValue, Error> {
-    let mut value = HeaderValue::from_str(&format!("{scheme}{}", secret.expose_secret().trim()))
-        .map_err(|_| Error::Provider { status: 401, message: key_is_incorrect(provider) })?;
+    let secret = secret.expose_secret().trim();
+    let value = HeaderValue::from_str(&format!("{scheme}{secret}")).ok().filter(|_| secret.is_ascii());
+    let mut value = value.ok_or_else(|| Error::Provider { status: 401, message: key_is_incorrect(provider) })?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -279,7 +281,7 @@ mod tests {
         let pasted = call(openai, "http://h", " sk-1\n").expect("trimmed");
         assert_eq!(pasted.headers[AUTHORIZATION], "Bearer sk-1");
         assert!(!format!("{pasted:?}").contains("sk-1"));
-        for broken in ["sk-\n1", "sk-1\r\nx: y", "sk-\u{0}1"] {
+        for broken in ["sk-\n1", "sk-1\r\nx: y", "sk-\u{0}1", "sk-é"] {
             let error = call(openai, "http://h", broken).expect_err("refused").to_string();
             assert_eq!(error, "OpenAI API Key is incorrect. Please fix it in your profile settings.");
         }

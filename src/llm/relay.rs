@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 
-use super::{Failure, MAX_ERROR_BYTES, Output, Reader, connection, openai, sse};
+use super::{Failure, MAX_ERROR_BYTES, Output, Reader, causes, openai, sse};
 use crate::telemetry::RequestLog;
 
 type Upstream = Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>>>>;
@@ -78,7 +78,7 @@ impl Relay {
             };
             let read = match ready!(upstream.poll_next_unpin(cx)) {
                 Some(Ok(bytes)) => self.take(&bytes),
-                Some(Err(error)) => Err(connection(&error)),
+                Some(Err(error)) => Err(Failure::Broken(causes(&error))),
                 None => self.end(),
             };
             if let Err(failure) = read {

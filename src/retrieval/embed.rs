@@ -95,7 +95,7 @@ impl Embedder<'_> {
         let call = self.call(&Request { model: MODEL, input })?;
         let reply: Reply = llm::complete(self.clients, &call, self.log).await.map_err(words)?;
         in_order(reply, count).ok_or_else(|| {
-            words(Failure::Stream("The provider answered with vectors that do not fit what it was asked".to_owned()))
+            words(Failure::Unusable("The provider answered with vectors that do not fit what it was asked".to_owned()))
         })
     }
 

@@ -1,6 +1,6 @@
 //! `GET /api/assistants/openai`: the assistants of the user's OpenAI account.
 
-use actix_web::HttpResponse;
+use actix_web::{HttpResponse, http::header::ALLOW};
 use reqwest::header::{HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use crate::{
 #[derive(Deserialize)]
 struct Page {
     #[serde(default)]
-    data: Vec<Value>,
+    data: Option<Vec<Value>>,
 }
 
 /// Answers `{"assistants": […]}`, the first hundred as OpenAI describes them.
@@ -33,5 +33,10 @@ pub async fn list(user: User, exchange: Exchange) -> Result<HttpResponse, Error>
     let call = Call { url, headers, body: None, guarded: false, attempts: ATTEMPTS };
     exchange.note("assistants", "");
     let page: Page = llm::complete(&exchange.clients, &call, &exchange.log).await.map_err(openai::plain_error)?;
-    Ok(HttpResponse::Ok().json(json!({ "assistants": page.data })))
+    Ok(HttpResponse::Ok().json(json!({ "assistants": page.data.unwrap_or_default() })))
+}
+
+/// `OPTIONS`: answered for this route alone, as in the original.
+pub async fn options() -> HttpResponse {
+    HttpResponse::NoContent().insert_header((ALLOW, "GET, HEAD, OPTIONS")).finish()
 }

@@ -12,7 +12,7 @@ use actix_web::{
     web::{Bytes, Data},
 };
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use crate::{app::State, error::Error, llm::Chat, tools::SelectedTool};
 
@@ -84,7 +84,7 @@ impl Body {
         }
         serde_json::from_str(&self.0).map_err(|error| {
             if error.is_data() {
-                Error::BadRequest("The request body has a member that is there twice or of the wrong kind".to_owned())
+                Error::BadRequest(format!("{needed}: a member of the request body is there twice or of the wrong kind"))
             } else {
                 no_json(error)
             }
@@ -121,8 +121,10 @@ impl<'a> ChatBody<'a> {
         let tools = self
             .selected_tools
             .ok_or_else(|| Error::BadRequest("selectedTools is missing: it must be an array".to_owned()))?;
-        serde_json::from_str(tools.get())
-            .map_err(|_| Error::BadRequest("selectedTools must be an array of tools, each with a schema".to_owned()))
+        let tools: Vec<Value> = serde_json::from_str(tools.get())
+            .map_err(|_| Error::BadRequest("selectedTools must be an array of tools".to_owned()))?;
+        // One that is none does not spoil the others.
+        Ok(tools.into_iter().filter_map(|tool| serde_json::from_value(tool).ok()).collect())
     }
 
     /// The custom model's id, where it is text.

@@ -36,9 +36,9 @@ pub async fn reply(
 /// Differs: the original checks no session and lets anyone use any row.
 pub async fn reply_custom(user: User, exchange: Exchange, body: Body) -> Result<HttpResponse, Error> {
     let body = body.chat()?;
+    let chat = body.chat()?;
     let id = body.custom_model_id().and_then(|id| Uuid::try_parse(&id).ok()).ok_or(Error::ModelNotFound)?;
     let model = models::find(&exchange.state.db, user.id, id).await?.ok_or(Error::ModelNotFound)?;
-    let chat = body.chat()?;
     let base_url = match model.base_url.trim() {
         "" => (CUSTOM.base_url)(&exchange.state.config.base_urls),
         base_url => base_url,

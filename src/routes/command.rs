@@ -9,11 +9,7 @@ use crate::{
     auth::User,
     error::Error,
     keys::Key,
-    llm::{
-        self,
-        openai::{self, Completion},
-        providers::OPENAI,
-    },
+    llm::{self, openai, providers::OPENAI},
 };
 
 const MODEL: &str = "gpt-4-1106-preview";
@@ -30,6 +26,13 @@ struct Request<'a> {
     messages: [Value; 2],
     temperature: u8,
     max_tokens: u32,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    /// Text or `null`, as the model says; absent where it says neither.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<Value>,
 }
 
 /// Answers `{"content"}`.
@@ -50,8 +53,8 @@ pub async fn reply(user: User, exchange: Exchange, body: Body) -> Result<HttpRes
     exchange.note("command", MODEL);
     let base_url = &exchange.state.config.base_urls.openai;
     let call = OPENAI.post(base_url, "/chat/completions", &request, key, profile.key(Key::OpenAiOrganization))?;
-    let completion: Completion =
-        llm::complete(&exchange.clients, &call, &exchange.log).await.map_err(openai::plain_error)?;
-    let message = completion.message()?;
-    Ok(HttpResponse::Ok().json(json!({ "content": message["content"] })))
+    let completion = llm::complete(&exchange.clients, &call, &exchange.log).await;
+    let mut message = completion.and_then(openai::message).map_err(openai::plain_error)?;
+    let content = message.as_object_mut().and_then(|message| message.remove("content"));
+    Ok(HttpResponse::Ok().json(Answer { content }))
 }

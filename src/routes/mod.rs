@@ -12,7 +12,8 @@ mod tools;
 mod username;
 
 use actix_web::{
-    FromRequest, Handler, Resource, Responder, Route,
+    FromRequest, Handler, HttpRequest, HttpResponse, Resource, Responder, Route,
+    http::{Method, header::LOCATION},
     web::{self, ServiceConfig},
 };
 
@@ -38,7 +39,9 @@ pub fn configure(routes: &mut ServiceConfig) {
         .service(post("/api/retrieval/process/docx", retrieval::process_docx))
         .service(post("/api/retrieval/retrieve", retrieval::retrieve))
         .service(post("/api/command", command::reply))
-        .service(get("/api/assistants/openai", assistants::list))
+        .service(
+            get("/api/assistants/openai", assistants::list).route(web::method(Method::OPTIONS).to(assistants::options)),
+        )
         .service(post("/api/username/available", username::available))
         .service(post("/api/username/get", username::get))
         // The front end asks before anybody has signed in.
@@ -48,9 +51,17 @@ pub fn configure(routes: &mut ServiceConfig) {
         .service(get("/readyz", health::ready));
 }
 
-/// What answers where no route does.
+/// What answers where no route does: a path with a slash too many is sent to
+/// where it leads without, as Next.js does.
 pub fn not_found() -> Route {
-    web::to(async || Err::<String, _>(Error::RouteNotFound))
+    web::to(async |request: HttpRequest| {
+        let path: Vec<&str> = request.path().split('/').filter(|part| !part.is_empty()).collect();
+        let path = format!("/{}", path.join("/"));
+        if path.starts_with("/api/") && path != request.path() {
+            return Ok(HttpResponse::PermanentRedirect().insert_header((LOCATION, path.clone())).body(path));
+        }
+        Err(Error::RouteNotFound)
+    })
 }
 
 fn post<F, Args>(path: &str, handler: F) -> Resource

@@ -11,10 +11,11 @@ use super::{answer::Exchange, body::Body};
 use crate::{
     auth::User,
     error::Error,
+    js,
     keys::Key,
     llm::{
         self, Reader,
-        openai::{self, ChatRequest, Completion},
+        openai::{self, ChatRequest},
         providers::OPENAI,
     },
     tools::{
@@ -23,10 +24,11 @@ use crate::{
     },
 };
 
-/// A function that the model may call, and the headers of its tool.
+/// A function that the model may call, and the headers of its tool, or what
+/// is wrong with them.
 struct Function {
     operation: Operation,
-    headers: HeaderMap,
+    headers: Result<HeaderMap, String>,
 }
 
 #[derive(Deserialize)]
@@ -60,9 +62,8 @@ pub async fn reply(user: User, exchange: Exchange, body: Body) -> Result<HttpRes
         OPENAI.post(base_url, "/chat/completions", &request, key, organization)
     };
     let first = ask(&messages, Some(&tools).filter(|tools| !tools.is_empty()).map(Vec::as_slice), false)?;
-    let completion: Completion =
-        llm::complete(&exchange.clients, &first, &exchange.log).await.map_err(openai::plain_error)?;
-    let message = completion.message()?;
+    let completion = llm::complete(&exchange.clients, &first, &exchange.log).await;
+    let message = completion.and_then(openai::message).map_err(openai::plain_error)?;
     let calls = match &message["tool_calls"] {
         Value::Array(calls) if !calls.is_empty() => {
             serde_json::from_value::<Vec<ToolCall>>(Value::Array(calls.clone())).map_err(|_| unexpected())?
@@ -79,8 +80,14 @@ pub async fn reply(user: User, exchange: Exchange, body: Body) -> Result<HttpRes
                 status: 500,
                 message: format!("The model called `{name}`, which none of the selected tools has"),
             })?;
-        let result = invoke::invoke(&exchange.clients, &function.operation, &function.headers, arguments).await?;
-        Ok::<_, Error>(json!({ "tool_call_id": call.id, "role": "tool", "name": name, "content": result.to_string() }))
+        let headers = function.headers.as_ref().map_err(|reason| Error::Provider {
+            status: 500,
+            message: format!("The tool `{name}` cannot be called: {reason}"),
+        })?;
+        let result = invoke::invoke(&exchange.clients, &function.operation, headers, arguments).await?;
+        Ok::<_, Error>(
+            json!({ "tool_call_id": call.id, "role": "tool", "name": name, "content": js::stringify(&result) }),
+        )
     });
     messages.extend(try_join_all(results).await?);
     let second = ask(&messages, None, true)?;
@@ -88,7 +95,7 @@ pub async fn reply(user: User, exchange: Exchange, body: Body) -> Result<HttpRes
 }
 
 fn unexpected() -> Error {
-    Error::Provider { status: 502, message: "The provider answered with something that is not understood".to_owned() }
+    Error::Provider { status: 500, message: "The provider answered with something that is not understood".to_owned() }
 }
 
 /// The functions of all tools that can be read. One that cannot is passed
@@ -96,11 +103,12 @@ fn unexpected() -> Error {
 fn functions(tools: Vec<SelectedTool>) -> Vec<Function> {
     let mut functions = Vec::new();
     for tool in tools {
-        let read = openapi::operations(&tool.schema)
-            .and_then(|operations| Ok((operations, invoke::custom_headers(&tool.custom_headers)?)));
-        match read {
-            Ok((operations, headers)) => functions
-                .extend(operations.into_iter().map(|operation| Function { operation, headers: headers.clone() })),
+        match openapi::operations(&tool.schema) {
+            Ok(operations) => {
+                let headers = invoke::custom_headers(&tool.custom_headers);
+                functions
+                    .extend(operations.into_iter().map(|operation| Function { operation, headers: headers.clone() }));
+            }
             Err(reason) => tracing::info!(reason, "a selected tool cannot be used"),
         }
     }

@@ -8,13 +8,13 @@ use reqwest::{
     Method,
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
-use serde_json::{Map, Value};
+use serde_json::Value;
 use url::Url;
 
 use super::openapi::Operation;
 use crate::{
     error::Error,
-    js::COMPONENT,
+    js::{self, COMPONENT},
     outbound::{self, Clients, ReadError},
 };
 
@@ -48,7 +48,7 @@ pub async fn invoke(
             Value::Null => &arguments,
             body => body,
         };
-        request = request.header(CONTENT_TYPE, "application/json").body(body.to_string());
+        request = request.header(CONTENT_TYPE, "application/json").body(js::stringify(body));
     }
     let response = request.send().await.map_err(|error| match outbound::refusal(&error) {
         Some(refusal) => Error::BadRequest(refusal.to_string()),
@@ -64,7 +64,8 @@ pub async fn invoke(
         ReadError::Broken(_, error) if error.is_timeout() => failed("did not answer in time"),
         ReadError::Broken(..) => failed("broke off its answer"),
     })?;
-    serde_json::from_slice(&body).map_err(|_| failed("answered with something that is not JSON"))
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&body);
+    serde_json::from_slice(body).map_err(|_| failed("answered with something that is not JSON"))
 }
 
 fn url(operation: &Operation, parameters: &Value) -> Result<Url, String> {
@@ -84,7 +85,8 @@ fn url(operation: &Operation, parameters: &Value) -> Result<Url, String> {
         rest = after;
     }
     path.push_str(rest);
-    let mut url = Url::parse(&format!("{}{path}", operation.server)).map_err(|_| "has a server whose URL is none")?;
+    let mut url = Url::parse(&format!("{}{path}", operation.server.trim_end_matches('/')))
+        .map_err(|_| "has a server whose URL is none")?;
     let in_query: Vec<(&String, &Value)> = parameters
         .as_object()
         .map(|parameters| {
@@ -117,17 +119,15 @@ fn text(value: &Value) -> String {
 /// A sentence, where it is something else, or names a header that is not the
 /// tool's to set.
 pub fn custom_headers(headers: &Value) -> Result<HeaderMap, String> {
-    let parsed;
+    let parsed: Value;
     let headers = match headers {
-        Value::String(text) if text.trim().is_empty() => return Ok(HeaderMap::new()),
-        Value::String(text) => {
-            parsed = serde_json::from_str::<Map<String, Value>>(text)
-                .map_err(|_| "its custom headers are no JSON object")?;
+        Value::String(text) if !text.trim().is_empty() => {
+            parsed = serde_json::from_str(text).map_err(|_| "its custom headers are not JSON")?;
             &parsed
         }
-        Value::Object(headers) => headers,
-        _ => return Ok(HeaderMap::new()),
+        headers => headers,
     };
+    let Value::Object(headers) = headers else { return Ok(HeaderMap::new()) };
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         let header = HeaderName::try_from(name).map_err(|_| "a custom header has a name that is none".to_owned())?;
@@ -204,12 +204,11 @@ mod tests {
         let headers = |value: Value| custom_headers(&value);
         assert_eq!(headers(json!(r#"{"x-api-key":"k","n":1}"#)).expect("headers").len(), 2);
         assert_eq!(headers(json!({ "a": "b" })).expect("headers")["a"], "b");
-        for none in [json!(""), json!("{}"), json!({}), Value::Null] {
+        for none in [json!(""), json!("{}"), json!({}), json!("[1]"), Value::Null] {
             assert!(headers(none).expect("none").is_empty());
         }
         for wrong in [
             json!("no"),
-            json!("[1]"),
             json!({ "a b": "c" }),
             json!({ "a": "b\nc" }),
             json!({ "Host": "x" }),

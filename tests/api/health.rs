@@ -68,8 +68,25 @@ async fn a_body_that_is_too_large_is_refused() {
 #[tokio::test]
 async fn unknown_routes_answer_json() {
     let app = App::start(&[]).await;
-    for path in ["/", "/api", "/api/chat", "/api/chat/OPENAI", "/api/chat/openai/", "/nothing"] {
+    for path in ["/", "/api", "/api/chat", "/api/chat/OPENAI", "/nothing", "//evil.example/"] {
         let answer = client().get(app.url(path)).send().await.expect("an answer");
         assert_eq!(message(answer).await, (404, "Route not found".to_owned()), "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_slash_too_many_is_a_redirect() {
+    let app = App::start(&[]).await;
+    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
+    for (path, target) in [("/api/keys/", "/api/keys"), ("//api//chat/openai/", "/api/chat/openai")] {
+        let answer = client.get(app.url(path)).send().await.expect("an answer");
+        assert_eq!(answer.status(), 308, "{path}");
+        assert_eq!(answer.headers()["location"], target);
+    }
+    let answer =
+        client.request(reqwest::Method::OPTIONS, app.url("/api/assistants/openai")).send().await.expect("an answer");
+    assert_eq!(
+        (answer.status().as_u16(), answer.headers()["allow"].to_str().expect("ascii")),
+        (204, "GET, HEAD, OPTIONS")
+    );
 }

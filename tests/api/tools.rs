@@ -111,7 +111,9 @@ async fn a_tool_that_fails_says_why() {
     let (status, words) = ask(&app, &user, &[tool("http://h", &["one"])]).await;
     assert_eq!((status, words.as_str()), (500, "The model called `other`, which none of the selected tools has"));
     upstream.script(KEY, vec![Reply::json(200, &json!({ "choices": [] }))]);
-    assert_eq!(ask(&app, &user, &[]).await.0, 502);
+    assert_eq!(ask(&app, &user, &[]).await.0, 500);
+    upstream.script(KEY, vec![Reply::json(200, &json!({ "error": { "message": "quota" } }))]);
+    assert_eq!(ask(&app, &user, &[]).await, (500, "quota".to_owned()));
 }
 
 #[tokio::test]
@@ -121,14 +123,16 @@ async fn a_document_that_cannot_be_read_does_not_spoil_the_others() {
     upstream.script(KEY, vec![calls(&["a"]), Reply::events(&[HELLO], Step::Wait(Duration::ZERO))]);
     upstream.tool(KEY, &format!("/tool-{KEY}"), Reply::json(200, &json!(1)));
     let good = tool(&tools_server(&upstream), &["a"]);
-    let broken = [
-        json!({ "schema": "{" }),
-        json!({}),
-        json!({ "schema": 7, "custom_headers": null }),
-        json!({ "schema": good["schema"], "custom_headers": "oops" }),
-    ];
+    let broken =
+        [json!({ "schema": "{" }), json!({}), json!({ "schema": 7, "custom_headers": null }), json!(7), Value::Null];
     let tools: Vec<Value> = broken.into_iter().chain([good]).collect();
     assert_eq!(ask(&app, &user, &tools).await, (200, "Hello".to_owned()));
+
+    // Headers that cannot be read matter when the tool is called.
+    let headers = json!({ "schema": tools[5]["schema"], "custom_headers": "{oops" });
+    upstream.script(KEY, vec![calls(&["a"])]);
+    let (status, words) = ask(&app, &user, &[headers]).await;
+    assert_eq!((status, words.as_str()), (500, "The tool `a` cannot be called: its custom headers are not JSON"));
 }
 
 /// What an attacker's name server says: inside at once; or a public address

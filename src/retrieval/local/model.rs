@@ -132,7 +132,7 @@ impl Model {
         let text = &text[..text.floor_char_boundary(MAX_TEXT)];
         let tokens = self.tokens(text).map_err(Error::Failed)?;
         let mean = self.bert.mean(&tokens).ok_or_else(|| Error::Failed("a token without a vector".to_owned()))?;
-        let length = mean.iter().map(|number| number * number).sum::<f32>().sqrt();
+        let length = mean.iter().map(|&number| f64::from(number).powi(2)).sum::<f64>().sqrt() as f32;
         if !length.is_normal() {
             return Err(Error::Failed(format!("a vector of length {length}")));
         }

@@ -222,6 +222,7 @@ pub async fn ask(address: SocketAddr, request: &Request) -> io::Result<Answer> {
         .ok_or_else(|| malformed("status line", &head.start))?;
     let mut rest = match status {
         204 | 304 => Rest::Bytes(0),
+        _ if request.method == "HEAD" => Rest::Bytes(0),
         _ => Rest::announced(&head.headers).unwrap_or(Rest::UntilClose),
     };
     let mut answer = Answer { status, headers: head.headers, ..Answer::default() };
