@@ -22,6 +22,7 @@ use crate::{
     config::Config,
     db::Db,
     outbound::{Clients, guard},
+    retrieval::local::LocalEmbeddings,
     routes, telemetry,
 };
 
@@ -33,6 +34,8 @@ pub struct State {
     pub db: Db,
     /// The check of sessions.
     pub verifier: Verifier,
+    /// The model for embeddings in this process.
+    pub local: LocalEmbeddings,
     /// A permit for each file that is read at the same time: it takes a core
     /// and, at worst, some hundred megabytes.
     pub parsing: Semaphore,
@@ -45,6 +48,7 @@ impl State {
         Self {
             db: Db::new(&config.database),
             verifier: Verifier::new(&config.sessions),
+            local: LocalEmbeddings::new(config.local_embeddings_dir.clone()),
             parsing: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
             stopping: AtomicBool::new(false),
             config,

@@ -1,7 +1,12 @@
 //! Every setting: its variable, its default, what it means. Read once at the
 //! start; nothing else reads the environment.
 
-use std::{collections::HashMap, path::Path, str::FromStr, time::Duration};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::PgConnectOptions;
@@ -47,6 +52,9 @@ pub struct Config {
     pub max_body_bytes: usize,
     /// `SUPABASE_SERVICE_ROLE_KEY`: only for reading files from storage.
     pub service_role_key: Option<SecretString>,
+    /// `LOCAL_EMBEDDINGS_DIR`: a folder with all-MiniLM-L6-v2 (config.json,
+    /// tokenizer.json, model.safetensors).
+    pub local_embeddings_dir: Option<PathBuf>,
     /// `MAX_FILE_BYTES`, default 52428800: a larger file is not processed.
     pub max_file_bytes: usize,
     /// `SHUTDOWN_GRACE`, in seconds, default 30: how long streams may go on
@@ -208,6 +216,7 @@ impl Config {
             provider_idle_timeout: read.seconds("PROVIDER_IDLE_TIMEOUT", 300)?,
             max_body_bytes: read.number("MAX_BODY_BYTES", 32 * 1024 * 1024)?,
             service_role_key: read.text("SUPABASE_SERVICE_ROLE_KEY").map(SecretString::from),
+            local_embeddings_dir: read.text("LOCAL_EMBEDDINGS_DIR").map(PathBuf::from),
             max_file_bytes: read.number("MAX_FILE_BYTES", 50 * 1024 * 1024)?,
             shutdown_grace: read.seconds("SHUTDOWN_GRACE", 30)?,
         })

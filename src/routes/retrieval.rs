@@ -24,7 +24,7 @@ use crate::{
     db::files::{self, Column, NoFile},
     error::Error,
     llm::{Failure, openai},
-    retrieval::{self, Chunk, embed, embed::Embedder, extract, extract::FileKind, storage},
+    retrieval::{self, Chunk, embed, embed::Embedder, extract, extract::FileKind, local, storage},
 };
 
 /// For taking the text out of one file and cutting it.
@@ -172,7 +172,7 @@ pub async fn retrieve(user: User, exchange: Exchange, body: Body) -> Result<Http
             let embedder = Embedder { clients: &exchange.clients, log: &exchange.log, profile, base_urls };
             embedder.embed_one(&input, openai::plain_error).await?
         }
-        Maker::Local => return Err(Error::Internal("local embeddings".to_owned())),
+        Maker::Local => locally(&exchange, vec![input]).await?.pop().unwrap_or_default(),
     };
     let results = files::nearest(&exchange.state.db, user.id, &ids, maker.column(), &vector, count).await?;
     Ok(HttpResponse::Ok().json(json!({ "results": results })))
@@ -196,12 +196,23 @@ async fn store(
                 .collect();
             embedder.embed(&texts, words).await?
         }
-        Maker::Local => return Err(Error::Internal("local embeddings".to_owned())),
+        Maker::Local => locally(exchange, chunks.iter().map(|chunk| chunk.content.clone()).collect()).await?,
         Maker::Nobody => Vec::new(),
     };
     let stored = files::replace_items(&exchange.state.db, user.id, file, chunks, maker.column(), &vectors).await?;
     stored.map_err(|_| unauthorized())?;
     Ok(HttpResponse::Ok().content_type(ContentType::plaintext()).body("Embed Successful"))
+}
+
+/// Vectors made in this process.
+async fn locally(exchange: &Exchange, texts: Vec<String>) -> Result<Vec<Vec<f32>>, Error> {
+    exchange.state.local.embed(texts).await.map_err(|error| match &error {
+        local::Error::Failed(detail) => Error::Internal(detail.clone()),
+        local::Error::Busy => Error::Provider { status: 503, message: error.to_string() },
+        local::Error::NotBuilt | local::Error::NoFolder | local::Error::Model(_) => {
+            Error::Provider { status: 500, message: error.to_string() }
+        }
+    })
 }
 
 /// Reads a file on a thread of its own, when it is its turn.

@@ -478,3 +478,18 @@ async fn as_many_as_asked_for_are_found_beside_a_large_index() {
     assert_eq!(json["results"].as_array().map(Vec::len), Some(5), "{text:.300}");
     assert!(started.elapsed().as_secs() < 2);
 }
+
+#[tokio::test]
+async fn local_embeddings_say_what_they_need() {
+    let stand = Stand::start();
+    let app = start(&stand, &[]).await;
+    // No key is needed for them.
+    let user = app.user(&[]).await;
+    let file = file(&app.db, &user, "a.txt", "private").await;
+    stand.put(&format!("{}/{file}", user.id), b"some text".to_vec());
+    let (status, words) = message(process(&app, &user, file, "local").send().await.expect("an answer")).await;
+    assert!(status == 500 && words.starts_with("Local embeddings need the model all-MiniLM-L6-v2"), "{words}");
+    let question = json!({ "userInput": "x", "fileIds": [file], "embeddingsProvider": "local", "sourceCount": 4 });
+    let (status, words) = message(post(&app, &user, "retrieve", &question).send().await.expect("an answer")).await;
+    assert!(status == 500 && words.contains("LOCAL_EMBEDDINGS_DIR"), "{words}");
+}

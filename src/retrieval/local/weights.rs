@@ -24,8 +24,10 @@ type Decode = fn(&[u8], &mut Vec<f32>);
 pub struct Weights {
     file: File,
     tensors: HashMap<String, Tensor>,
-    /// Where the numbers begin and where the file ends, in bytes from its start.
-    data: (u64, u64),
+    /// Where the numbers begin, in bytes from the start of the file.
+    begin: u64,
+    /// How many bytes follow there.
+    room: u64,
 }
 
 #[derive(Deserialize)]
@@ -56,16 +58,13 @@ impl Weights {
         if length > MAX_HEADER {
             return Err(format!("its header would have {length} bytes, so it is no safetensors file"));
         }
-        let begin = 8 + length;
-        if begin > end {
-            return Err("it ends before its header does".to_owned());
-        }
         // At most a mebibyte, as was checked.
         let mut header = vec![0; usize::try_from(length).unwrap_or_default()];
         file.read_exact(&mut header).map_err(cut)?;
         let header: Header =
             serde_json::from_slice(&header).map_err(|error| format!("its header cannot be read: {error}"))?;
-        Ok(Self { file, tensors: header.tensors, data: (begin, end) })
+        let begin = 8 + length;
+        Ok(Self { file, tensors: header.tensors, begin, room: end.saturating_sub(begin) })
     }
 
     /// The numbers of the tensor of this name, which must have this shape, row by row. Files of other
@@ -92,15 +91,14 @@ impl Weights {
         if bytes.is_none() || to.checked_sub(from) != bytes {
             return Err(format!("{name} has another number of bytes than its shape says"));
         }
-        let (begin, end) = self.data;
-        if to > end - begin {
+        if to > self.room {
             return Err(format!("it ends before {name} does"));
         }
 
         let mut left = usize::try_from(to - from).map_err(|_| format!("{name} is too large"))?;
         let mut numbers = Vec::with_capacity(left / size as usize);
         let failed = |error| format!("{name} cannot be read: {error}");
-        self.file.seek(SeekFrom::Start(begin + from)).map_err(failed)?;
+        self.file.seek(SeekFrom::Start(self.begin + from)).map_err(failed)?;
         let mut piece = vec![0; PIECE.min(left)];
         while left > 0 {
             let piece = &mut piece[..PIECE.min(left)];
