@@ -66,15 +66,30 @@ begin
   grant usage on schema auth to chatbot_ui_api;
   grant select (id, banned_until, deleted_at) on auth.users to chatbot_ui_api;
   grant select (id, user_id, not_after) on auth.sessions to chatbot_ui_api;
-  if (select relrowsecurity from pg_class where oid = 'auth.users'::regclass) then
-    drop policy if exists "chatbot_ui_api reads" on auth.users;
-    create policy "chatbot_ui_api reads" on auth.users for select to chatbot_ui_api using (true);
-  end if;
-  if (select relrowsecurity from pg_class where oid = 'auth.sessions'::regclass) then
-    drop policy if exists "chatbot_ui_api reads" on auth.sessions;
-    create policy "chatbot_ui_api reads" on auth.sessions for select to chatbot_ui_api using (true);
-  end if;
 exception when insufficient_privilege then
   raise warning 'the schema auth cannot be opened to chatbot_ui_api: set SESSION_CHECK=token';
+end
+$$;
+
+-- Where row level security hides those rows too, a policy opens them; where
+-- the tables are somebody else's (on Supabase the auth server's), only the
+-- role's own attribute does. The rights above still say which columns.
+do $$
+declare
+  hidden regclass;
+begin
+  for hidden in
+    select oid::regclass from pg_class
+    where oid in (to_regclass('auth.users'), to_regclass('auth.sessions')) and relrowsecurity
+  loop
+    execute format('drop policy if exists "chatbot_ui_api reads" on %s', hidden);
+    execute format('create policy "chatbot_ui_api reads" on %s for select to chatbot_ui_api using (true)', hidden);
+  end loop;
+exception when insufficient_privilege then
+  begin
+    alter role chatbot_ui_api bypassrls;
+  exception when insufficient_privilege then
+    raise warning 'the rows of the schema auth stay hidden from chatbot_ui_api: set SESSION_CHECK=token';
+  end;
 end
 $$;

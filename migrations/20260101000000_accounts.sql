@@ -49,18 +49,22 @@ begin
     $uid$;
   end if;
 
-  -- Roles belong to the whole server, so another database may have made them.
+  -- Supabase's roles. They belong to the whole server, so another database may
+  -- have made them, and whoever may make tables need not be one who may make roles.
   begin
-    create role anon nologin noinherit;
-  exception when duplicate_object or unique_violation then null;
-  end;
-  begin
-    create role authenticated nologin noinherit;
-  exception when duplicate_object or unique_violation then null;
-  end;
-  begin
-    create role service_role nologin noinherit bypassrls;
-  exception when duplicate_object or unique_violation then null;
+    if to_regrole('anon') is null then
+      create role anon nologin noinherit;
+    end if;
+    if to_regrole('authenticated') is null then
+      create role authenticated nologin noinherit;
+    end if;
+    if to_regrole('service_role') is null then
+      create role service_role nologin noinherit;
+    end if;
+  exception
+    when duplicate_object or unique_violation then null;
+    when insufficient_privilege then
+      raise notice 'Supabase''s roles are not made: PostgREST will not work here, this server will';
   end;
 
   create table public.profiles (
@@ -109,7 +113,7 @@ begin
   );
   create index models_user_id on public.models (user_id);
 
-  create function public.update_updated_at_column() returns trigger
+  create function public.chatbot_ui_api_updated_at() returns trigger
   language plpgsql as $update$
   begin
     new.updated_at = now();
@@ -117,9 +121,9 @@ begin
   end
   $update$;
   create trigger update_profiles_updated_at before update on public.profiles
-    for each row execute function public.update_updated_at_column();
+    for each row execute function public.chatbot_ui_api_updated_at();
   create trigger update_models_updated_at before update on public.models
-    for each row execute function public.update_updated_at_column();
+    for each row execute function public.chatbot_ui_api_updated_at();
 
   alter table public.profiles enable row level security;
   alter table public.models enable row level security;
@@ -130,13 +134,15 @@ begin
   create policy "shared models" on public.models
     for select using (sharing <> 'private');
 
-  grant usage on schema public to anon, authenticated, service_role;
-  grant select, insert, update, delete on public.profiles, public.models
-    to anon, authenticated, service_role;
+  if to_regrole('anon') is not null and to_regrole('authenticated') is not null and to_regrole('service_role') is not null then
+    grant usage on schema public to anon, authenticated, service_role;
+    grant select, insert, update, delete on public.profiles, public.models
+      to anon, authenticated, service_role;
+  end if;
 
   -- Whoever signs up has a profile, as in chatbot-ui. As there, it runs with
   -- the rights of the table's owner, since the auth server has none here.
-  create function public.create_profile() returns trigger
+  create function public.chatbot_ui_api_create_profile() returns trigger
   language plpgsql security definer set search_path = '' as $create$
   begin
     insert into public.profiles (
@@ -152,6 +158,6 @@ begin
   end
   $create$;
   create trigger create_profile after insert on auth.users
-    for each row execute function public.create_profile();
+    for each row execute function public.chatbot_ui_api_create_profile();
 end
 $$;

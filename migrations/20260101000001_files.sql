@@ -66,9 +66,9 @@ begin
   $items$, home);
 
   create trigger update_files_updated_at before update on public.files
-    for each row execute function public.update_updated_at_column();
+    for each row execute function public.chatbot_ui_api_updated_at();
   create trigger update_file_items_updated_at before update on public.file_items
-    for each row execute function public.update_updated_at_column();
+    for each row execute function public.chatbot_ui_api_updated_at();
 
   alter table public.files enable row level security;
   alter table public.file_items enable row level security;
@@ -81,7 +81,9 @@ begin
   create policy "items of shared files" on public.file_items
     for select using (file_id in (select id from public.files where sharing <> 'private'));
 
-  grant select, insert, update, delete on public.files, public.file_items
-    to anon, authenticated, service_role;
+  if to_regrole('anon') is not null and to_regrole('authenticated') is not null and to_regrole('service_role') is not null then
+    grant select, insert, update, delete on public.files, public.file_items
+      to anon, authenticated, service_role;
+  end if;
 end
 $$;

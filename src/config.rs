@@ -143,6 +143,16 @@ pub struct BaseUrls {
     pub google: String,
 }
 
+impl BaseUrls {
+    /// Whether no provider is asked outside this machine.
+    pub fn all_on_this_machine(&self) -> bool {
+        let Self { openai, groq, mistral, openrouter, perplexity, anthropic, google } = self;
+        [openai, groq, mistral, openrouter, perplexity, anthropic, google]
+            .into_iter()
+            .all(|url| Url::parse(url).is_ok_and(|url| url.host_str().is_some_and(guard::is_this_machine)))
+    }
+}
+
 /// A setting that cannot be used: which, and what would be right. Never the
 /// value, which may be a secret.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@
 //! and what the operator reads in the log ([`Error::detail`]). Neither holds a
 //! key, a token, a prompt or an answer.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use actix_web::{
     HttpResponse, ResponseError,
@@ -14,8 +14,8 @@ use actix_web::{
 };
 use serde::Serialize;
 
-/// A failed request.
-#[derive(Debug, thiserror::Error)]
+/// A failed request. `Debug` shows what the log may show.
+#[derive(thiserror::Error)]
 pub enum Error {
     /// 500: no session, or one that is not good (any more). The detail says why.
     #[error("User not found")]
@@ -88,6 +88,12 @@ impl Error {
             | Self::RouteNotFound
             | Self::MethodNotAllowed(_) => self.to_string().into(),
         }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail())
     }
 }
 

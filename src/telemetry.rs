@@ -138,7 +138,16 @@ pub async fn record_request(
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let log = RequestLog::new(request.request());
     request.extensions_mut().insert(log.clone());
-    let mut response = next.call(request).await?;
+    let mut response = match next.call(request).await {
+        Ok(response) => response,
+        Err(_) => {
+            // Nothing but a panic leaves as an error here.
+            let mut line = log.0.borrow_mut();
+            line.facts.status = Some(500);
+            line.facts.ended = Some("panicked");
+            return Err(Error::Internal("a handler panicked".to_owned()).into());
+        }
+    };
     {
         let mut line = log.0.borrow_mut();
         line.route = response.request().match_pattern().unwrap_or_else(|| "(none)".to_owned());

@@ -21,8 +21,10 @@ pub struct Session {
     base64: bool,
     /// The cookie's JSON, where it was an array: its other members stay.
     array: Option<Vec<Value>>,
-    /// How many chunks there were; `None` for one whole cookie.
-    chunks: Option<usize>,
+    /// It came in one cookie.
+    whole: bool,
+    /// The numbers of the chunks that came, needed or not, are below this.
+    chunks: usize,
 }
 
 impl std::fmt::Debug for Session {
@@ -66,11 +68,10 @@ pub fn session<'a>(name: &str, headers: impl Iterator<Item = &'a str>) -> Option
         }
     }
     match whole {
-        Some(value) if !value.is_empty() => parse(&value, None),
+        Some(value) if !value.is_empty() => parse(&value, true, chunks.len()),
         _ => {
-            let chunks: Vec<&str> =
-                chunks.iter().map_while(|chunk| chunk.as_deref().filter(|chunk| !chunk.is_empty())).collect();
-            parse(&chunks.concat(), Some(chunks.len()))
+            let needed = chunks.iter().map_while(|chunk| chunk.as_deref().filter(|chunk| !chunk.is_empty()));
+            parse(&needed.collect::<String>(), false, chunks.len())
         }
     }
 }
@@ -96,7 +97,7 @@ fn decoded(value: &str) -> Option<Cow<'_, str>> {
 /// passed over, anything else that is foreign makes the cookie unreadable.
 const BASE64: GeneralPurpose = general_purpose::URL_SAFE_NO_PAD;
 
-fn parse(value: &str, chunks: Option<usize>) -> Option<Session> {
+fn parse(value: &str, whole: bool, chunks: usize) -> Option<Session> {
     let encoded = value.strip_prefix("base64-");
     let json: Value = match encoded {
         Some(encoded) => {
@@ -116,11 +117,11 @@ fn parse(value: &str, chunks: Option<usize>) -> Option<Session> {
         return None;
     }
     let array = if let Value::Array(members) = json { Some(members) } else { None };
-    Some(Session { access_token, refresh_token, base64: encoded.is_some(), array, chunks })
+    Some(Session { access_token, refresh_token, base64: encoded.is_some(), array, whole, chunks })
 }
 
-/// The longest value of one cookie, in UTF-16 units, as Supabase's clients
-/// cut them.
+/// The longest value of one cookie, encoded: Supabase's clients cut there, and
+/// browsers keep no more than 4,096 bytes with the name and the attributes.
 const CHUNK: usize = 3180;
 
 impl Session {
@@ -151,31 +152,36 @@ impl Session {
             format!("{name}={value}; Path=/; Max-Age={max_age}; SameSite=lax")
         };
         let pieces = pieces(&value);
-        if let [whole] = pieces.as_slice() {
-            let mut cookies = vec![set(name, whole, max_age)];
-            cookies.extend((0..self.chunks.unwrap_or(0)).map(|index| set(&format!("{name}.{index}"), "", 0)));
-            return cookies;
-        }
-        let mut cookies: Vec<String> =
-            pieces.iter().enumerate().map(|(index, piece)| set(&format!("{name}.{index}"), piece, max_age)).collect();
-        match self.chunks {
-            // The whole one would win over the chunks.
-            None => cookies.push(set(name, "", 0)),
-            Some(old) => cookies.extend((pieces.len()..old).map(|index| set(&format!("{name}.{index}"), "", 0))),
-        }
+        let mut cookies = Vec::new();
+        let kept = if let [whole] = pieces.as_slice() {
+            cookies.push(set(name, whole, max_age));
+            0
+        } else {
+            cookies.extend(
+                pieces.iter().enumerate().map(|(index, piece)| set(&format!("{name}.{index}"), piece, max_age)),
+            );
+            if self.whole {
+                // It would win over the chunks.
+                cookies.push(set(name, "", 0));
+            }
+            pieces.len()
+        };
+        cookies.extend((kept..self.chunks).map(|index| set(&format!("{name}.{index}"), "", 0)));
         cookies
     }
 }
 
 fn pieces(value: &str) -> Vec<&str> {
     let mut pieces = Vec::new();
-    let (mut start, mut units) = (0, 0);
+    let (mut start, mut length) = (0, 0);
     for (at, character) in value.char_indices() {
-        if units + character.len_utf16() > CHUNK {
+        let encoded =
+            utf8_percent_encode(&value[at..at + character.len_utf8()], COMPONENT).map(str::len).sum::<usize>();
+        if length + encoded > CHUNK {
             pieces.push(&value[start..at]);
-            (start, units) = (at, 0);
+            (start, length) = (at, 0);
         }
-        units += character.len_utf16();
+        length += encoded;
     }
     pieces.push(&value[start..]);
     pieces
@@ -299,8 +305,7 @@ mod tests {
                     set.iter()
                         .all(|cookie| cookie.ends_with("; SameSite=lax") && cookie.contains("; Path=/; Max-Age="))
                 );
-                let longest = kept(&set).split("; ").map(str::len).max();
-                assert!(longest < Some(CHUNK * 4), "{longest:?}");
+                assert!(kept(&set).split("; ").all(|pair| pair.len() < 4096), "a browser keeps them");
                 // Whatever the old one left behind is taken back.
                 let stale = header.split("; ").filter_map(|pair| pair.split_once('=')).map(|(name, _)| name);
                 assert!(stale.into_iter().all(|name| set.iter().any(|cookie| cookie.starts_with(&format!("{name}=")))));

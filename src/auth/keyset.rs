@@ -93,10 +93,18 @@ impl KeySet {
             return Some(key);
         }
         if self.state().may_fetch() {
-            let _turn = self.fetching.lock().await;
+            let turn = self.fetching.clone().lock_owned().await;
             // Whoever waited here finds what the one before fetched.
             if self.state().may_fetch() {
-                self.fetch(http).await;
+                let (this, http) = (self.clone(), http.clone());
+                // A task of its own: a client that leaves must not take the
+                // fetch along, or each that asks and leaves would cause one.
+                let fetch = tokio::spawn(async move {
+                    this.fetch(&http).await;
+                    drop(turn);
+                });
+                // It panics at worst; then nothing was fetched.
+                let _ = fetch.await;
             }
         }
         let state = self.state();

@@ -17,7 +17,7 @@ use actix_web::{
     FromRequest, HttpMessage, HttpRequest,
     body::MessageBody,
     dev::{Payload, ServiceRequest, ServiceResponse},
-    http::header::{AUTHORIZATION, COOKIE, HeaderValue, SET_COOKIE},
+    http::header::{AUTHORIZATION, CACHE_CONTROL, COOKIE, HeaderValue, SET_COOKIE},
     middleware::Next,
     web::Data,
 };
@@ -159,8 +159,10 @@ enum Credentials {
 /// because a proxy in front may put an `Authorization` of its own on every
 /// request, which the original never looks at.
 fn credentials(request: &HttpRequest, cookie_name: &str) -> Option<Credentials> {
-    let cookies = request.headers().get_all(COOKIE).filter_map(|value| value.to_str().ok());
-    if let Some(session) = cookie::session(cookie_name, cookies) {
+    // Another site's cookie may hold anything.
+    let cookies: Vec<_> =
+        request.headers().get_all(COOKIE).map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+    if let Some(session) = cookie::session(cookie_name, cookies.iter().map(AsRef::as_ref)) {
         return Some(Credentials::Cookie(session));
     }
     let (scheme, token) = request.headers().get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
@@ -186,6 +188,7 @@ pub async fn hand_back(
     for cookie in cookies.into_iter().flat_map(|NewCookies(cookies)| cookies) {
         if let Ok(cookie) = HeaderValue::try_from(cookie) {
             response.headers_mut().append(SET_COOKIE, cookie);
+            response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
         }
     }
     Ok(response)

@@ -23,9 +23,11 @@ use crate::outbound;
 
 /// The answer has to come before the client would rather be told.
 const TIMEOUT: Duration = Duration::from_millis(2500);
-/// How long an answer is kept for requests with the same old cookie that come
-/// a little later. The auth server itself answers alike for ten seconds.
-const KEPT: Duration = Duration::from_secs(10);
+/// How long an answer is kept for requests with the same old cookie: those
+/// that come a little later, and the next one of a client that did not wait.
+const KEPT: Duration = Duration::from_secs(600);
+/// Beyond so many, only those who wait are served by them.
+const MAX_KEPT: usize = 10_000;
 /// The auth server may have been away for a moment only.
 const KEPT_AFTER_FAILURE: Duration = Duration::from_secs(2);
 const MAX_BYTES: usize = 256 * 1024;
@@ -57,9 +59,11 @@ impl Refresher {
     pub async fn refresh(&self, http: &reqwest::Client, refresh_token: &str) -> Option<NewSession> {
         let asking = {
             let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-            asked.retain(|_, (since, asking)| {
-                let failed = matches!(asking.peek(), Some(None));
-                since.elapsed() < if failed { KEPT_AFTER_FAILURE } else { KEPT }
+            let crowded = asked.len() >= MAX_KEPT;
+            asked.retain(|_, (since, asking)| match asking.peek() {
+                None => true,
+                Some(None) => since.elapsed() < KEPT_AFTER_FAILURE,
+                Some(Some(_)) => !crowded && since.elapsed() < KEPT,
             });
             let fresh = || {
                 let request = http

@@ -2,10 +2,14 @@
 
 use std::{net::TcpListener, process::ExitCode};
 
+use secrecy::ExposeSecret;
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+
 use super::StopSignals;
 use crate::{
     app,
-    config::{self, Config, SessionCheck},
+    config::{self, Config, PUBLISHED_JWT_SECRET, SessionCheck},
+    outbound::guard,
     telemetry,
 };
 
@@ -17,6 +21,13 @@ pub fn run() -> ExitCode {
         let config = Config::new(&variables).map_err(|error| error.to_string())?;
         let listener = listen(&config)?;
         announce(&config, &listener);
+        let remote = !config.sessions.supabase_url.host_str().is_some_and(guard::is_this_machine);
+        if remote && !variables.contains_key("DATABASE_URL") {
+            tracing::warn!(
+                "DATABASE_URL is not set, so the database of a local Supabase stack is used, though SUPABASE_URL is elsewhere"
+            );
+        }
+        actix_web::rt::spawn(try_database(config.database.options.clone()));
         let mut signals = StopSignals::listen()?;
         app::serve(config, listener, async || signals.next().await).await.map_err(|error| error.to_string())
     })
@@ -26,8 +37,19 @@ pub fn run() -> ExitCode {
 pub(super) fn listen(config: &Config) -> Result<TcpListener, String> {
     let (host, port) = (config.host.trim_matches(['[', ']']), config.port);
     TcpListener::bind((host, port)).map_err(|error| {
-        format!("{host}:{port} cannot be listened on: {error}. Set HOST and PORT to an address that is free")
+        format!("{host}:{port} cannot be listened on: {error}. HOST must be an address of this machine, and PORT one that is free and yours to use")
     })
+}
+
+/// Says early what is wrong with the database; the server goes on all the same.
+async fn try_database(options: PgConnectOptions) {
+    if let Err(error) = PgConnection::connect_with(&options).await {
+        tracing::warn!(
+            "the database at {}:{} cannot be reached yet: {error}. Is DATABASE_URL right?",
+            options.get_host(),
+            options.get_port()
+        );
+    }
 }
 
 fn announce(config: &Config, listener: &TcpListener) {
@@ -41,6 +63,16 @@ fn announce(config: &Config, listener: &TcpListener) {
         if config.database.transaction_pooler { " through a transaction pooler" } else { "" },
         config.sessions.supabase_url,
     );
+    if config.private_upstreams.allow {
+        tracing::warn!(
+            "URLs that users enter may lead to private addresses, since HOST is this machine: set PRIVATE_UPSTREAMS=deny if a proxy makes this server public"
+        );
+    }
+    if config.sessions.jwt_secret.as_ref().is_some_and(|secret| secret.expose_secret() == PUBLISHED_JWT_SECRET) {
+        tracing::warn!(
+            "sessions are signed with the secret that every local Supabase stack is published with: set SUPABASE_JWT_SECRET if anyone else can reach this server"
+        );
+    }
     if config.sessions.check == SessionCheck::Token {
         tracing::warn!(
             "SESSION_CHECK=token: a user who was banned or deleted, or who signed out, gets in until the token runs out"

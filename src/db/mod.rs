@@ -18,7 +18,9 @@ use sqlx::{
 
 use tokio::sync::OnceCell;
 
-use crate::{config, error::Error};
+use uuid::Uuid;
+
+use crate::{auth::token::Claims, config, error::Error, keys::Keys};
 use vector::VectorType;
 
 /// How long a request waits for a free connection.
@@ -110,12 +112,18 @@ impl Db {
     ///
     /// # Errors
     /// [`Error::DatabaseUnavailable`], within three seconds.
-    pub async fn ready(&self) -> Result<(), Error> {
-        self.optional(sqlx::query_as::<_, (i32,)>("select 1")).await.map(|_| ())
+    pub async fn ready(&self, check: config::SessionCheck) -> Result<(), Error> {
+        // The statement of every request, for nobody: what this role may not
+        // read, or what is missing, is found out here.
+        let nobody = Claims { user: Uuid::nil(), session: Some(Uuid::nil()) };
+        let found = accounts::find(self, nobody, check, &Keys::default()).await;
+        found.map(|_| ()).map_err(|error| Error::DatabaseUnavailable(error.detail().into_owned()))
     }
 }
 
 fn options(settings: &config::Database) -> PgConnectOptions {
-    let options = settings.options.clone().application_name("chatbot-ui-api");
+    // PgBouncer refuses to start a session with the parameter that sqlx would
+    // send; no number here is read as text.
+    let options = settings.options.clone().application_name("chatbot-ui-api").extra_float_digits(None);
     if settings.transaction_pooler { options.statement_cache_capacity(0) } else { options }
 }

@@ -185,7 +185,7 @@ impl Reader {
         let not_understood = || Failure::Stream("The provider sent an event that is not understood".to_owned());
         let data: Data<'_> = serde_json::from_str(&data).map_err(|_| not_understood())?;
         if let Some(usage) = data.usage.or(data.message.and_then(|message| message.usage)) {
-            out.usage = Some(usage.to_owned());
+            out.usage.push(usage.to_owned());
         }
         let text = data.completion.or(data.delta.and_then(|delta| delta.text));
         if let Some(text) = text {

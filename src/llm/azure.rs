@@ -54,6 +54,11 @@ pub fn call(chat: &Chat<'_>, profile: &Profile) -> Result<Call, Error> {
 pub fn post(profile: &Profile, path: &str, body: &impl Serialize) -> Result<Call, Error> {
     let key = profile.key(Key::AzureOpenAi).ok_or(Error::KeyNotFound(NAME))?;
     let base_url = profile.key(Key::AzureEndpoint).ok_or_else(no_resources)?;
+    // Differs: the original sends the server's own key to whatever endpoint a
+    // user enters.
+    if profile.is_from_environment(Key::AzureOpenAi) && !profile.is_from_environment(Key::AzureEndpoint) {
+        return Err(no_resources());
+    }
     let headers = HeaderMap::from_iter([
         (ACCEPT, HeaderValue::from_static("application/json")),
         (CONTENT_TYPE, HeaderValue::from_static("application/json")),

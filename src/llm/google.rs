@@ -249,7 +249,7 @@ impl Reader {
             return Err(Failure::Stream(error_message(&data)));
         }
         if let Some(usage) = data_read.usage_metadata {
-            out.usage = Some(usage.to_owned());
+            out.usage.push(usage.to_owned());
         }
         let Some(candidate) = data_read.candidates.unwrap_or_default().into_iter().next() else {
             return match data_read.prompt_feedback {

@@ -13,7 +13,10 @@ pub mod relay;
 mod splits;
 pub mod sse;
 
-use std::time::{Duration, SystemTime};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use reqwest::{
@@ -30,8 +33,7 @@ use crate::{
     telemetry::RequestLog,
 };
 
-/// What the client wants answered.
-#[derive(Debug)]
+/// What the client wants answered. Without `Debug`, as it holds the prompt.
 pub struct Chat<'a> {
     /// `chatSettings.model`.
     pub model: String,
@@ -81,7 +83,7 @@ fn without_lone_surrogates(json: &str) -> String {
 }
 
 /// One request to a provider, as plain data.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Call {
     /// Where to.
     pub url: Url,
@@ -93,6 +95,13 @@ pub struct Call {
     pub guarded: bool,
     /// How often to ask, at most.
     pub attempts: u32,
+}
+
+impl fmt::Debug for Call {
+    // By hand, because the body is the prompt.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("guarded", &self.guarded).field("headers", &self.headers).finish_non_exhaustive()
+    }
 }
 
 /// The protocols, as far as reading their events goes. The compiler names the
@@ -118,18 +127,18 @@ impl Reader {
 }
 
 /// What was read out of some events.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Output {
     /// Text for the client.
     pub text: String,
-    /// The provider's count of tokens, in its own form.
-    pub usage: Option<Box<RawValue>>,
+    /// The provider's counts of tokens, in its own form.
+    pub usage: Vec<Box<RawValue>>,
     /// The provider said that nothing follows.
     pub done: bool,
 }
 
 /// Why there is no (more) answer. Each route has its own words for it.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum Failure {
     /// The provider answered, but not with success.
     #[error("{status} {body}")]
@@ -161,6 +170,12 @@ pub enum Failure {
     Refused(#[from] Refusal),
 }
 
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail())
+    }
+}
+
 impl Failure {
     /// For the log: what happened, without the provider's words, which may
     /// quote a prompt or a key.
@@ -184,6 +199,9 @@ impl From<sse::EventTooLarge> for Failure {
 
 /// How much of an error's body is read, in bytes.
 pub const MAX_ERROR_BYTES: usize = 256 * 1024;
+
+/// The status is known by then: its words are not waited for long.
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How much of an answer is read that comes in one piece, in bytes.
 const MAX_REPLY_BYTES: usize = 16 * 1024 * 1024;
@@ -290,8 +308,10 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 
 /// The beginning of an error's body; what could be read of one that broke off.
 async fn beginning(response: Response) -> String {
-    let body = match outbound::read(response, MAX_ERROR_BYTES).await {
-        Ok(body) | Err(outbound::ReadError::TooLarge(body) | outbound::ReadError::Broken(body, _)) => body,
+    let read = tokio::time::timeout(ERROR_BODY_TIMEOUT, outbound::read(response, MAX_ERROR_BYTES)).await;
+    let body = match read {
+        Ok(Ok(body) | Err(outbound::ReadError::TooLarge(body) | outbound::ReadError::Broken(body, _))) => body,
+        Err(_) => Vec::new(),
     };
     String::from_utf8_lossy(&body).into_owned()
 }

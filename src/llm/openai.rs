@@ -124,7 +124,7 @@ impl Reader {
             return Err(Failure::Stream(error_message(&data)));
         }
         if let Some(usage) = chunk.usage {
-            out.usage = Some(usage.to_owned());
+            out.usage.push(usage.to_owned());
         }
         let Some(choice) = chunk.choices.0 else {
             return Ok(());

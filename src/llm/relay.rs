@@ -147,7 +147,7 @@ impl Stream for Relay {
     /// The next text; after an `Err` or `None`, nothing.
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         ready!(self.poll_read(cx));
-        if !self.out.text.is_empty() || self.out.usage.is_some() {
+        if !self.out.text.is_empty() || !self.out.usage.is_empty() {
             return Poll::Ready(Some(Ok(std::mem::take(&mut self.out))));
         }
         if self.failure.is_some() && !std::mem::replace(&mut self.cut, true) {

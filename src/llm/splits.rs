@@ -48,13 +48,17 @@ fn bytes(chunk: &Value) -> Vec<u8> {
     }
 }
 
-/// The text, whether it is said to be whole, and how it failed.
-fn read<'a>(reader: fn() -> Reader, parts: impl IntoIterator<Item = &'a [u8]>) -> (String, bool, Option<String>) {
+/// The text, the usage, whether it is said to be whole, and how it failed.
+fn read<'a>(
+    reader: fn() -> Reader,
+    parts: impl IntoIterator<Item = &'a [u8]>,
+) -> (String, String, bool, Option<String>) {
     let (mut reader, mut decoder, mut out) = (reader(), sse::Decoder::default(), Output::default());
     let mut take = |event: sse::Event<'_>| if out.done { Ok(()) } else { reader.read(event, &mut out) };
     let pushed: Result<(), Failure> =
         parts.into_iter().try_for_each(|part| decoder.push(part, &mut take)).and_then(|()| decoder.finish(&mut take));
-    (out.text, out.done, pushed.err().map(|failure| failure.to_string()))
+    let usage: String = out.usage.iter().map(|usage| usage.get()).collect();
+    (out.text, usage, out.done, pushed.err().map(|failure| failure.to_string()))
 }
 
 #[test]

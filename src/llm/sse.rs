@@ -19,7 +19,7 @@ use memchr::memchr2;
 pub const MAX_EVENT_BYTES: usize = 16 * 1024 * 1024;
 
 /// One event as it came, its data lines joined with LF.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Event<'a> {
     /// The `event` field; empty where there was none.
     pub name: &'a [u8],
@@ -33,7 +33,7 @@ pub struct Event<'a> {
 pub struct EventTooLarge;
 
 /// The state between two reads.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Decoder {
     /// The line that the last read left unfinished.
     line: Vec<u8>,

@@ -197,7 +197,8 @@ fn reach_v4(address: Ipv4Addr) -> Reach {
 
 fn reach_v6(address: Ipv6Addr) -> Reach {
     match address.segments() {
-        [0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254] => Reach::Metadata,
+        // AWS' services, and Google's metadata server.
+        [0xfd00, 0x0ec2, ..] | [0xfd20, 0x00ce, ..] => Reach::Metadata,
         [0xfe80..=0xfebf, ..] => Reach::Metadata,
         // Unique local, site-local, multicast, documentation, discard-only,
         // local-use NAT64, segment routing.
@@ -306,6 +307,8 @@ mod tests {
         "http://[2002:a9fe:a9fe::]/",
         "http://[fe80::1]/",
         "http://[fd00:ec2::254]/",
+        "http://[fd00:ec2::23]/",
+        "http://[fd20:ce::254]/",
         "http://100.100.100.200/",
         "http://168.63.129.16/",
     ];

@@ -42,8 +42,10 @@ impl Clients {
                 .user_agent(concat!("chatbot-ui-api/", env!("CARGO_PKG_VERSION")))
         };
         let on_redirect = policy.clone();
+        // A proxy is for what lies outside.
+        let trusted = if config.base_urls.all_on_this_machine() { base().no_proxy() } else { base() };
         Ok(Self {
-            trusted: base().redirect(same_host(|_| Ok(()))).build()?,
+            trusted: trusted.redirect(same_host(|_| Ok(()))).build()?,
             guarded: base()
                 // A proxy would resolve names in our place.
                 .no_proxy()
@@ -55,7 +57,7 @@ impl Clients {
     }
 }
 
-/// Follows redirects on one host only.
+/// Follows redirects within one origin, and to the same host over TLS.
 ///
 /// Differs: the original follows them anywhere. Keys travel in headers that
 /// an HTTP client does not know to drop (`api-key`, `x-api-key`), and none of
@@ -65,11 +67,12 @@ fn same_host(check: impl Fn(&Url) -> Result<(), Refusal> + Send + Sync + 'static
         if let Err(refusal) = check(attempt.url()) {
             return attempt.error(refusal);
         }
-        let from = attempt.previous().last().and_then(Url::host_str);
-        if attempt.previous().len() > 5 || from != attempt.url().host_str() {
-            return attempt.stop();
-        }
-        attempt.follow()
+        let to = attempt.url();
+        let stays = attempt.previous().last().is_some_and(|from| {
+            let upgraded = from.scheme() == "http" && to.scheme() == "https" && to.port().is_none();
+            from.host_str() == to.host_str() && (from.origin() == to.origin() || upgraded)
+        });
+        if stays && attempt.previous().len() <= 5 { attempt.follow() } else { attempt.stop() }
     })
 }
 

@@ -99,7 +99,7 @@ impl Exchange {
         } else {
             let text = outputs.filter_map(async |item| match item {
                 Ok(Output { text, .. }) => (!text.is_empty()).then(|| Ok(Bytes::from(text))),
-                Err(failure) => Some(Err(failure)),
+                Err(_) => Some(Err(Cut)),
             });
             HttpResponse::Ok().content_type("text/plain; charset=utf-8").streaming(text)
         };
@@ -110,6 +110,12 @@ impl Exchange {
         response
     }
 }
+
+/// Cuts the connection. It says nothing, because actix writes it to the log;
+/// what happened stands in the request's own line.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer is cut")]
+struct Cut;
 
 /// An answer as events: `delta` (`{"text"}`), `usage` (the provider's own
 /// count), and at the end `done` (`{}`) or `error` (`{"message"}`).
@@ -126,7 +132,7 @@ fn events(
                 if !text.is_empty() {
                     events.push(event("delta", json!({ "text": text }).to_string()));
                 }
-                events.extend(usage.map(|usage| event("usage", String::from(Box::<str>::from(usage)))));
+                events.extend(usage.into_iter().map(|usage| event("usage", String::from(Box::<str>::from(usage)))));
             }
             Some(Err(failure)) => {
                 *failed = true;

@@ -15,6 +15,6 @@ pub async fn ready(state: Data<State>) -> Result<HttpResponse, Error> {
     if state.is_stopping() {
         return Ok(HttpResponse::ServiceUnavailable().json(json!({ "message": "The server is stopping" })));
     }
-    state.db.ready().await?;
+    state.db.ready(state.config.sessions.check).await?;
     Ok(HttpResponse::Ok().json(json!({ "status": "ok" })))
 }

@@ -101,9 +101,9 @@ fn unexpected() -> Error {
 /// The functions of all tools that can be read. One that cannot is passed
 /// over, and the log says why: the others still work.
 fn functions(tools: Vec<SelectedTool>) -> Vec<Function> {
-    let mut functions = Vec::new();
+    let (mut functions, mut budget) = (Vec::new(), openapi::Budget::default());
     for tool in tools {
-        match openapi::operations(&tool.schema) {
+        match openapi::operations(&tool.schema, &mut budget) {
             Ok(operations) => {
                 let headers = invoke::custom_headers(&tool.custom_headers);
                 functions

@@ -27,6 +27,9 @@ struct Id {
 pub async fn available(_: User, exchange: Exchange, body: Body) -> Result<HttpResponse, Error> {
     let Name { username } = body.object("username")?;
     let username = username.ok_or_else(|| Error::BadRequest("username is missing".to_owned()))?;
+    if username.contains('\0') {
+        return Err(Error::BadRequest("username must not hold a NUL".to_owned()));
+    }
     let taken = accounts::is_username_taken(&exchange.state.db, &username).await?;
     Ok(HttpResponse::Ok().json(json!({ "isAvailable": !taken })))
 }

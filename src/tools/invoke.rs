@@ -48,7 +48,11 @@ pub async fn invoke(
             Value::Null => &arguments,
             body => body,
         };
-        request = request.header(CONTENT_TYPE, "application/json").body(js::stringify(body));
+        // The tool's own content type wins, as in the original.
+        if !headers.contains_key(CONTENT_TYPE) {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        request = request.body(js::stringify(body));
     }
     let response = request.send().await.map_err(|error| match outbound::refusal(&error) {
         Some(refusal) => Error::BadRequest(refusal.to_string()),

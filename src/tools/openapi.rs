@@ -29,12 +29,20 @@ pub struct Operation {
 
 const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 
-/// References that lead to references, and so on: a document that needs more
-/// nodes than this once they are all followed is refused.
-const MAX_NODES: usize = 50_000;
+/// How much the documents of one request may grow to once their references
+/// are followed: the parts that references repeat count each time.
+#[derive(Debug)]
+pub struct Budget(usize);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(50_000)
+    }
+}
+
 const MAX_DEPTH: usize = 64;
 
-/// Reads a document's operations.
+/// Reads a document's operations. One that cannot be used is left out.
 ///
 /// Differs: references to other parts of the document are followed (the
 /// original refuses the document); each operation is called by its own method
@@ -43,7 +51,7 @@ const MAX_DEPTH: usize = 64;
 ///
 /// # Errors
 /// A sentence about what is wrong; nothing of the document is used then.
-pub fn operations(schema: &Value) -> Result<Vec<Operation>, String> {
+pub fn operations(schema: &Value, budget: &mut Budget) -> Result<Vec<Operation>, String> {
     let parsed;
     let document = match schema {
         Value::String(text) => {
@@ -58,36 +66,58 @@ pub fn operations(schema: &Value) -> Result<Vec<Operation>, String> {
     let server = document["servers"][0]["url"].as_str().ok_or("it has no server with a URL")?;
     let paths = document["paths"].as_object().ok_or("it has no paths")?;
     let mut operations = Vec::new();
-    let mut nodes = 0;
+    let mut problem = "it has no operations".to_owned();
     for (path, item) in paths {
-        let item = resolve(document, item, 0, &mut nodes)?;
         for method in METHODS {
-            let Some(operation) = item[method.as_str().to_lowercase()].as_object() else {
-                continue;
-            };
-            operations.push(read(server, path, method, operation, &item["parameters"]));
+            let read = followed(document, item).and_then(|item| {
+                let Some(operation) = item.get(method.as_str().to_lowercase()) else { return Ok(None) };
+                let operation = followed(document, operation)?;
+                let Some(operation) = operation.as_object() else { return Ok(None) };
+                let mut resolve = |value: &Value| resolve(document, value, &mut Vec::new(), 0, budget);
+                let of = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
+                let mut parameters = |value: Option<&Value>| -> Result<Vec<Value>, String> {
+                    of(value)
+                        .iter()
+                        .map(|parameter| {
+                            let parameter = followed(document, parameter)?;
+                            let schema = resolve(&parameter["schema"])?;
+                            Ok(json!({ "name": parameter["name"], "in": parameter["in"], "schema": schema }))
+                        })
+                        .collect()
+                };
+                let (shared, own) = (parameters(item.get("parameters"))?, parameters(operation.get("parameters"))?);
+                let body = match operation.get("requestBody") {
+                    Some(body) => Some(resolve(&followed(document, body)?["content"]["application/json"]["schema"])?),
+                    None => None,
+                };
+                Ok(Some(read(server, path, method, operation, (shared, own), body)))
+            });
+            match read {
+                Ok(operation) => operations.extend(operation),
+                Err(reason) => problem = reason,
+            }
         }
     }
-    if operations.is_empty() {
-        return Err("it has no operations".to_owned());
-    }
-    Ok(operations)
+    if operations.is_empty() { Err(problem) } else { Ok(operations) }
 }
 
-fn read(server: &str, path: &str, method: Method, operation: &Map<String, Value>, shared: &Value) -> Operation {
-    let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
+fn read(
+    server: &str,
+    path: &str,
+    method: Method,
+    operation: &Map<String, Value>,
+    (shared, own): (Vec<Value>, Vec<Value>),
+    body: Option<Value>,
+) -> Operation {
     // A parameter of the operation stands in for one of the path.
-    let own = list(operation.get("parameters"));
     let own_names: HashSet<&str> = own.iter().filter_map(|parameter| parameter["name"].as_str()).collect();
-    let shared = list(Some(shared));
-    let shared =
-        shared.iter().filter(|parameter| parameter["name"].as_str().is_some_and(|name| !own_names.contains(name)));
-    let parameters: Vec<&Value> = shared.chain(&own).collect();
+    let is_own = |parameter: &&Value| parameter["name"].as_str().is_none_or(|name| own_names.contains(name));
+    let parameters: Vec<&Value> = shared.iter().filter(|parameter| !is_own(parameter)).chain(&own).collect();
 
     let mut properties = Map::new();
-    let body = operation.get("requestBody").map(|body| &body["content"]["application/json"]["schema"]);
+    let has_body = body.is_some();
     if let Some(schema) = body.filter(|schema| !schema.is_null()) {
-        properties.insert("requestBody".to_owned(), schema.clone());
+        properties.insert("requestBody".to_owned(), schema);
     }
     let schemas: Map<String, Value> = parameters
         .iter()
@@ -113,7 +143,7 @@ fn read(server: &str, path: &str, method: Method, operation: &Map<String, Value>
         .filter_map(|parameter| parameter["name"].as_str());
     Operation {
         query: query.map(str::to_owned).collect(),
-        has_body: operation.contains_key("requestBody"),
+        has_body,
         name,
         function,
         server: server.to_owned(),
@@ -130,24 +160,50 @@ fn made_up_name(method: &Method, path: &str) -> String {
     name.join("_").chars().take(64).collect()
 }
 
-/// A copy of `value` with every reference followed.
-fn resolve(document: &Value, value: &Value, depth: usize, nodes: &mut usize) -> Result<Value, String> {
-    *nodes += 1;
-    if *nodes > MAX_NODES || depth > MAX_DEPTH {
-        return Err("it refers to itself, or is too large".to_owned());
+/// What `value` refers to, if it is a reference, and what that refers to.
+fn followed<'a>(document: &'a Value, mut value: &'a Value) -> Result<&'a Value, String> {
+    for _ in 0..MAX_DEPTH {
+        match value.get("$ref").and_then(Value::as_str) {
+            Some(reference) => value = follow(document, reference).ok_or(NOWHERE)?,
+            None => return Ok(value),
+        }
     }
+    Err("it refers to itself".to_owned())
+}
+
+const NOWHERE: &str = "it refers to something that it does not have";
+
+/// A copy of a schema with every reference followed. Where one leads back into
+/// itself, as in a tree, anything may stand.
+fn resolve<'a>(
+    document: &'a Value,
+    value: &'a Value,
+    inside: &mut Vec<&'a str>,
+    depth: usize,
+    budget: &mut Budget,
+) -> Result<Value, String> {
+    budget.0 = budget.0.checked_sub(1).filter(|_| depth < MAX_DEPTH).ok_or("it is too large")?;
     Ok(match value {
         Value::Object(object) => {
             if let Some(Value::String(reference)) = object.get("$ref") {
-                let target = follow(document, reference).ok_or("it refers to something that it does not have")?;
-                return resolve(document, target, depth + 1, nodes);
+                if inside.contains(&reference.as_str()) {
+                    return Ok(json!({}));
+                }
+                let target = follow(document, reference).ok_or(NOWHERE)?;
+                inside.push(reference);
+                let resolved = resolve(document, target, inside, depth + 1, budget);
+                inside.pop();
+                return resolved;
             }
-            let members =
-                object.iter().map(|(name, member)| Ok((name.clone(), resolve(document, member, depth + 1, nodes)?)));
-            Value::Object(members.collect::<Result<_, String>>()?)
+            let mut members = Map::new();
+            for (name, member) in object {
+                members.insert(name.clone(), resolve(document, member, inside, depth + 1, budget)?);
+            }
+            Value::Object(members)
         }
         Value::Array(items) => {
-            Value::Array(items.iter().map(|item| resolve(document, item, depth + 1, nodes)).collect::<Result<_, _>>()?)
+            let items = items.iter().map(|item| resolve(document, item, inside, depth + 1, budget));
+            Value::Array(items.collect::<Result<_, _>>()?)
         }
         scalar => scalar.clone(),
     })
@@ -163,6 +219,10 @@ fn follow<'a>(document: &'a Value, reference: &str) -> Option<&'a Value> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn operations(schema: &Value) -> Result<Vec<Operation>, String> {
+        super::operations(schema, &mut Budget::default())
+    }
 
     fn document(paths: Value, more: Value) -> Value {
         let mut document = json!({ "info": {}, "servers": [{ "url": "http://h" }], "paths": paths });
@@ -209,14 +269,6 @@ mod tests {
 
     #[test]
     fn documents_that_cannot_be_used_say_why() {
-        let cyclic = document(json!({ "/x": { "get": { "$ref": "#/paths/~1x/get" } } }), json!({}));
-        let double = |name: &str, next: &str| {
-            (name.to_owned(), json!({ "a": { "$ref": format!("#/{next}") }, "b": { "$ref": format!("#/{next}") } }))
-        };
-        let names: Vec<String> = (0..60).map(|number| format!("n{number}")).collect();
-        let bomb: Map<String, Value> =
-            names.windows(2).map(|pair| double(&pair[0], &pair[1])).chain([("n59".to_owned(), json!(1))]).collect();
-        let bomb = document(json!({ "/x": { "get": { "$ref": "#/n0" } } }), bomb.into());
         for (schema, words) in [
             (json!("not json"), "not JSON"),
             (Value::Null, "no info"),
@@ -228,12 +280,45 @@ mod tests {
                 "does not have",
             ),
             (document(json!({ "/x": { "$ref": "http://h/other.json" } }), json!({})), "does not have"),
-            (cyclic, "itself"),
-            (bomb, "too large"),
+            (document(json!({ "/x": { "get": { "$ref": "#/paths/~1x/get" } } }), json!({})), "itself"),
         ] {
             let problem = operations(&schema).expect_err(words);
             assert!(problem.contains(words), "{problem}");
         }
+    }
+
+    fn with_schema(schema: Value) -> Value {
+        json!({ "requestBody": { "content": { "application/json": { "schema": schema } } } })
+    }
+
+    #[test]
+    fn what_leads_back_into_itself_ends_there() {
+        let node =
+            json!({ "type": "object", "properties": { "children": { "items": { "$ref": "#/components/Node" } } } });
+        let responses = json!({ "responses": { "200": { "$ref": "#/nowhere" } } });
+        let paths = json!({ "/a": { "post": with_schema(json!({ "$ref": "#/components/Node" })), "get": responses }, "/b": { "get": { "parameters": [{ "$ref": "#/no" }] } } });
+        let operations = operations(&document(paths, json!({ "components": { "Node": node } }))).expect("operations");
+        assert_eq!(
+            operations.iter().map(|operation| operation.name.as_str()).collect::<Vec<_>>(),
+            ["get_a", "post_a"],
+            "one is left out"
+        );
+        let body = &operations[1].function["function"]["parameters"]["properties"]["requestBody"];
+        assert_eq!(body["properties"]["children"]["items"], json!({}));
+    }
+
+    #[test]
+    fn the_documents_of_one_request_share_their_room() {
+        let double =
+            |next: usize| json!({ "a": { "$ref": format!("#/n{next}") }, "b": { "$ref": format!("#/n{next}") } });
+        let chain: Map<String, Value> = (0..13)
+            .map(|number| (format!("n{number}"), double(number + 1)))
+            .chain([("n13".to_owned(), json!(1))])
+            .collect();
+        let document = document(json!({ "/x": { "post": with_schema(json!({ "$ref": "#/n0" })) } }), chain.into());
+        let mut budget = Budget::default();
+        let read = (0..50).filter(|_| super::operations(&document, &mut budget).is_ok()).count();
+        assert!((1..=2).contains(&read), "{read}");
     }
 
     fn any_json() -> impl Strategy<Value = Value> {

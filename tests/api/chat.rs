@@ -292,3 +292,50 @@ async fn a_request_without_a_session_is_not_read() {
     let answer = client().post(app.url("/api/chat/openai")).body(big).send().await.expect("an answer");
     assert_eq!(message(answer).await, (500, "User not found".to_owned()));
 }
+
+#[tokio::test]
+async fn text_and_the_error_after_it_may_come_in_one_read() {
+    let upstream = Upstream::start().await;
+    let app = start(&upstream).await;
+    let user = app.user(&[("openai_api_key", "sk-case-one")]).await;
+    let both = format!("{DELTA}data: {{\"error\":{{\"message\":\"no more\"}}}}\n\n");
+    upstream.script("sk-case-one", vec![Reply::events(&[&both], Step::Wait(Duration::ZERO))]);
+    let mut answer = app.chat("openai", &user).send().await.expect("an answer");
+    assert_eq!(answer.chunk().await.expect("text").as_deref(), Some(&b"Hello"[..]));
+    assert!(answer.chunk().await.is_err(), "cut");
+}
+
+#[tokio::test]
+async fn a_silent_provider_is_given_up() {
+    let upstream = Upstream::start().await;
+    let base = format!("{}/v1", upstream.url());
+    let app = App::start(&[("OPENAI_BASE_URL", &base), ("PROVIDER_IDLE_TIMEOUT", "1")]).await;
+    let user = app.user(&[("openai_api_key", "sk-case-idle")]).await;
+    for reply in [Reply::silent(), Reply::events(&[], Step::WaitForever)] {
+        upstream.script("sk-case-idle", vec![reply]);
+        let started = Instant::now();
+        let answer = app.chat("openai", &user).send().await.expect("an answer");
+        assert_eq!(message(answer).await, (500, "Connection error.".to_owned()));
+        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    }
+    upstream.script("sk-case-idle", vec![Reply::events(&[DELTA], Step::WaitForever)]);
+    let mut answer = app.chat("openai", &user).send().await.expect("an answer");
+    assert_eq!(answer.chunk().await.expect("text").as_deref(), Some(&b"Hello"[..]));
+    assert!(answer.chunk().await.is_err(), "cut");
+}
+
+#[tokio::test]
+async fn statements_may_be_unnamed() {
+    let upstream = Upstream::start().await;
+    let base = format!("{}/v1", upstream.url());
+    let app = App::start(&[("OPENAI_BASE_URL", &base), ("DATABASE_POOLER", "transaction")]).await;
+    let user = app.user(&[("openai_api_key", "sk-case-pooler")]).await;
+    upstream.script("sk-case-pooler", vec![Reply::events(&[DELTA, DONE], Step::Wait(Duration::ZERO))]);
+    for _ in 0..5 {
+        let answer = app.chat("openai", &user).send().await.expect("an answer");
+        assert_eq!(answer.text().await.expect("whole"), "Hello");
+    }
+    let named: i64 =
+        sqlx::query_scalar("select count(*) from pg_prepared_statements").fetch_one(&app.db).await.expect("a count");
+    assert!(named <= 1, "{named}");
+}

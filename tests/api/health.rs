@@ -90,3 +90,11 @@ async fn a_slash_too_many_is_a_redirect() {
         (204, "GET, HEAD, OPTIONS")
     );
 }
+
+#[tokio::test]
+async fn a_database_that_lacks_what_requests_need_is_not_ready() {
+    let app = App::start(&[]).await;
+    assert_eq!(status(&app, "/readyz").await, 200);
+    sqlx::raw_sql("revoke usage on schema auth from chatbot_ui_api").execute(&app.db).await.expect("revokes");
+    assert_eq!(status(&app, "/readyz").await, 503);
+}

@@ -2,6 +2,7 @@
 
 use std::{
     process::Stdio,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -82,6 +83,12 @@ async fn help_and_version() {
 
 /// The server, on a port of its own choice, and where it listens.
 async fn serve(settings: &[(&str, &str)]) -> (Child, String) {
+    let (child, url, _) = serve_and_listen(settings).await;
+    (child, url)
+}
+
+/// The same, with what it writes.
+async fn serve_and_listen(settings: &[(&str, &str)]) -> (Child, String, Arc<Mutex<String>>) {
     let settings: Vec<_> = [("PORT", "0"), ("LOG_FORMAT", "json")].iter().chain(settings).copied().collect();
     let mut child = command(&["serve"], &settings).spawn().expect("it runs");
     let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
@@ -89,9 +96,15 @@ async fn serve(settings: &[(&str, &str)]) -> (Child, String) {
         timeout(Duration::from_secs(10), lines.next_line()).await.expect("soon").expect("text").expect("a line");
     let url =
         first.split('"').find_map(|part| part.strip_prefix("listening on ")).expect("where it listens").to_owned();
-    // Read on, or the pipe fills.
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    (child, url)
+    let written = Arc::new(Mutex::new(first));
+    let all = written.clone();
+    // Read on in any case, or the pipe fills.
+    tokio::spawn(async move {
+        while let Ok(Some(line)) = lines.next_line().await {
+            all.lock().expect("no panic").push_str(&line);
+        }
+    });
+    (child, url, written)
 }
 
 #[tokio::test]
@@ -218,4 +231,40 @@ async fn migrate_says_what_it_did() {
     assert!(status == Some(0) && said.contains("nothing was changed"), "{said}");
     let (status, said) = output(&["migrate"], &[("DATABASE_URL", "postgresql://u:hunter2@127.0.0.1:9/x")]).await;
     assert!(status == Some(1) && said.contains("127.0.0.1:9") && !said.contains("hunter2"), "{said}");
+}
+
+#[tokio::test]
+async fn no_secret_and_nobodys_words_reach_the_log() {
+    let upstream = Upstream::start().await;
+    let database = postgres::database().await;
+    let base = format!("{}/v1", upstream.url());
+    let settings = [("DATABASE_URL", database.role_url.as_str()), ("OPENAI_BASE_URL", &base), ("RUST_LOG", "trace")];
+    let (_child, url, written) = serve_and_listen(&settings).await;
+    let user = User::create(&database.pool, &[("openai_api_key", "sk-case-MARKEDKEY")]).await;
+    let body = chat_body().to_string().replace("Say hello", "MARKEDPROMPT");
+    let delta = "data: {\"choices\":[{\"delta\":{\"content\":\"MARKEDANSWER\"}}]}\n\n";
+    let error = "data: {\"error\":{\"message\":\"MARKEDERROR\"}}\n\n";
+    for reply in [
+        Reply::events(&[delta, "data: [DONE]\n\n"], Step::Wait(Duration::ZERO)),
+        Reply::events(&[delta, error], Step::Wait(Duration::from_millis(50))),
+        Reply::events(&[error], Step::Wait(Duration::ZERO)),
+        Reply::json(400, &serde_json::json!({ "error": { "message": "MARKEDERROR" } })),
+    ] {
+        upstream.script("sk-case-MARKEDKEY", vec![reply]);
+        let request = client().post(format!("{url}/api/chat/openai")).header("authorization", user.bearer());
+        let answer = request.header("cookie", "other=MARKEDCOOKIE").body(body.clone()).send().await.expect("an answer");
+        let _ = answer.bytes().await;
+    }
+    // A model's name is in the log, what a client calls a model need not be.
+    let nonsense = client().post(format!("{url}/api/chat/openai")).header("authorization", user.bearer());
+    let _ = nonsense.body("{\"MARKEDPROMPT").send().await.expect("an answer").bytes().await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let written = written.lock().expect("no panic").clone();
+    assert!(written.contains("request_id") && written.contains("provider broke"), "{written:.2000}");
+    let token = user.bearer();
+    let signature = token.rsplit('.').next().expect("a signature");
+    for secret in ["MARKED", signature, "only-for-tests"] {
+        let at = written.find(secret);
+        assert!(at.is_none(), "{}", &written[at.unwrap_or(0).saturating_sub(300)..][..400]);
+    }
 }

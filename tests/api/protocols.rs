@@ -242,3 +242,15 @@ async fn names_are_told_to_whoever_is_signed_in() {
     assert_eq!(ask("get", json!({})).await, (400, json!({ "message": "userId is missing" })));
     assert_eq!(ask("available", json!({})).await, (400, json!({ "message": "username is missing" })));
 }
+
+#[tokio::test]
+async fn the_servers_own_azure_key_goes_to_no_endpoint_that_a_user_entered() {
+    let upstream = Upstream::start().await;
+    let app = App::start(&[("AZURE_OPENAI_API_KEY", "sk-case-own")]).await;
+    let user = app.user(&[("azure_openai_endpoint", &upstream.url()), ("azure_openai_45_turbo_id", "d")]).await;
+    let mut body = chat_body();
+    body["chatSettings"]["model"] = "gpt-4-turbo-preview".into();
+    let answer = app.chat("azure", &user).body(body.to_string()).send().await.expect("an answer");
+    assert_eq!(message(answer).await, (400, "Azure resources not found".to_owned()));
+    assert_eq!(upstream.connections(), 0);
+}

@@ -253,3 +253,31 @@ async fn the_cookie_goes_before_the_bearer() {
     let answer = ask("other=1".to_owned()).await.expect("an answer");
     assert_eq!(message(answer).await, (500, "User not found".to_owned()));
 }
+
+#[tokio::test]
+async fn clients_that_ask_and_leave_cause_one_fetch() {
+    let auth = AuthServer::start(Duration::from_millis(600));
+    let app = App::start(&[("SUPABASE_URL", &auth.url)]).await;
+    let user = app.user(&[]).await;
+    let key = SigningKey::new("made-up", Algorithm::ES256);
+    for _ in 0..10 {
+        let token = key.sign(&user);
+        let asked = tokio::time::timeout(Duration::from_millis(50), lets_in(&app, &token)).await;
+        assert!(asked.is_err(), "the fetch takes longer");
+    }
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(auth.asked(), 1);
+}
+
+#[tokio::test]
+async fn another_sites_cookie_may_hold_anything() {
+    let app = App::start(&[]).await;
+    let user = app.user(&[]).await;
+    let session = json!({ "access_token": tokens::access_token(user.id, user.session) });
+    let mut cookie = b"theme=caf\xe9; sb-127-auth-token=".to_vec();
+    cookie.extend_from_slice(session.to_string().as_bytes());
+    let cookie = reqwest::header::HeaderValue::from_bytes(&cookie).expect("a header");
+    let request = client().post(app.url("/api/chat/openai")).header(COOKIE, cookie);
+    let answer = request.body(chat_body().to_string()).send().await.expect("an answer");
+    assert!(message(answer).await.1.starts_with("OpenAI API Key not found"));
+}

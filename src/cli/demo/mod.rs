@@ -3,7 +3,11 @@
 
 mod provider;
 
-use std::{net::TcpListener, process::ExitCode, time::Duration};
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    process::ExitCode,
+    time::Duration,
+};
 
 use secrecy::ExposeSecret;
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
@@ -17,7 +21,9 @@ use super::{
 use crate::{
     app,
     config::{self, Config, PUBLISHED_JWT_SECRET, Variables},
-    keys, telemetry,
+    keys,
+    llm::providers::{OPENAI, PROVIDERS},
+    telemetry,
 };
 
 const EMAIL: &str = "demo@example.com";
@@ -61,7 +67,20 @@ async fn serve_demo(
     let base_url = format!("http://127.0.0.1:{}/v1", port(&provider)?);
     let mut set = |name: &str, value: &str| variables.insert(name.to_owned(), value.to_owned());
     set("DATABASE_URL", &database.url);
-    for name in ["OPENAI_BASE_URL", "GROQ_BASE_URL", "MISTRAL_BASE_URL", "OPENROUTER_BASE_URL", "PERPLEXITY_BASE_URL"] {
+    // Its own provider is on this machine, wherever it listens.
+    set("PRIVATE_UPSTREAMS", "allow");
+    set("SHUTDOWN_GRACE", "1");
+    // The last two speak protocols that the demo's provider does not; they
+    // have no keys, and lead nowhere else.
+    for name in [
+        "OPENAI_BASE_URL",
+        "GROQ_BASE_URL",
+        "MISTRAL_BASE_URL",
+        "OPENROUTER_BASE_URL",
+        "PERPLEXITY_BASE_URL",
+        "ANTHROPIC_BASE_URL",
+        "GOOGLE_GEMINI_BASE_URL",
+    ] {
         set(name, &base_url);
     }
     let config = Config::new(&variables).map_err(|error| error.to_string())?;
@@ -76,7 +95,10 @@ async fn serve_demo(
     let handle = provider.handle();
     actix_web::rt::spawn(provider);
 
-    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    let mut address = listener.local_addr().map_err(|error| error.to_string())?;
+    if address.ip().is_unspecified() {
+        address.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
     say(&what_to_try(&format!("http://{address}"), &token));
     let served = app::serve(config, listener, async || signals.next().await).await;
     handle.stop(false).await;
@@ -110,11 +132,14 @@ The same routes take groq, mistral, openrouter and perplexity. Ask for an
     )
 }
 
-/// The server's address: as given, else port 8000 or the next that is free.
+/// The server's address: as given, else port 8000 or any that is free.
 fn server_listener(given: &Variables) -> Result<TcpListener, String> {
     let config = Config::new(given).map_err(|error| error.to_string())?;
     match serve::listen(&config) {
-        Err(_) if !given.contains_key("PORT") => serve::listen(&Config { port: 0, ..config }),
+        Err(_) if !given.contains_key("PORT") => {
+            say(&format!("Port {} is taken: using another.", config.port));
+            serve::listen(&Config { port: 0, ..config })
+        }
         listener => listener,
     }
 }
@@ -186,11 +211,8 @@ async fn make_user(connection: &mut PgConnection, base_url: &str) -> sqlx::Resul
         .bind(EMAIL)
         .execute(&mut *connection)
         .await?;
-    let columns: Vec<String> = keys::TABLE
-        .iter()
-        .filter(|row| row.column.ends_with("_api_key"))
-        .map(|row| format!("{} = 'sk-demo'", row.column))
-        .collect();
+    let spoken = PROVIDERS.iter().chain([&OPENAI]).map(|provider| keys::TABLE[provider.key as usize].column);
+    let columns: Vec<String> = spoken.map(|column| format!("{column} = 'sk-demo'")).collect();
     let sql = format!("update public.profiles set {} where user_id = $1", columns.join(", "));
     sqlx::query(sqlx::AssertSqlSafe(sql)).bind(USER).execute(&mut *connection).await?;
     sqlx::query(
