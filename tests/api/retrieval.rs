@@ -8,6 +8,10 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use uuid::Uuid;
 
+#[cfg(feature = "local-embeddings")]
+#[path = "../../src/retrieval/local/tiny.rs"]
+mod tiny;
+
 use crate::support::{
     App, User, client, message, postgres,
     retrieval::{SERVICE_KEY, Stand, vector},
@@ -492,4 +496,37 @@ async fn local_embeddings_say_what_they_need() {
     let question = json!({ "userInput": "x", "fileIds": [file], "embeddingsProvider": "local", "sourceCount": 4 });
     let (status, words) = message(post(&app, &user, "retrieve", &question).send().await.expect("an answer")).await;
     assert!(status == 500 && words.contains("LOCAL_EMBEDDINGS_DIR"), "{words}");
+}
+
+#[cfg(feature = "local-embeddings")]
+#[tokio::test]
+async fn local_embeddings_find_what_they_stored() {
+    let model = tiny::wide_model();
+    let folder = model.path().to_str().expect("a path").to_owned();
+    let stand = Stand::start();
+    let app =
+        start_on(postgres::supabase_database_for_an_app().await, &stand, &[("LOCAL_EMBEDDINGS_DIR", &folder)]).await;
+    let user = app.user(&[]).await;
+    let file = file(&app.db, &user, "a.csv", "private").await;
+    // Three passages of one row each.
+    let rows = ["x".repeat(3000), "the river".repeat(400), "7 8 9 ".repeat(600)];
+    stand.put(&format!("{}/{file}", user.id), format!("a\n{}\n{}\n{}", rows[0], rows[1], rows[2]).into_bytes());
+    assert_eq!(process(&app, &user, file, "local").send().await.expect("an answer").status(), 200);
+    let passages: Vec<(String, Option<String>)> =
+        sqlx::query_as("select content, openai_embedding::text from public.file_items where file_id = $1 and local_embedding is not null")
+            .bind(file)
+            .fetch_all(&app.db)
+            .await
+            .expect("items");
+    assert_eq!(passages.len(), 3);
+    for (content, openai) in passages {
+        assert_eq!(openai, None);
+        let question =
+            json!({ "userInput": content, "fileIds": [file], "embeddingsProvider": "local", "sourceCount": 1 });
+        let text =
+            post(&app, &user, "retrieve", &question).send().await.expect("an answer").text().await.expect("whole");
+        let found: Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(found["results"][0]["content"], content, "a passage is nearest to itself");
+        assert!(found["results"][0]["similarity"].as_f64().expect("a number") > 0.999);
+    }
 }

@@ -18,7 +18,7 @@ impl Folder {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("chatbot-ui-api-model-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
-        fs::create_dir_all(&path).unwrap();
+        fs::create_dir_all(&path).expect("as the test wrote it");
         Self(path)
     }
 
@@ -39,15 +39,15 @@ impl Drop for Folder {
 
 /// The small model's `config`, its `vocab`, and `cases`: `text`, `tokens` and `vector`.
 pub fn fixture() -> Value {
-    serde_json::from_str(include_str!("../../../tests/retrieval/local.json")).unwrap()
+    serde_json::from_str(include_str!("../../../tests/retrieval/local.json")).expect("as the test wrote it")
 }
 
 /// A folder with a model of this configuration, whose `vocab_size` is overruled by the length of `vocab`.
 pub fn model(mut config: Value, vocab: &[Value]) -> Folder {
     config["vocab_size"] = vocab.len().into();
     let folder = Folder::new();
-    fs::write(folder.file("config.json"), config.to_string()).unwrap();
-    fs::write(folder.file("tokenizer.json"), tokenizer(vocab).to_string()).unwrap();
+    fs::write(folder.file("config.json"), config.to_string()).expect("as the test wrote it");
+    fs::write(folder.file("tokenizer.json"), tokenizer(vocab).to_string()).expect("as the test wrote it");
     write_weights(&folder.file("model.safetensors"), &config);
     folder
 }
@@ -58,7 +58,7 @@ pub fn wide_model() -> Folder {
     let config = &mut fixture["config"];
     (config["hidden_size"], config["num_attention_heads"], config["num_hidden_layers"]) =
         (384.into(), 12.into(), 1.into());
-    model(config.clone(), fixture["vocab"].as_array().unwrap())
+    model(config.clone(), fixture["vocab"].as_array().expect("as the test wrote it"))
 }
 
 /// As the real one: even its truncation and its padding, both of which the server must overrule.
@@ -71,8 +71,11 @@ fn tokenizer(vocab: &[Value]) -> Value {
                    "rstrip": false, "normalized": false})
         })
         .collect();
-    let vocab: Map<String, Value> =
-        vocab.iter().enumerate().map(|(id, token)| (token.as_str().unwrap().to_owned(), id.into())).collect();
+    let vocab: Map<String, Value> = vocab
+        .iter()
+        .enumerate()
+        .map(|(id, token)| (token.as_str().expect("as the test wrote it").to_owned(), id.into()))
+        .collect();
     let token = |id: &str| json!({"SpecialToken": {"id": id, "type_id": 0}});
     let sequence = |id: &str, type_id| json!({"Sequence": {"id": id, "type_id": type_id}});
     json!({
@@ -99,7 +102,9 @@ fn tokenizer(vocab: &[Value]) -> Value {
 
 /// Every tensor's name and shape. The last two are in the real file as well, and of no use here.
 pub fn tensors(config: &Value) -> Vec<(String, Vec<usize>)> {
-    let size = |name: &str| usize::try_from(config[name].as_u64().unwrap()).unwrap();
+    let size = |name: &str| {
+        usize::try_from(config[name].as_u64().expect("as the test wrote it")).expect("as the test wrote it")
+    };
     let (width, inner) = (size("hidden_size"), size("intermediate_size"));
     let mut tensors = Vec::new();
     for (name, rows) in
@@ -140,15 +145,15 @@ fn write_weights(path: &Path, config: &Value) {
         at = end;
     }
     let header = Value::Object(header).to_string();
-    let mut file = BufWriter::new(File::create(path).unwrap());
-    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
-    file.write_all(header.as_bytes()).unwrap();
+    let mut file = BufWriter::new(File::create(path).expect("as the test wrote it"));
+    file.write_all(&(header.len() as u64).to_le_bytes()).expect("as the test wrote it");
+    file.write_all(header.as_bytes()).expect("as the test wrote it");
     for (name, shape) in &tensors {
         for number in numbers(name).take(shape.iter().product()) {
-            file.write_all(&number.to_le_bytes()).unwrap();
+            file.write_all(&number.to_le_bytes()).expect("as the test wrote it");
         }
     }
-    file.into_inner().unwrap();
+    file.into_inner().expect("as the test wrote it");
 }
 
 /// The numbers of a tensor, as `about` in `tests/retrieval/local.json` says.
