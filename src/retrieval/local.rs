@@ -1,8 +1,8 @@
 //! Texts → vectors in this process, by the model all-MiniLM-L6-v2.
 //!
-//! A text goes through three steps: [`model`] has the tokenizer cut it into tokens, [`bert`] makes a
-//! vector of each token, and the text's vector is their mean, scaled to length one. [`weights`] reads
-//! the model's numbers from their file. All of it runs on one thread of its own, behind a [`queue`].
+//! A text goes through three steps: `model` has the tokenizer cut it into tokens, `bert` makes a
+//! vector of each token, and the text's vector is their mean, scaled to length one. `weights` reads
+//! the model's numbers from their file. All of it runs on one thread of its own, behind a `queue`.
 //!
 //! Differs: the original computes with the same model's numbers rounded to 8 bits. Its vectors point
 //! nearly where these do, so that both can stand in one database.
