@@ -4,8 +4,8 @@
 //! vector of each token, and the text's vector is their mean, scaled to length one. `weights` reads
 //! the model's numbers from their file. All of it runs on one thread of its own, behind a `queue`.
 //!
-//! Differs: the original computes with the same model's numbers rounded to 8 bits. Its vectors point
-//! nearly where these do, so that both can stand in one database.
+//! Differs: the original computes with the same model's numbers rounded to 8 bits, so its vectors are
+//! not quite these. Files that it processed are best processed again.
 
 #[cfg(feature = "local-embeddings")]
 mod bert;
