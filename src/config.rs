@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -34,7 +35,7 @@ pub struct Config {
     pub sessions: Sessions,
     /// The keys set here, which win over the profile's: the 14 variables of
     /// [`crate::keys::TABLE`]. An empty variable counts as unset.
-    pub keys: Keys,
+    pub keys: Arc<Keys>,
     /// Where the providers are asked.
     pub base_urls: BaseUrls,
     /// `PRIVATE_UPSTREAMS`: may the URLs that users choose lead to private
@@ -211,7 +212,7 @@ impl Config {
             port: read.number("PORT", 8000)?,
             database: read.database()?,
             sessions: read.sessions()?,
-            keys: Keys::try_from_rows(|row| Ok(read.untrimmed(row.variable).map(str::to_owned)))?,
+            keys: Arc::new(Keys::try_from_rows(|row| Ok(read.untrimmed(row.variable).map(str::to_owned)))?),
             base_urls: BaseUrls {
                 openai: read.base_url("OPENAI_BASE_URL", "https://api.openai.com/v1")?,
                 groq: read.base_url("GROQ_BASE_URL", "https://api.groq.com/openai/v1")?,

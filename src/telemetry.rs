@@ -1,7 +1,7 @@
 //! The log: its set-up, and the one line that each request leaves at its end.
 
 use std::{
-    cell::{Ref, RefCell, RefMut},
+    cell::{RefCell, RefMut},
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -84,11 +84,6 @@ impl RequestLog {
             route: String::new(),
             facts: Facts::default(),
         })))
-    }
-
-    /// The facts, to be read.
-    pub fn facts(&self) -> Ref<'_, Facts> {
-        Ref::map(self.0.borrow(), |line| &line.facts)
     }
 
     /// The facts, to be added to.

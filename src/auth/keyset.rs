@@ -42,7 +42,7 @@ pub struct KeySet {
 
 #[derive(Default)]
 struct State {
-    keys: HashMap<String, VerifyingKey>,
+    keys: HashMap<String, Arc<VerifyingKey>>,
     fetched: Option<Instant>,
     /// When a fetch last ended, and whether it failed.
     tried: Option<(Instant, bool)>,
@@ -70,7 +70,7 @@ impl KeySet {
 
     /// A key that is known and not too old. Never waits for a fetch; where
     /// the set is getting old it starts one that nobody waits for.
-    pub fn known(self: &Arc<Self>, http: &reqwest::Client, id: &str) -> Option<VerifyingKey> {
+    pub fn known(self: &Arc<Self>, http: &reqwest::Client, id: &str) -> Option<Arc<VerifyingKey>> {
         let state = self.state();
         let key = state.keys.get(id).filter(|_| state.age() < MAX_AGE)?;
         if state.age() >= REFRESH_AGE
@@ -88,7 +88,7 @@ impl KeySet {
 
     /// The key with this id, fetched if it is not known and the last fetch is
     /// long enough ago.
-    pub async fn find(self: &Arc<Self>, http: &reqwest::Client, id: &str) -> Option<VerifyingKey> {
+    pub async fn find(self: &Arc<Self>, http: &reqwest::Client, id: &str) -> Option<Arc<VerifyingKey>> {
         if let Some(key) = self.known(http, id) {
             return Some(key);
         }
@@ -133,7 +133,7 @@ impl KeySet {
     }
 }
 
-async fn download(http: &reqwest::Client, url: &Url) -> Result<HashMap<String, VerifyingKey>, String> {
+async fn download(http: &reqwest::Client, url: &Url) -> Result<HashMap<String, Arc<VerifyingKey>>, String> {
     let response = http.get(url.clone()).send().await.map_err(|error| error.without_url().to_string())?;
     if !response.status().is_success() {
         return Err(format!("status {}", response.status()));
@@ -147,7 +147,7 @@ async fn download(http: &reqwest::Client, url: &Url) -> Result<HashMap<String, V
 
 /// The usable keys of a JWKS document. Keys of other kinds, without an id or
 /// not understood are passed over: one of them must not lock everybody out.
-fn parse(body: &[u8]) -> Result<HashMap<String, VerifyingKey>, String> {
+fn parse(body: &[u8]) -> Result<HashMap<String, Arc<VerifyingKey>>, String> {
     #[derive(Deserialize)]
     struct Document<'a> {
         #[serde(borrow)]
@@ -162,7 +162,7 @@ fn parse(body: &[u8]) -> Result<HashMap<String, VerifyingKey>, String> {
             let jwk: Jwk = serde_json::from_str(raw.get()).ok()?;
             let algorithm = algorithm(&jwk)?;
             let key = DecodingKey::from_jwk(&jwk).ok()?;
-            Some((jwk.common.key_id?, VerifyingKey::new(key, algorithm)))
+            Some((jwk.common.key_id?, Arc::new(VerifyingKey::new(key, algorithm))))
         })
         .collect())
 }

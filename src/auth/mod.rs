@@ -60,7 +60,7 @@ impl User {
 /// Checks tokens: by the shared secret, or by the project's public keys.
 pub struct Verifier {
     cookie_name: String,
-    secret: Option<VerifyingKey>,
+    secret: Option<Arc<VerifyingKey>>,
     keys: Arc<KeySet>,
     refresher: Option<Refresher>,
 }
@@ -70,7 +70,10 @@ impl Verifier {
     pub fn new(sessions: &Sessions) -> Self {
         Self {
             cookie_name: sessions.cookie_name(),
-            secret: sessions.jwt_secret.as_ref().map(|secret| VerifyingKey::hs256(secret.expose_secret().as_bytes())),
+            secret: sessions
+                .jwt_secret
+                .as_ref()
+                .map(|secret| Arc::new(VerifyingKey::hs256(secret.expose_secret().as_bytes()))),
             keys: Arc::new(KeySet::new(sessions.jwks_url.clone())),
             refresher: sessions.anon_key.as_ref().and_then(|key| Refresher::new(&sessions.supabase_url, key.clone())),
         }
@@ -124,20 +127,22 @@ async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
     };
     let refused = |reason: &str| Error::UserNotFound(reason.to_owned());
     let verifier = &state.verifier;
-    let verify = |token: String| async move { verifier.verify(&clients.trusted, &token).await };
+    let http = &clients.trusted;
     let claims = match credentials(request, &verifier.cookie_name) {
         None => return Err(refused("no session in the request")),
-        Some(Credentials::Bearer(token)) => verify(token).await,
-        Some(Credentials::Cookie(session)) => match (verify(session.access_token.clone()).await, &verifier.refresher) {
-            (Err(TokenError::Expired), Some(refresher)) if !session.refresh_token.is_empty() => {
-                let new = refresher.refresh(&clients.trusted, &session.refresh_token).await;
-                let new = new.ok_or_else(|| refused("the access token has run out and was not refreshed"))?;
-                let cookies = session.set_cookies(&verifier.cookie_name, &new);
-                request.extensions_mut().insert(NewCookies(cookies));
-                verify(new["access_token"].as_str().unwrap_or_default().to_owned()).await
+        Some(Credentials::Bearer(token)) => verifier.verify(http, &token).await,
+        Some(Credentials::Cookie(session)) => {
+            match (verifier.verify(http, &session.access_token).await, &verifier.refresher) {
+                (Err(TokenError::Expired), Some(refresher)) if !session.refresh_token.is_empty() => {
+                    let new = refresher.refresh(http, &session.refresh_token).await;
+                    let new = new.ok_or_else(|| refused("the access token has run out and was not refreshed"))?;
+                    let cookies = session.set_cookies(&verifier.cookie_name, &new);
+                    request.extensions_mut().insert(NewCookies(cookies));
+                    verifier.verify(http, new["access_token"].as_str().unwrap_or_default()).await
+                }
+                (claims, _) => claims,
             }
-            (claims, _) => claims,
-        },
+        }
     };
     let claims = claims.map_err(|error| refused(&error.to_string()))?;
     let account = accounts::find(&state.db, claims, state.config.sessions.check, &state.config.keys).await?;

@@ -1,7 +1,7 @@
 //! `auth.users`, `auth.sessions` and `public.profiles`: who a session belongs
 //! to, in one statement.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{FromRow, Row, postgres::PgRow};
@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Profile {
     keys: Keys,
-    environment: Keys,
+    environment: Arc<Keys>,
     /// Embeddings come from Azure instead of OpenAI.
     pub use_azure_openai: bool,
 }
@@ -93,7 +93,7 @@ impl FromRow<'_, PgRow> for Account {
         let profile = if row.try_get("has_profile")? {
             Some(Profile {
                 keys: Keys::try_from_rows(|key| row.try_get(key.column))?,
-                environment: Keys::default(),
+                environment: Arc::default(),
                 use_azure_openai: row.try_get("use_azure_openai")?,
             })
         } else {
@@ -117,7 +117,7 @@ pub async fn find(
     db: &Db,
     claims: Claims,
     check: SessionCheck,
-    environment: &Keys,
+    environment: &Arc<Keys>,
 ) -> Result<Result<Option<Profile>, Refused>, Error> {
     let sql: &'static str = match check {
         SessionCheck::Database => &CHECKED,

@@ -20,7 +20,7 @@ use tokio::sync::OnceCell;
 
 use uuid::Uuid;
 
-use crate::{auth::token::Claims, config, error::Error, keys::Keys};
+use crate::{auth::token::Claims, config, error::Error};
 use vector::VectorType;
 
 /// How long a request waits for a free connection.
@@ -116,7 +116,7 @@ impl Db {
         // The statement of every request, for nobody: what this role may not
         // read, or what is missing, is found out here.
         let nobody = Claims { user: Uuid::nil(), session: Some(Uuid::nil()) };
-        let found = accounts::find(self, nobody, check, &Keys::default()).await;
+        let found = accounts::find(self, nobody, check, &Arc::default()).await;
         found.map(|_| ()).map_err(|error| Error::DatabaseUnavailable(error.detail().into_owned()))
     }
 }

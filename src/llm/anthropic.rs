@@ -113,17 +113,15 @@ fn part(part: Value) -> Value {
 pub fn error(failure: Failure) -> Error {
     let (status, message) = match failure {
         Failure::Status { status: 401, .. } => (401, key_is_incorrect(NAME)),
-        Failure::Status { status, body } => (status, format!("{status} {}", error_message(&body))),
-        Failure::Stream(words) => (502, words),
-        Failure::Blocked(words) => (400, words),
-        Failure::Unusable(words) => (500, words),
         // The provider said nothing that could be passed on.
         Failure::Connection(detail) => {
             let message = "An error occurred while calling the Anthropic API".to_owned();
             return Error::Connection { message, detail };
         }
-        Failure::Broken(detail) => return Error::connection(detail),
-        Failure::Refused(refusal) => return Error::BadRequest(refusal.to_string()),
+        failure => match failure.words() {
+            Ok(words) => words,
+            Err(error) => return error,
+        },
     };
     if message.to_lowercase().contains("api key not found") {
         return Error::Provider { status, message: Error::KeyNotFound(NAME).to_string() };

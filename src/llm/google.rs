@@ -163,15 +163,14 @@ pub fn error(url: &str, failure: Failure) -> Error {
                 StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
             (status, format!("{PREFIX} Error fetching from {url}: [{status} {reason}] {}", words(&body)))
         }
-        Failure::Stream(words) => (502, words),
-        Failure::Blocked(words) => (400, words),
-        Failure::Unusable(words) => (500, words),
         Failure::Connection(detail) => {
             let message = format!("{PREFIX} Error fetching from {url}: fetch failed");
             return Error::Connection { message, detail };
         }
-        Failure::Broken(detail) => return Error::connection(detail),
-        Failure::Refused(refusal) => return Error::BadRequest(refusal.to_string()),
+        failure => match failure.words() {
+            Ok(words) => words,
+            Err(error) => return error,
+        },
     };
     let lower = message.to_lowercase();
     let message = if lower.contains("api key not found") {

@@ -191,6 +191,29 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// A status and words, as most routes show them; each route changes what
+    /// is its own before or after.
+    ///
+    /// # Errors
+    /// The whole answer, where no provider's words are in it.
+    pub fn words(self) -> Result<(u16, String), Error> {
+        match self {
+            Self::Status { status, body } => Ok((status, format!("{status} {}", openai::error_message(&body)))),
+            Self::Stream(words) => Ok((502, words)),
+            Self::Unusable(words) => Ok((500, words)),
+            Self::Blocked(words) => Ok((400, words)),
+            Self::Connection(detail) | Self::Broken(detail) => Err(Error::connection(detail)),
+            Self::Refused(refusal) => Err(Error::BadRequest(refusal.to_string())),
+        }
+    }
+
+    /// [`Failure::words`], as they are.
+    pub fn into_error(self) -> Error {
+        self.words().map_or_else(|error| error, |(status, message)| Error::Provider { status, message })
+    }
+}
+
 impl From<sse::EventTooLarge> for Failure {
     fn from(error: sse::EventTooLarge) -> Self {
         Self::Stream(format!("The provider sent {error}"))

@@ -301,21 +301,15 @@ pub fn error_message(body: &str) -> String {
 /// Differs: where the original says that an unexpected error occurred, the
 /// reason is said.
 pub fn plain_error(failure: Failure) -> Error {
-    match failure {
-        Failure::Status { status, body } => {
-            let json: Value = serde_json::from_str(&body).unwrap_or_default();
-            let message = match &json["error"]["message"] {
-                Value::String(words) if !words.is_empty() => words.clone(),
-                _ => format!("{status} {}", error_message(&body)),
-            };
-            Error::Provider { status, message }
+    if let Failure::Status { status, body } = &failure {
+        let json: Value = serde_json::from_str(body).unwrap_or_default();
+        if let Value::String(words) = &json["error"]["message"]
+            && !words.is_empty()
+        {
+            return Error::Provider { status: *status, message: words.clone() };
         }
-        Failure::Stream(message) => Error::Provider { status: 502, message },
-        Failure::Unusable(message) => Error::Provider { status: 500, message },
-        Failure::Blocked(message) => Error::Provider { status: 400, message },
-        Failure::Connection(detail) | Failure::Broken(detail) => Error::connection(detail),
-        Failure::Refused(refusal) => Error::BadRequest(refusal.to_string()),
     }
+    failure.into_error()
 }
 
 /// What the original says where an error has no body.

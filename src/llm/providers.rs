@@ -8,10 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use url::Url;
 
-use super::{
-    ATTEMPTS, Call, Chat, Failure, limits,
-    openai::{self, ChatRequest},
-};
+use super::{ATTEMPTS, Call, Chat, Failure, limits, openai::ChatRequest};
 use crate::{config::BaseUrls, error::Error, keys::Key};
 
 /// A provider that speaks OpenAI's wire: what is its own.
@@ -193,13 +190,9 @@ impl Provider {
 
     /// A failure in this route's words.
     pub fn error(&self, failure: Failure) -> Error {
-        let (status, message) = match failure {
-            Failure::Status { status, body } => (status, format!("{status} {}", openai::error_message(&body))),
-            Failure::Stream(words) => (502, words),
-            Failure::Unusable(words) => (500, words),
-            Failure::Blocked(words) => (400, words),
-            Failure::Connection(detail) | Failure::Broken(detail) => return Error::connection(detail),
-            Failure::Refused(refusal) => return Error::BadRequest(refusal.to_string()),
+        let (status, message) = match failure.words() {
+            Ok(words) => words,
+            Err(error) => return error,
         };
         let lower = message.to_lowercase();
         let wrong_key = match self.wrong_key {

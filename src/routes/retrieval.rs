@@ -70,7 +70,7 @@ pub async fn process(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Error> {
-    let profile = user.profile()?;
+    user.profile()?;
     let form = form(&request, payload).await?;
     let maker = Maker::of(form.get("embeddingsProvider").map_or("", String::as_str));
     let state = &exchange.state;
@@ -96,8 +96,7 @@ pub async fn process(
     .await?;
     check_key(&user, maker)?;
     let chunks = parse(&exchange, move |deadline| retrieval::file_chunks(kind, &bytes, deadline)).await?;
-    let embedder = Embedder { clients: &exchange.clients, log: &exchange.log, profile, base_urls: &config.base_urls };
-    store(&exchange, &embedder, &user, id, &chunks, maker, with_status).await
+    store(&exchange, &user, id, &chunks, maker, Failure::into_error).await
 }
 
 #[derive(Deserialize)]
@@ -118,7 +117,7 @@ struct Docx {
 ///
 /// Differs: the original writes into anybody's file.
 pub async fn process_docx(user: User, exchange: Exchange, body: Body) -> Result<HttpResponse, Error> {
-    let profile = user.profile()?;
+    user.profile()?;
     let Docx { text, file_id, embeddings_provider, file_extension } = body.object("text")?;
     if file_extension != "docx" {
         return Ok(unsupported());
@@ -129,9 +128,7 @@ pub async fn process_docx(user: User, exchange: Exchange, body: Body) -> Result<
     let file = files::find_own(&exchange.state.db, user.id, id).await?;
     file.map_err(|_| unauthorized())?;
     let chunks = parse(&exchange, move |_| Ok(retrieval::chunks(FileKind::Docx, &text))).await?;
-    let base_urls = &exchange.state.config.base_urls;
-    let embedder = Embedder { clients: &exchange.clients, log: &exchange.log, profile, base_urls };
-    store(&exchange, &embedder, &user, id, &chunks, maker, openai::plain_error).await
+    store(&exchange, &user, id, &chunks, maker, openai::plain_error).await
 }
 
 #[derive(Deserialize)]
@@ -150,7 +147,7 @@ struct Question {
 /// `POST /api/retrieval/retrieve`: the passages nearest to `userInput` in the
 /// files `fileIds`, at most `sourceCount`.
 pub async fn retrieve(user: User, exchange: Exchange, body: Body) -> Result<HttpResponse, Error> {
-    let profile = user.profile()?;
+    user.profile()?;
     let Question { user_input, file_ids, embeddings_provider, source_count } = body.object("userInput")?;
     let maker = Maker::of(&embeddings_provider);
     if maker == Maker::Nobody {
@@ -167,11 +164,7 @@ pub async fn retrieve(user: User, exchange: Exchange, body: Body) -> Result<Http
     };
     check_key(&user, maker)?;
     let vector = match maker {
-        Maker::OpenAi | Maker::Nobody => {
-            let base_urls = &exchange.state.config.base_urls;
-            let embedder = Embedder { clients: &exchange.clients, log: &exchange.log, profile, base_urls };
-            embedder.embed_one(&input, openai::plain_error).await?
-        }
+        Maker::OpenAi | Maker::Nobody => embedder(&exchange, &user)?.embed_one(&input, openai::plain_error).await?,
         Maker::Local => locally(&exchange, vec![input]).await?.pop().unwrap_or_default(),
     };
     let results = files::nearest(&exchange.state.db, user.id, &ids, maker.column(), &vector, count).await?;
@@ -181,7 +174,6 @@ pub async fn retrieve(user: User, exchange: Exchange, body: Body) -> Result<Http
 /// Makes vectors of the passages and puts both in the place of the file's old.
 async fn store(
     exchange: &Exchange,
-    embedder: &Embedder<'_>,
     user: &User,
     file: Uuid,
     chunks: &[Chunk],
@@ -194,7 +186,7 @@ async fn store(
                 .iter()
                 .map(|chunk| (chunk.content.as_str(), usize::try_from(chunk.tokens).unwrap_or(0)))
                 .collect();
-            embedder.embed(&texts, words).await?
+            embedder(exchange, user)?.embed(&texts, words).await?
         }
         Maker::Local => locally(exchange, chunks.iter().map(|chunk| chunk.content.clone()).collect()).await?,
         Maker::Nobody => Vec::new(),
@@ -202,6 +194,15 @@ async fn store(
     let stored = files::replace_items(&exchange.state.db, user.id, file, chunks, maker.column(), &vectors).await?;
     stored.map_err(|_| unauthorized())?;
     Ok(HttpResponse::Ok().content_type(ContentType::plaintext()).body("Embed Successful"))
+}
+
+fn embedder<'a>(exchange: &'a Exchange, user: &'a User) -> Result<Embedder<'a>, Error> {
+    Ok(Embedder {
+        clients: &exchange.clients,
+        log: &exchange.log,
+        profile: user.profile()?,
+        base_urls: &exchange.state.config.base_urls,
+    })
 }
 
 /// Vectors made in this process.
@@ -229,16 +230,6 @@ async fn parse(
     let read = tokio::task::spawn_blocking(move || read(Instant::now() + PARSE_TIME)).await;
     read.map_err(|error| Error::Internal(error.to_string()))?
         .map_err(|error| Error::Provider { status: 500, message: error.to_string() })
-}
-
-/// As for chat, with the provider's status before its words.
-fn with_status(failure: Failure) -> Error {
-    match failure {
-        Failure::Status { status, body } => {
-            Error::Provider { status, message: format!("{status} {}", openai::error_message(&body)) }
-        }
-        failure => openai::plain_error(failure),
-    }
 }
 
 fn check_key(user: &User, maker: Maker) -> Result<(), Error> {

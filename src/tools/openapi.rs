@@ -69,36 +69,48 @@ pub fn operations(schema: &Value, budget: &mut Budget) -> Result<Vec<Operation>,
     let mut problem = "it has no operations".to_owned();
     for (path, item) in paths {
         for method in METHODS {
-            let read = followed(document, item).and_then(|item| {
-                let Some(operation) = item.get(method.as_str().to_lowercase()) else { return Ok(None) };
-                let operation = followed(document, operation)?;
-                let Some(operation) = operation.as_object() else { return Ok(None) };
-                let mut resolve = |value: &Value| resolve(document, value, &mut Vec::new(), 0, budget);
-                let of = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
-                let mut parameters = |value: Option<&Value>| -> Result<Vec<Value>, String> {
-                    of(value)
-                        .iter()
-                        .map(|parameter| {
-                            let parameter = followed(document, parameter)?;
-                            let schema = resolve(&parameter["schema"])?;
-                            Ok(json!({ "name": parameter["name"], "in": parameter["in"], "schema": schema }))
-                        })
-                        .collect()
-                };
-                let (shared, own) = (parameters(item.get("parameters"))?, parameters(operation.get("parameters"))?);
-                let body = match operation.get("requestBody") {
-                    Some(body) => Some(resolve(&followed(document, body)?["content"]["application/json"]["schema"])?),
-                    None => None,
-                };
-                Ok(Some(read(server, path, method, operation, (shared, own), body)))
-            });
-            match read {
+            match operation(document, server, path, item, method, budget) {
                 Ok(operation) => operations.extend(operation),
                 Err(reason) => problem = reason,
             }
         }
     }
     if operations.is_empty() { Err(problem) } else { Ok(operations) }
+}
+
+/// One method of a path, if the document has it.
+fn operation(
+    document: &Value,
+    server: &str,
+    path: &str,
+    item: &Value,
+    method: Method,
+    budget: &mut Budget,
+) -> Result<Option<Operation>, String> {
+    let item = followed(document, item)?;
+    let Some(operation) = item.get(method.as_str().to_lowercase()) else { return Ok(None) };
+    let Some(operation) = followed(document, operation)?.as_object() else { return Ok(None) };
+    let shared = parameters(document, item.get("parameters"), budget)?;
+    let own = parameters(document, operation.get("parameters"), budget)?;
+    let body = match operation.get("requestBody") {
+        Some(body) => {
+            let schema = &followed(document, body)?["content"]["application/json"]["schema"];
+            Some(resolve(document, schema, &mut Vec::new(), 0, budget)?)
+        }
+        None => None,
+    };
+    Ok(Some(read(server, path, method, operation, (shared, own), body)))
+}
+
+fn parameters(document: &Value, list: Option<&Value>, budget: &mut Budget) -> Result<Vec<Value>, String> {
+    let list = list.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    list.iter()
+        .map(|parameter| {
+            let parameter = followed(document, parameter)?;
+            let schema = resolve(document, &parameter["schema"], &mut Vec::new(), 0, budget)?;
+            Ok(json!({ "name": parameter["name"], "in": parameter["in"], "schema": schema }))
+        })
+        .collect()
 }
 
 fn read(
