@@ -19,36 +19,64 @@ use actix_web::{
 
 use crate::{
     error::Error,
-    llm::providers::{OPENAI, PROVIDERS},
+    llm::providers::{OPENAI, PROVIDERS, Provider},
 };
 
-/// Every route. A handler that takes [`crate::auth::User`] is for signed-in
-/// users; the others say why they are not.
-pub fn configure(routes: &mut ServiceConfig) {
-    for provider in PROVIDERS.iter().chain([&OPENAI]) {
+/// One row of the route table.
+pub struct Row {
+    /// `POST`, or `GET`, which answers `HEAD` too.
+    pub method: Method,
+    /// As clients ask for it.
+    pub path: String,
+    /// Who is answered.
+    pub access: Access,
+    resource: Resource,
+}
+
+/// Who may use a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Whoever is signed in: the handler takes [`crate::auth::User`].
+    User,
+    /// Everybody, for the reason that stands beside the row.
+    Anyone,
+}
+
+/// Every route.
+pub fn table() -> Vec<Row> {
+    use Access::{Anyone, User};
+    let chat = |provider: &'static Provider| {
         let reply = move |user, exchange, body| chat::reply(provider, user, exchange, body);
-        routes.service(post(&format!("/api/chat/{}", provider.path), reply));
-    }
-    routes
-        .service(post("/api/chat/custom", chat::reply_custom))
-        .service(post("/api/chat/azure", chat::reply_azure))
-        .service(post("/api/chat/anthropic", chat::reply_anthropic))
-        .service(post("/api/chat/google", chat::reply_google))
-        .service(post("/api/chat/tools", tools::reply))
-        .service(post("/api/retrieval/process", retrieval::process))
-        .service(post("/api/retrieval/process/docx", retrieval::process_docx))
-        .service(post("/api/retrieval/retrieve", retrieval::retrieve))
-        .service(post("/api/command", command::reply))
-        .service(
-            get("/api/assistants/openai", assistants::list).route(web::method(Method::OPTIONS).to(assistants::options)),
-        )
-        .service(post("/api/username/available", username::available))
-        .service(post("/api/username/get", username::get))
+        post(&format!("/api/chat/{}", provider.path), User, reply)
+    };
+    let mut rows: Vec<Row> = PROVIDERS.iter().chain([&OPENAI]).map(chat).collect();
+    rows.extend([
+        post("/api/chat/custom", User, chat::reply_custom),
+        post("/api/chat/azure", User, chat::reply_azure),
+        post("/api/chat/anthropic", User, chat::reply_anthropic),
+        post("/api/chat/google", User, chat::reply_google),
+        post("/api/chat/tools", User, tools::reply),
+        post("/api/retrieval/process", User, retrieval::process),
+        post("/api/retrieval/process/docx", User, retrieval::process_docx),
+        post("/api/retrieval/retrieve", User, retrieval::retrieve),
+        post("/api/command", User, command::reply),
+        get("/api/assistants/openai", User, assistants::list).also(Method::OPTIONS, assistants::options),
+        post("/api/username/available", User, username::available),
+        post("/api/username/get", User, username::get),
         // The front end asks before anybody has signed in.
-        .service(get("/api/keys", keys::list))
-        // For load balancers and orchestrators, which have no session.
-        .service(get("/healthz", health::alive))
-        .service(get("/readyz", health::ready));
+        get("/api/keys", Anyone, keys::list),
+        // Load balancers and orchestrators have no session.
+        get("/healthz", Anyone, health::alive),
+        get("/readyz", Anyone, health::ready),
+    ]);
+    rows
+}
+
+/// Installs the table.
+pub fn configure(routes: &mut ServiceConfig) {
+    for row in table() {
+        routes.service(row.resource);
+    }
 }
 
 /// What answers where no route does: a path with a slash too many is sent to
@@ -64,25 +92,40 @@ pub fn not_found() -> Route {
     })
 }
 
-fn post<F, Args>(path: &str, handler: F) -> Resource
+fn post<F, Args>(path: &str, access: Access, handler: F) -> Row
 where
     F: Handler<Args>,
     Args: FromRequest + 'static,
     F::Output: Responder + 'static,
 {
-    web::resource(path)
+    let resource = web::resource(path)
         .route(web::post().to(handler))
-        .default_service(web::to(async || Err::<String, _>(Error::MethodNotAllowed("POST"))))
+        .default_service(web::to(async || Err::<String, _>(Error::MethodNotAllowed("POST"))));
+    Row { method: Method::POST, path: path.to_owned(), access, resource }
 }
 
-fn get<F, Args>(path: &str, handler: F) -> Resource
+fn get<F, Args>(path: &str, access: Access, handler: F) -> Row
 where
     F: Handler<Args> + Clone,
     Args: FromRequest + 'static,
     F::Output: Responder + 'static,
 {
-    web::resource(path)
+    let resource = web::resource(path)
         .route(web::get().to(handler.clone()))
         .route(web::head().to(handler))
-        .default_service(web::to(async || Err::<String, _>(Error::MethodNotAllowed("GET, HEAD"))))
+        .default_service(web::to(async || Err::<String, _>(Error::MethodNotAllowed("GET, HEAD"))));
+    Row { method: Method::GET, path: path.to_owned(), access, resource }
+}
+
+impl Row {
+    /// Answers one more method.
+    fn also<F, Args>(mut self, method: Method, handler: F) -> Self
+    where
+        F: Handler<Args>,
+        Args: FromRequest + 'static,
+        F::Output: Responder + 'static,
+    {
+        self.resource = self.resource.route(web::method(method).to(handler));
+        self
+    }
 }
