@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{
-    ATTEMPTS, Call, Chat, Failure, Output, limits,
-    openai::{error_message, json_string},
+    ATTEMPTS, Call, Chat, Failure, Output,
+    content::{self, Content},
+    limits,
+    openai::error_message,
     providers::{self, endpoint, key_is_incorrect, secret_header},
     sse::Event,
 };
@@ -138,7 +140,7 @@ pub struct Reader {}
 struct Data<'a> {
     /// The text of the older completions API.
     #[serde(borrow, default)]
-    completion: Option<&'a RawValue>,
+    completion: Option<Content<'a>>,
     #[serde(borrow, default)]
     delta: Option<Delta<'a>>,
     #[serde(borrow, default)]
@@ -150,7 +152,7 @@ struct Data<'a> {
 #[derive(Deserialize)]
 struct Delta<'a> {
     #[serde(borrow, default)]
-    text: Option<&'a RawValue>,
+    text: Option<Content<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -165,7 +167,7 @@ impl Reader {
     /// # Errors
     /// An error that the provider sent, or an event that is not understood.
     pub fn read(&mut self, event: Event<'_>, out: &mut Output) -> Result<(), Failure> {
-        let data = String::from_utf8_lossy(event.data);
+        let data = content::utf8(event.data);
         match event.name {
             b"error" => return Err(Failure::Stream(error_message(&data))),
             b"message_stop" => {
@@ -181,13 +183,15 @@ impl Reader {
             _ => return Ok(()),
         }
         let not_understood = || Failure::Stream("The provider sent an event that is not understood".to_owned());
-        let data: Data<'_> = serde_json::from_str(&data).map_err(|_| not_understood())?;
+        let mut repaired = String::new();
+        let data: Data<'_> = content::parse(&data, &mut repaired).map_err(|_| not_understood())?;
         if let Some(usage) = data.usage.or(data.message.and_then(|message| message.usage)) {
             out.usage.push(usage.to_owned());
         }
-        let text = data.completion.or(data.delta.and_then(|delta| delta.text));
-        if let Some(text) = text {
-            out.text.push_str(&json_string(text.get()).ok_or_else(not_understood)?);
+        match data.completion.or(data.delta.and_then(|delta| delta.text)) {
+            None => {}
+            Some(Content::Text(text)) => out.text.push_str(&text),
+            Some(Content::Parts(_) | Content::Other) => return Err(not_understood()),
         }
         Ok(())
     }

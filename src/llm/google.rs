@@ -11,7 +11,8 @@ use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{
     Call, Chat, Failure, Output,
-    openai::{error_message, json_string},
+    content::{self, Content},
+    openai::error_message,
     providers::{self, endpoint, key_is_incorrect, secret_header},
     sse::Event,
 };
@@ -214,13 +215,13 @@ struct Data<'a> {
 #[serde(rename_all = "camelCase")]
 struct Candidate<'a> {
     #[serde(borrow, default)]
-    content: Option<Content<'a>>,
+    content: Option<Parts<'a>>,
     #[serde(default)]
     finish_reason: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Content<'a> {
+struct Parts<'a> {
     #[serde(borrow, default)]
     parts: Option<Vec<Part<'a>>>,
 }
@@ -228,7 +229,7 @@ struct Content<'a> {
 #[derive(Deserialize)]
 struct Part<'a> {
     #[serde(borrow, default)]
-    text: Option<&'a RawValue>,
+    text: Option<Content<'a>>,
 }
 
 impl Reader {
@@ -242,8 +243,9 @@ impl Reader {
             return Ok(());
         }
         let not_understood = || Failure::Stream("The provider sent an event that is not understood".to_owned());
-        let data = String::from_utf8_lossy(event.data);
-        let data_read: Data<'_> = serde_json::from_str(&data).map_err(|_| not_understood())?;
+        let data = content::utf8(event.data);
+        let mut repaired = String::new();
+        let data_read: Data<'_> = content::parse(&data, &mut repaired).map_err(|_| not_understood())?;
         if data_read.error.is_some() {
             return Err(Failure::Stream(error_message(&data)));
         }
@@ -262,8 +264,10 @@ impl Reader {
             return Err(Failure::Blocked(format!("{PREFIX} Candidate was blocked due to {reason}")));
         }
         for part in candidate.content.and_then(|content| content.parts).unwrap_or_default() {
-            if let Some(text) = part.text {
-                out.text.push_str(&json_string(text.get()).ok_or_else(not_understood)?);
+            match part.text {
+                None => {}
+                Some(Content::Text(text)) => out.text.push_str(&text),
+                Some(Content::Parts(_) | Content::Other) => return Err(not_understood()),
             }
         }
         Ok(())

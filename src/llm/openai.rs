@@ -2,7 +2,7 @@
 //! of its errors. Spoken by OpenAI, Groq, Mistral, OpenRouter, Perplexity,
 //! Azure and every custom model.
 
-use std::{borrow::Cow, fmt};
+use std::fmt;
 
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -10,7 +10,12 @@ use serde::{
 };
 use serde_json::{Value, value::RawValue};
 
-use super::{Failure, Output, sse::Event, unusable};
+use super::{
+    Failure, Output,
+    content::{self, Content},
+    sse::Event,
+    unusable,
+};
 use crate::{error::Error, js};
 
 /// The body of a request for a chat, its members in the original's order.
@@ -72,7 +77,7 @@ struct Choice<'a> {
     delta: Option<Delta<'a>>,
     /// The text of the older completions API.
     #[serde(borrow, default)]
-    text: Option<&'a RawValue>,
+    text: Option<Content<'a>>,
     #[serde(borrow, default)]
     finish_reason: Option<&'a RawValue>,
 }
@@ -80,7 +85,7 @@ struct Choice<'a> {
 #[derive(Default, Deserialize)]
 struct Delta<'a> {
     #[serde(borrow, default)]
-    content: Option<&'a RawValue>,
+    content: Option<Content<'a>>,
     #[serde(borrow, default)]
     tool_calls: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -106,12 +111,12 @@ impl Reader {
         if data.is_empty() || data[0] == b':' || !matches!(event.name, b"" | b"message" | b"error") {
             return Ok(());
         }
-        let data = String::from_utf8_lossy(data);
+        let data = content::utf8(data);
         if event.name == b"error" {
             return Err(Failure::Stream(error_message(&data)));
         }
         // Servers that end events with a single line end put several into one.
-        if data.contains('\n') && serde_json::from_str::<IgnoredAny>(&data).is_err() {
+        if memchr::memchr(b'\n', data.as_bytes()).is_some() && serde_json::from_str::<IgnoredAny>(&data).is_err() {
             return data.lines().try_for_each(|line| self.read(Event { name: b"", data: line.as_bytes() }, out));
         }
         match data.as_bytes()[0] {
@@ -119,7 +124,8 @@ impl Reader {
             b'[' if serde_json::from_str::<IgnoredAny>(&data).is_ok() => return Ok(()),
             _ => return Err(not_understood()),
         }
-        let chunk: Chunk<'_> = serde_json::from_str(&data).map_err(|_| not_understood())?;
+        let mut repaired = String::new();
+        let chunk: Chunk<'_> = content::parse(&data, &mut repaired).map_err(|_| not_understood())?;
         if chunk.error.is_some_and(|error| truthy_raw(error.get())) {
             return Err(Failure::Stream(error_message(&data)));
         }
@@ -134,19 +140,21 @@ impl Reader {
                 if self.read_call(delta, &choice, out)? {
                     return Ok(());
                 }
-                self.say(delta.content, out)
+                self.say(delta.content.as_ref(), out)
             }
-            Some(delta) => self.say(delta.content, out),
-            None => self.say(choice.text, out),
+            Some(delta) => self.say(delta.content.as_ref(), out),
+            None => self.say(choice.text.as_ref(), out),
         }
     }
 
-    fn say(&mut self, content: Option<&RawValue>, out: &mut Output) -> Result<(), Failure> {
-        let Some(content) = content else {
-            return Ok(());
+    fn say(&mut self, content: Option<&Content<'_>>, out: &mut Output) -> Result<(), Failure> {
+        let text: &str = match content {
+            None => return Ok(()),
+            Some(Content::Text(text)) => text,
+            Some(Content::Parts(text)) => text,
+            Some(Content::Other) => return Err(not_understood()),
         };
-        let text = text(content)?;
-        let text = if self.speaking { &text } else { text.trim_start_matches(js::is_space) };
+        let text = if self.speaking { text } else { text.trim_start_matches(js::is_space) };
         if !text.is_empty() {
             self.speaking = true;
             out.text.push_str(text);
@@ -209,61 +217,6 @@ fn escaped(arguments: &str) -> String {
         }
     }
     escaped
-}
-
-/// The text of a `content`: a string, or the text parts of a list, which
-/// Mistral's reasoning models send.
-fn text(content: &RawValue) -> Result<Cow<'_, str>, Failure> {
-    let raw = content.get();
-    match raw.as_bytes()[0] {
-        b'"' => json_string(raw).ok_or_else(not_understood),
-        b'[' => {
-            #[derive(Deserialize)]
-            struct Part<'a> {
-                #[serde(borrow, default)]
-                text: Option<&'a RawValue>,
-            }
-            let parts: Vec<Part<'_>> = serde_json::from_str(raw).map_err(|_| not_understood())?;
-            let mut joined = String::new();
-            for part in parts.iter().filter_map(|part| part.text).filter(|text| text.get().starts_with('"')) {
-                joined.push_str(&json_string(part.get()).ok_or_else(not_understood)?);
-            }
-            Ok(joined.into())
-        }
-        _ => Err(not_understood()),
-    }
-}
-
-/// Decodes a JSON string. Half a surrogate pair becomes U+FFFD, as where the
-/// original encodes its text; to serde it would be an error.
-pub(super) fn json_string(raw: &str) -> Option<Cow<'_, str>> {
-    let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
-    if memchr::memchr(b'\\', inner.as_bytes()).is_none() {
-        return Some(inner.into());
-    }
-    if let Ok(text) = serde_json::from_str::<String>(raw) {
-        return Some(text.into());
-    }
-    // Into bytes serde writes lone surrogates as they are: ED A0..BF xx.
-    struct Bytes;
-    impl Visitor<'_> for Bytes {
-        type Value = String;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a string")
-        }
-        fn visit_bytes<E>(self, bytes: &[u8]) -> Result<String, E> {
-            let mut text = String::with_capacity(bytes.len());
-            let mut rest = bytes;
-            while let Some(at) = rest.windows(3).position(|three| three[0] == 0xed && three[1] >= 0xa0) {
-                text.push_str(&String::from_utf8_lossy(&rest[..at]));
-                text.push('\u{fffd}');
-                rest = &rest[at + 3..];
-            }
-            text.push_str(&String::from_utf8_lossy(rest));
-            Ok(text)
-        }
-    }
-    serde_json::Deserializer::from_str(raw).deserialize_bytes(Bytes).ok().map(Cow::Owned)
 }
 
 fn not_understood() -> Failure {

@@ -1,0 +1,244 @@
+//! What the relay costs, next to nginx as a plain proxy and to no proxy at
+//! all: `cargo bench --bench relay`. Takes about six minutes; `ROUNDS=1`
+//! takes two, `ONLY=paced` (or another word of a row) one part of it.
+//!
+//! Everything runs on this machine: a scripted provider, a Postgres, the
+//! release server with the session check and the database read in each
+//! request, and, where it is installed, nginx in front of the same provider
+//! with buffering off. The provider and the clients share one process and two
+//! threads. Rounds alternate between the three, and the table has the median
+//! round of each; figures move with the machine, the ratios less so.
+
+mod load;
+mod process;
+mod provider;
+mod stand;
+
+use std::time::{Duration, Instant};
+
+use load::{Seen, Until};
+use process::Process;
+use provider::Script;
+use stand::{Server, Stand};
+
+#[expect(clippy::print_stdout, reason = "a benchmark's result")]
+fn say(words: &str) {
+    println!("{words}");
+}
+
+fn main() {
+    // A stream takes two descriptors of the server and two of this process.
+    let _ = rlimit::increase_nofile_limit(65_536);
+    let rounds = std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(3);
+    let only = std::env::var("ONLY").unwrap_or_default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let stand = Stand::start(&say).await;
+        say(&stand.machine());
+        if stand.servers.len() < 3 {
+            say("nginx is not installed, so it is left out (Debian: apt-get install nginx-light)");
+        }
+        say(&format!(
+            "\n| | {} | ratio |",
+            stand.servers.iter().map(|server| server.name).collect::<Vec<_>>().join(" | ")
+        ));
+        say(&format!("|---|{}---|", "---|".repeat(stand.servers.len())));
+        for case in CASES.iter().filter(|case| case.name.contains(&only)) {
+            streams(&stand, case, rounds).await;
+        }
+        if "held".contains(&only) {
+            held(&stand, "2,000 idle streams: memory each, KB", 2000, Script::Silent).await;
+            held(&stand, "40 readers that do not read: memory each, KB", 40, Script::Flood { bytes: 200_000_000 })
+                .await;
+        }
+        stand.stop().await;
+    });
+}
+
+/// Streams that are read.
+struct Case {
+    name: &'static str,
+    connections: usize,
+    script: Script,
+    until: Until,
+    rows: &'static [Row],
+}
+
+/// What of a case is shown.
+#[derive(Clone, Copy)]
+enum Row {
+    Cpu,
+    First,
+    Delay,
+    Rate,
+    Peak,
+}
+
+const fn paced(name: &'static str, connections: usize, chunks: usize, interval: u64) -> Case {
+    let script = Script::Paced { chunks, interval: Duration::from_millis(interval) };
+    Case { name, connections, script, until: Until::Streams(1), rows: &[Row::Cpu, Row::Delay, Row::First, Row::Peak] }
+}
+
+const fn burst(name: &'static str, connections: usize) -> Case {
+    let script = Script::Burst { chunks: 1000, together: 16 };
+    Case {
+        name,
+        connections,
+        script,
+        until: Until::Time(Duration::from_secs(3)),
+        rows: &[Row::Cpu, Row::Rate, Row::Peak],
+    }
+}
+
+const fn short(name: &'static str, connections: usize, until: Until) -> Case {
+    Case { name, connections, script: Script::Burst { chunks: 1, together: 1 }, until, rows: &[Row::First, Row::Rate] }
+}
+
+const CASES: [Case; 10] = [
+    short("short answers, 1 at a time", 1, Until::Streams(2000)),
+    short("short answers, 32 at a time", 32, Until::Time(Duration::from_secs(3))),
+    paced("paced, 1 stream of 100 chunks/s", 1, 500, 10),
+    paced("paced, 32 streams of 100 chunks/s", 32, 500, 10),
+    paced("paced, 256 streams of 20 chunks/s", 256, 100, 50),
+    paced("paced, 1,000 streams of 20 chunks/s", 1000, 100, 50),
+    burst("burst, 1 stream", 1),
+    burst("burst, 32 streams", 32),
+    burst("burst, 256 streams", 256),
+    burst("burst, 1,000 streams", 1000),
+];
+
+/// What one server did in one round.
+struct Round {
+    seen: Seen,
+    took: Duration,
+    /// Nanoseconds of processor time; none where there is no server.
+    cpu: Option<u64>,
+    peak: Option<u64>,
+}
+
+async fn streams(stand: &Stand, case: &Case, rounds: usize) {
+    let chunks = match case.script {
+        Script::Paced { chunks, .. } | Script::Burst { chunks, .. } => chunks,
+        Script::Silent | Script::Flood { .. } => 0,
+    };
+    let mut all: Vec<Vec<Round>> = stand.servers.iter().map(|_| Vec::new()).collect();
+    for _ in 0..rounds {
+        for (server, done) in stand.servers.iter().zip(&mut all) {
+            stand.provider.play(Script::Burst { chunks: 1, together: 1 });
+            load::run(&server.target, case.connections.min(32), 1, Until::Streams(5)).await;
+            stand.provider.play(case.script);
+            if let Some(process) = &server.process {
+                process.forget_peak();
+            }
+            let (before, started) = (server.process.as_ref().map(Process::cpu), Instant::now());
+            let seen = load::run(&server.target, case.connections, chunks, case.until).await;
+            let cpu = server.process.as_ref().zip(before).map(|(process, before)| process.cpu() - before);
+            let peak = server.process.as_ref().map(Process::peak);
+            done.push(Round { seen, took: started.elapsed(), cpu, peak });
+        }
+    }
+    for row in case.rows {
+        for (what, value) in row.values() {
+            let figures = all.iter().map(|rounds| median(rounds.iter().map(|round| value(round)).collect()));
+            line(&format!("{}: {what}", case.name), &figures.collect::<Vec<_>>());
+        }
+    }
+    for (server, rounds) in stand.servers.iter().zip(&all) {
+        let errors: usize = rounds.iter().map(|round| round.seen.errors).sum();
+        if errors > 0 {
+            say(&format!("| {}: {errors} streams FAILED through {} |", case.name, server.name));
+        }
+    }
+}
+
+type Value = fn(&Round) -> Option<f64>;
+
+impl Row {
+    fn values(self) -> Vec<(&'static str, Value)> {
+        match self {
+            Self::Cpu => {
+                vec![("CPU, µs a chunk", |round| Some(round.cpu? as f64 / 1000.0 / round.seen.delay.len() as f64))]
+            }
+            Self::First => vec![
+                ("first text, p50 ms", |round| quantile(&round.seen.first, 0.5)),
+                ("first text, p99 ms", |round| quantile(&round.seen.first, 0.99)),
+            ],
+            Self::Delay => vec![
+                ("delay, p50 ms", |round| quantile(&round.seen.delay, 0.5)),
+                ("delay, p99 ms", |round| quantile(&round.seen.delay, 0.99)),
+            ],
+            Self::Rate => {
+                vec![("answers a second", |round| Some(round.seen.streams as f64 / round.took.as_secs_f64()))]
+            }
+            Self::Peak => vec![("memory at most, MB", |round| Some(round.peak? as f64 / 1e6))],
+        }
+    }
+}
+
+/// Milliseconds, of nanoseconds.
+fn quantile(values: &[u64], at: f64) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable();
+    let index = ((sorted.len() as f64 * at) as usize).min(sorted.len().checked_sub(1)?);
+    Some(sorted[index] as f64 / 1e6)
+}
+
+fn median(values: Vec<Option<f64>>) -> Option<f64> {
+    let mut values: Vec<f64> = values.into_iter().flatten().collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+/// A row of the table; the ratio is this server's to nginx's.
+fn line(what: &str, figures: &[Option<f64>]) {
+    let show = |figure: &Option<f64>| match figure {
+        None => "–".to_owned(),
+        Some(figure) if *figure >= 100.0 => format!("{figure:.0}"),
+        Some(figure) if *figure >= 10.0 => format!("{figure:.1}"),
+        Some(figure) => format!("{figure:.2}"),
+    };
+    let ratio = match figures {
+        [_, Some(nginx), Some(ours)] => format!("{:.2}", ours / nginx),
+        _ => "–".to_owned(),
+    };
+    say(&format!("| {what} | {} | {ratio} |", figures.iter().map(show).collect::<Vec<_>>().join(" | ")));
+}
+
+/// Streams that are held open and not read: what each costs in memory.
+async fn held(stand: &Stand, name: &str, connections: usize, script: Script) {
+    let mut figures = Vec::new();
+    for Server { target, process, .. } in &stand.servers {
+        let Some(process) = process else {
+            figures.push(None);
+            continue;
+        };
+        stand.provider.play(Script::Burst { chunks: 1, together: 1 });
+        load::run(target, 32, 1, Until::Streams(5)).await;
+        stand.provider.play(script);
+        let before = process.resident();
+        let mut sockets = Vec::new();
+        for _ in 0..connections {
+            sockets.push(load::ask(target).await.expect("connects"));
+        }
+        let most = settled(process).await;
+        figures.push(Some(most.saturating_sub(before) as f64 / 1000.0 / connections as f64));
+        drop(sockets);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    line(name, &figures);
+}
+
+/// The resident memory once it has stopped growing for a second, within ten.
+async fn settled(process: &Process) -> u64 {
+    let (mut most, mut since) = (0, 0);
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let now = process.resident();
+        since = if now > most { 0 } else { since + 1 };
+        most = most.max(now);
+        if since == 10 {
+            break;
+        }
+    }
+    most
+}

@@ -1,0 +1,62 @@
+//! A server process from outside: its processor time and its memory, out of
+//! `/proc`.
+
+use std::{fs, process::Child};
+
+/// Killed when it is dropped.
+pub struct Process(pub Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Process {
+    /// Itself and its children (nginx works in those).
+    fn family(&self) -> Vec<String> {
+        let id = self.0.id().to_string();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        let mut family: Vec<String> = children.split_whitespace().map(str::to_owned).collect();
+        family.push(id);
+        family
+    }
+
+    /// User and system time of all its threads, in nanoseconds.
+    pub fn cpu(&self) -> u64 {
+        let threads =
+            self.family().into_iter().flat_map(|id| fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten());
+        let times = threads.flatten().filter_map(|thread| {
+            let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            text.split_whitespace().next()?.parse::<u64>().ok()
+        });
+        times.sum()
+    }
+
+    /// A line of `/proc/ID/status`, in bytes, of the whole family.
+    fn status(&self, name: &str) -> u64 {
+        let lines = self.family().into_iter().filter_map(|id| {
+            let text = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::to_owned))?;
+            line.split_whitespace().next()?.parse::<u64>().ok()
+        });
+        lines.sum::<u64>() * 1024
+    }
+
+    /// Resident now.
+    pub fn resident(&self) -> u64 {
+        self.status("VmRSS")
+    }
+
+    /// The most that was resident since [`Process::forget_peak`].
+    pub fn peak(&self) -> u64 {
+        self.status("VmHWM")
+    }
+
+    pub fn forget_peak(&self) {
+        for id in self.family() {
+            let _ = fs::write(format!("/proc/{id}/clear_refs"), "5");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The scripted provider: a real server on loopback that writes stamped
+//! chunks of OpenAI's wire, paced or as fast as they are taken.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, LazyLock, RwLock},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+/// What the provider does with every request until it is told otherwise.
+#[derive(Debug, Clone, Copy)]
+pub enum Script {
+    /// One chunk every `interval`, the first at once.
+    Paced { chunks: usize, interval: Duration },
+    /// All of them, `together` in each write.
+    Burst { chunks: usize, together: usize },
+    /// A head, and nothing more.
+    Silent,
+    /// Chunks for as many bytes, as they are taken.
+    Flood { bytes: usize },
+}
+
+/// Nanoseconds since this process began to measure.
+pub fn now() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// As OpenAI sends them, 250 bytes; the stamp is the text.
+const BEFORE: &str = "data: {\"id\":\"chatcmpl-AbCdEfGhIjKlMnOpQrStUvWxYz012\",\"object\":\"chat.completion.chunk\",\"created\":1718345013,\"model\":\"gpt-4o-2024-08-06\",\"system_fingerprint\":\"fp_44709d6fcb\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" <";
+const AFTER: &str = ">\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n";
+const HEAD: &[u8] =
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n";
+
+#[derive(Clone)]
+pub struct Provider {
+    pub address: SocketAddr,
+    script: Arc<RwLock<Script>>,
+}
+
+impl Provider {
+    /// Runs on a thread of its own.
+    pub fn start() -> io::Result<Self> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        listener.set_nonblocking(true)?;
+        let provider = Self { address: listener.local_addr()?, script: Arc::new(RwLock::new(Script::Silent)) };
+        let script = provider.script.clone();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let listener = TcpListener::from_std(listener).expect("a listener");
+                while let Ok((stream, _)) = listener.accept().await {
+                    tokio::spawn(answer_all(stream, script.clone()));
+                }
+            });
+        });
+        Ok(provider)
+    }
+
+    pub fn play(&self, script: Script) {
+        *self.script.write().expect("not poisoned") = script;
+    }
+}
+
+/// Answers one request after another until the other side leaves.
+async fn answer_all(mut stream: TcpStream, script: Arc<RwLock<Script>>) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut request = Vec::new();
+    loop {
+        read_request(&mut stream, &mut request).await?;
+        let script = *script.read().expect("not poisoned");
+        answer(&mut stream, script).await?;
+    }
+}
+
+async fn read_request(stream: &mut TcpStream, request: &mut Vec<u8>) -> io::Result<()> {
+    request.clear();
+    loop {
+        if stream.read_buf(request).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let Some(head) = memchr::memmem::find(request, b"\r\n\r\n") else { continue };
+        let text = String::from_utf8_lossy(&request[..head]).to_ascii_lowercase();
+        let length = text.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+        if request.len() >= head + 4 + length.unwrap_or(0) {
+            return Ok(());
+        }
+    }
+}
+
+/// `count` events of one transfer chunk, each with the time of now.
+fn write_events(out: &mut Vec<u8>, count: usize) {
+    let each = BEFORE.len() + 20 + AFTER.len();
+    out.extend_from_slice(format!("{:x}\r\n", each * count).as_bytes());
+    for _ in 0..count {
+        out.extend_from_slice(BEFORE.as_bytes());
+        out.extend_from_slice(format!("{:020}", now()).as_bytes());
+        out.extend_from_slice(AFTER.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+async fn answer(stream: &mut TcpStream, script: Script) -> io::Result<()> {
+    let mut out = HEAD.to_vec();
+    match script {
+        Script::Paced { chunks, interval } => {
+            // The streams shall not all speak at the same moment.
+            let mut next = tokio::time::Instant::now() + interval.mul_f64(rand::random());
+            for _ in 0..chunks {
+                write_events(&mut out, 1);
+                stream.write_all(&out).await?;
+                out.clear();
+                tokio::time::sleep_until(next).await;
+                next += interval;
+            }
+        }
+        Script::Burst { chunks, together } => {
+            let mut left = chunks;
+            while left > 0 {
+                let count = left.min(together);
+                write_events(&mut out, count);
+                stream.write_all(&out).await?;
+                out.clear();
+                left -= count;
+            }
+        }
+        Script::Silent => {
+            stream.write_all(&out).await?;
+            // Until the other side leaves.
+            stream.read_u8().await?;
+        }
+        Script::Flood { bytes } => {
+            let mut left = bytes;
+            while left > 0 {
+                write_events(&mut out, 64);
+                stream.write_all(&out).await?;
+                left = left.saturating_sub(out.len());
+                out.clear();
+            }
+        }
+    }
+    out.extend_from_slice(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n");
+    stream.write_all(&out).await
+}

@@ -1,0 +1,186 @@
+//! What is measured: the provider alone, nginx in front of it, this server in
+//! front of it.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    rc::Rc,
+    time::Duration,
+};
+
+use chatbot_ui_api::{
+    cli::{
+        migrate,
+        postgres::{self, Options, Programs},
+        session,
+    },
+    config::PUBLISHED_JWT_SECRET,
+};
+use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
+
+use super::{load::Target, process::Process, provider::Provider};
+
+pub struct Server {
+    pub name: &'static str,
+    pub target: Target,
+    /// None where nothing stands between.
+    pub process: Option<Process>,
+}
+
+pub struct Stand {
+    pub provider: Provider,
+    /// No proxy, nginx where there is one, this server.
+    pub servers: Vec<Server>,
+    postgres: postgres::Server,
+    folder: PathBuf,
+}
+
+const BODY: &str = r#"{"chatSettings":{"model":"gpt-4o","temperature":0.5},"messages":[{"role":"system","content":"You are a helpful assistant."},{"role":"user","content":"Count as far as you can."}]}"#;
+
+impl Stand {
+    pub async fn start(progress: &dyn Fn(&str)) -> Self {
+        let folder = std::env::temp_dir().join(format!("chatbot-ui-api-bench-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let programs = Programs::find(progress).await.expect("Postgres");
+        let options = Options { durable: true, max_connections: 50, remove: true };
+        let postgres = postgres::Server::start(&programs, &folder.join("postgres"), options).await.expect("starts");
+        let url = postgres.url("postgres");
+        let token = make_user(&url).await.expect("a user");
+
+        let provider = Provider::start().expect("a provider");
+        let plain = request(provider.address, "/v1/chat/completions", "");
+        let mut servers = vec![Server {
+            name: "direct",
+            target: Target { address: provider.address, request: plain.clone() },
+            process: None,
+        }];
+        if let Some(nginx) = find_nginx() {
+            let address = free_address();
+            let process = start_nginx(&nginx, &folder, address, provider.address);
+            servers.push(Server { name: "nginx", target: Target { address, request: plain }, process: Some(process) });
+        }
+        let address = free_address();
+        let log = fs::File::create(folder.join("log")).expect("a log");
+        let server = Command::new(env!("CARGO_BIN_EXE_chatbot-ui-api"))
+            .current_dir(&folder)
+            .envs([
+                ("PORT", address.port().to_string()),
+                ("DATABASE_URL", url),
+                ("OPENAI_API_KEY", "sk-bench".to_owned()),
+                ("OPENAI_BASE_URL", format!("http://{}/v1", provider.address)),
+                // All streams are one user's.
+                ("MAX_STREAMS_PER_USER", "100000".to_owned()),
+            ])
+            .stderr(log)
+            .spawn()
+            .expect("this server");
+        let request = request(address, "/api/chat/openai", &format!("authorization: Bearer {token}\r\n"));
+        servers.push(Server {
+            name: "this server",
+            target: Target { address, request },
+            process: Some(Process(server)),
+        });
+        for server in &servers {
+            until_it_listens(server.target.address).await;
+        }
+        Self { provider, servers, postgres, folder }
+    }
+
+    pub async fn stop(self) {
+        drop(self.servers);
+        self.postgres.stop().await.expect("stops");
+        let _ = fs::remove_dir_all(self.folder);
+    }
+
+    /// What the figures were taken on.
+    pub fn machine(&self) -> String {
+        let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model =
+            info.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1)).unwrap_or("unknown");
+        format!("{cores} cores ({model}), load and provider on the same machine")
+    }
+}
+
+async fn make_user(url: &str) -> Result<String, Box<dyn std::error::Error>> {
+    let (user, session) = (Uuid::new_v4(), Uuid::new_v4());
+    let mut connection = PgConnection::connect(url).await?;
+    migrate::apply(&mut connection).await?;
+    let email = "bench@example.com";
+    sqlx::query("insert into auth.users (id, email) values ($1, $2)")
+        .bind(user)
+        .bind(email)
+        .execute(&mut connection)
+        .await?;
+    sqlx::query("insert into auth.sessions (id, user_id) values ($1, $2)")
+        .bind(session)
+        .bind(user)
+        .execute(&mut connection)
+        .await?;
+    Ok(session::access_token(PUBLISHED_JWT_SECRET.as_bytes(), user, email, session, Duration::from_hours(1))?)
+}
+
+fn request(address: SocketAddr, path: &str, headers: &str) -> Rc<Vec<u8>> {
+    let length = BODY.len();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n{headers}content-length: {length}\r\n\r\n"
+    );
+    Rc::new((head + BODY).into_bytes())
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
+}
+
+async fn until_it_listens(address: SocketAddr) {
+    for _ in 0..200 {
+        if tokio::net::TcpStream::connect(address).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("nothing listens on {address}");
+}
+
+fn find_nginx() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+    folders.map(|folder| folder.join("nginx")).find(|program| program.is_file())
+}
+
+/// One worker a core, as this server has; no log, which it would not be
+/// asked for in front of another that logs.
+fn start_nginx(program: &Path, folder: &Path, address: SocketAddr, provider: SocketAddr) -> Process {
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("{kind}_temp_path {}/{kind};\n", folder.display()))
+        .concat();
+    let settings = format!(
+        "daemon off; pid {0}/nginx.pid; error_log {0}/nginx.log; worker_processes auto; worker_rlimit_nofile 65536;
+         events {{ worker_connections 16384; }}
+         http {{
+             access_log off; {temporary} keepalive_requests 1000000;
+             upstream provider {{ server {provider}; keepalive 1024; keepalive_requests 1000000; }}
+             server {{
+                 listen {address} backlog=4096;
+                 location / {{
+                     proxy_pass http://provider; proxy_http_version 1.1; proxy_set_header Connection \"\";
+                     proxy_buffering off;
+                 }}
+             }}
+         }}",
+        folder.display()
+    );
+    let file = folder.join("nginx.conf");
+    fs::write(&file, settings).expect("nginx.conf");
+    let nginx = Command::new(program)
+        .arg("-c")
+        .arg(&file)
+        .arg("-e")
+        .arg(folder.join("nginx.log"))
+        .stderr(Stdio::null())
+        .spawn();
+    Process(nginx.expect("nginx"))
+}
