@@ -1,11 +1,6 @@
 //! The server: its state, its limits, and how it serves and stops.
 
-use std::{
-    io,
-    net::TcpListener,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{io, net::TcpListener, time::Duration};
 
 use actix_web::{
     App, HttpServer,
@@ -21,6 +16,7 @@ use crate::{
     auth::{self, Verifier},
     config::Config,
     db::Db,
+    door::{self, Door},
     outbound::{Clients, guard},
     retrieval::local::LocalEmbeddings,
     routes, telemetry,
@@ -39,7 +35,8 @@ pub struct State {
     /// A permit for each file that is read at the same time: it takes a core
     /// and, at worst, some hundred megabytes.
     pub parsing: Semaphore,
-    stopping: AtomicBool,
+    /// Who is inside, and whether anybody may still come in.
+    pub door: Door,
 }
 
 impl State {
@@ -50,19 +47,15 @@ impl State {
             verifier: Verifier::new(&config.sessions),
             local: LocalEmbeddings::new(config.local_embeddings_dir.clone()),
             parsing: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
-            stopping: AtomicBool::new(false),
+            door: Door::default(),
             config,
         }
     }
-
-    /// The server was told to stop: it finishes what runs and wants no more.
-    pub fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed)
-    }
 }
 
-/// Serves on `listener` until `stop` says so, then lets streams finish for
-/// [`Config::shutdown_grace`]. When `stop` speaks a second time, it stops at once.
+/// Serves on `listener` until `stop` says so. Then new requests are refused,
+/// and those that run have [`Config::shutdown_grace`] to finish. When `stop`
+/// speaks a second time, it stops at once.
 ///
 /// # Errors
 /// Where the listener or TLS for the providers cannot be used.
@@ -86,7 +79,7 @@ pub async fn serve_with_lookup(
     clients(&config)?;
     let grace = config.shutdown_grace;
     let state = Data::new(State::new(config));
-    let for_workers = state.clone();
+    let (for_workers, at_the_door) = (state.clone(), state.clone());
     let server = HttpServer::new(move || {
         let state = for_workers.clone();
         let limit = state.config.max_body_bytes;
@@ -100,6 +93,7 @@ pub async fn serve_with_lookup(
             .wrap(from_fn(auth::hand_back))
             .wrap(CatchPanic::default())
             .wrap(DefaultHeaders::new().add(("x-content-type-options", "nosniff")))
+            .wrap(from_fn(door::let_in))
             .wrap(from_fn(telemetry::record_request))
     })
     // Else actix takes the FIN of a client that leaves for a half-closed
@@ -107,12 +101,14 @@ pub async fn serve_with_lookup(
     .h1_allow_half_closed(false)
     // Else every other small write waits for an acknowledgement, up to 40 ms.
     .tcp_nodelay(true)
-    .on_connect(|connection, _| {
+    .on_connect(move |connection, data| {
+        data.insert(at_the_door.door.connection());
         if let Some(stream) = connection.downcast_ref::<TcpStream>() {
             notice_vanished_clients(stream);
         }
     })
-    .shutdown_timeout(grace.as_secs())
+    // Beyond our own limit below.
+    .shutdown_timeout(grace.as_secs() + 1)
     .disable_signals()
     .listen(listener)?
     .run();
@@ -123,18 +119,33 @@ pub async fn serve_with_lookup(
         ended = &mut server => return ended,
         () = stop() => {}
     }
-    state.stopping.store(true, Ordering::Relaxed);
+    state.door.close();
     tracing::info!("stopping: streams have {} s to finish; a second signal stops at once", grace.as_secs());
-    // The command is sent by the call; the server carries it out as it is polled.
-    drop(handle.stop(true));
+    let all_leave = async {
+        tokio::time::sleep(SETTLE).await;
+        state.door.requests_are_over().await;
+        // Closes the listener and idle connections, and writes out what is
+        // left. The command is sent by the call; the server carries it out as
+        // it is polled. It looks whether it is done once a second only.
+        drop(handle.stop(true));
+        state.door.connections_are_closed().await;
+    };
     tokio::select! {
         ended = server => ended,
+        () = all_leave => Ok(()),
+        () = tokio::time::sleep(grace) => {
+            tracing::warn!("what still runs after {} s is cut", grace.as_secs());
+            Ok(())
+        }
         () = stop() => {
             tracing::warn!("stopping at once");
             Ok(())
         }
     }
 }
+
+/// What had come when the door closed has been read by then.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// A client that vanishes without a FIN is noticed by keepalive while nothing
 /// is under way, and by the user timeout while something is: keepalive does

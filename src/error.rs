@@ -60,6 +60,9 @@ pub enum Error {
     /// 503: Postgres is away, or all its connections are busy.
     #[error("The database is not available. Please try again in a moment.")]
     DatabaseUnavailable(String),
+    /// 503: the server was told to stop, and takes no new work.
+    #[error("The server is stopping")]
+    Stopping,
     /// 500: a bug or a broken set-up, which the log explains.
     #[error("An unexpected error occurred")]
     Internal(String),
@@ -86,6 +89,7 @@ impl Error {
             | Self::ModelNotFound
             | Self::BodyTooLarge(_)
             | Self::RouteNotFound
+            | Self::Stopping
             | Self::MethodNotAllowed(_) => self.to_string().into(),
         }
     }
@@ -121,7 +125,7 @@ impl ResponseError for Error {
                 Ok(status) if (400..600).contains(&status.as_u16()) => status,
                 _ => StatusCode::BAD_GATEWAY,
             },
-            Self::DatabaseUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DatabaseUnavailable(_) | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -131,7 +135,7 @@ impl ResponseError for Error {
             Self::MethodNotAllowed(allowed) => {
                 response.insert_header((header::ALLOW, *allowed));
             }
-            Self::DatabaseUnavailable(_) => {
+            Self::DatabaseUnavailable(_) | Self::Stopping => {
                 response.insert_header((header::RETRY_AFTER, "2"));
             }
             Self::UserNotFound(_)
