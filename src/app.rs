@@ -6,7 +6,7 @@ use actix_web::{
     App, HttpServer,
     middleware::{DefaultHeaders, from_fn},
     rt::net::TcpStream,
-    web::{Data, PayloadConfig},
+    web::Data,
 };
 use actix_web_lab::middleware::CatchPanic;
 use socket2::{SockRef, TcpKeepalive};
@@ -82,8 +82,7 @@ pub async fn serve_with_lookup(
     let (for_workers, at_the_door) = (state.clone(), state.clone());
     let server = HttpServer::new(move || {
         let state = for_workers.clone();
-        let limit = state.config.max_body_bytes;
-        let mut app = App::new().app_data(PayloadConfig::new(limit)).app_data(state.clone());
+        let mut app = App::new().app_data(state.clone());
         match clients(&state.config) {
             Ok(clients) => app = app.app_data(Data::new(clients)),
             Err(error) => tracing::error!(%error, "this worker has no HTTP client"),
@@ -158,5 +157,24 @@ fn notice_vanished_clients(stream: &TcpStream) {
     let set = set.and_then(|()| socket.set_tcp_user_timeout(Some(Duration::from_secs(30))));
     if let Err(error) = set {
         tracing::debug!(%error, "socket options");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn clients_that_vanish_are_looked_for() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let _client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connects");
+        let (stream, _) = listener.accept().await.expect("a client");
+        notice_vanished_clients(&stream);
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().expect("an option"));
+        assert_eq!(socket.tcp_keepalive_time().expect("an option"), Duration::from_secs(15));
+        assert_eq!(socket.tcp_keepalive_interval().expect("an option"), Duration::from_secs(5));
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket.tcp_user_timeout().expect("an option"), Some(Duration::from_secs(30)));
     }
 }

@@ -51,6 +51,9 @@ pub struct Config {
     pub provider_idle_timeout: Duration,
     /// `MAX_BODY_BYTES`, default 33554432: a larger request is answered 413.
     pub max_body_bytes: usize,
+    /// `BODY_TIMEOUT`, in seconds, default 20: how long a request's body may
+    /// take, and a second more for each 4 KiB of it.
+    pub body_timeout: Duration,
     /// `SUPABASE_SERVICE_ROLE_KEY`: only for reading files from storage.
     pub service_role_key: Option<SecretString>,
     /// `LOCAL_EMBEDDINGS_DIR`: a folder with all-MiniLM-L6-v2 (config.json,
@@ -226,6 +229,7 @@ impl Config {
             provider_connect_timeout: read.seconds("PROVIDER_CONNECT_TIMEOUT", 10)?,
             provider_idle_timeout: read.seconds("PROVIDER_IDLE_TIMEOUT", 300)?,
             max_body_bytes: read.number("MAX_BODY_BYTES", 32 * 1024 * 1024)?,
+            body_timeout: read.seconds("BODY_TIMEOUT", 20)?,
             service_role_key: read.text("SUPABASE_SERVICE_ROLE_KEY").map(SecretString::from),
             local_embeddings_dir: read.text("LOCAL_EMBEDDINGS_DIR").map(PathBuf::from),
             max_file_bytes: read.number("MAX_FILE_BYTES", 50 * 1024 * 1024)?,

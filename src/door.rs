@@ -6,18 +6,22 @@
 //! not tell him, and `/readyz` can say what is going on.
 
 use std::{
+    cell::RefCell,
     pin::Pin,
+    rc::Rc,
     sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll},
 };
 
 use actix_web::{
+    HttpMessage,
     body::{BodySize, BoxBody, MessageBody},
-    dev::{ServiceRequest, ServiceResponse},
+    dev::{Payload, ServiceRequest, ServiceResponse},
     http::ConnectionType,
     middleware::Next,
     web::{Bytes, Data},
 };
+use futures::{StreamExt, stream};
 use tokio::sync::watch;
 
 use crate::{app::State, error::Error};
@@ -91,13 +95,14 @@ impl Drop for Place {
 /// # Errors
 /// What the service inside returned.
 pub async fn let_in(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let Some(state) = request.app_data::<Data<State>>().cloned() else {
         return Err(Error::Internal("the server's state is not installed".to_owned()).into());
     };
     let place = state.door.requests.take_place();
+    let payload = hold_payload(&mut request);
     let mut response = if state.door.is_closed() && !ALWAYS_OPEN.contains(&request.path()) {
         request.error_response(Error::Stopping)
     } else {
@@ -106,13 +111,29 @@ pub async fn let_in(
     if state.door.is_closed() {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
-    Ok(response.map_body(|_, body| BoxBody::new(Inside { body, _place: place })))
+    Ok(response.map_body(|_, body| BoxBody::new(Inside { body, _place: place, _payload: payload })))
 }
 
-/// An answer's body with its place.
+/// Keeps a request's body until its answer's end. A body that was let go
+/// unread in chunks would be read on and thrown away by actix without a limit,
+/// where one that is still held makes it close the connection.
+fn hold_payload(request: &mut ServiceRequest) -> Option<Rc<RefCell<Payload>>> {
+    let payload = request.take_payload();
+    if matches!(payload, Payload::None) {
+        return None;
+    }
+    let held = Rc::new(RefCell::new(payload));
+    let read = held.clone();
+    let chunks = stream::poll_fn(move |cx| read.borrow_mut().poll_next_unpin(cx));
+    request.set_payload(Payload::Stream { payload: Box::pin(chunks) });
+    Some(held)
+}
+
+/// An answer's body, with what is kept until its end.
 struct Inside {
     body: BoxBody,
     _place: Place,
+    _payload: Option<Rc<RefCell<Payload>>>,
 }
 
 impl MessageBody for Inside {

@@ -35,6 +35,9 @@ pub enum Error {
     /// 413: the body has more bytes than `MAX_BODY_BYTES`.
     #[error("The request is larger than {0} bytes, the most that this server takes")]
     BodyTooLarge(usize),
+    /// 408: the body came too slowly.
+    #[error("The request body did not come in time")]
+    BodyTooSlow,
     /// 404: no such route.
     #[error("Route not found")]
     RouteNotFound,
@@ -88,6 +91,7 @@ impl Error {
             | Self::KeyNotFound(_)
             | Self::ModelNotFound
             | Self::BodyTooLarge(_)
+            | Self::BodyTooSlow
             | Self::RouteNotFound
             | Self::Stopping
             | Self::MethodNotAllowed(_) => self.to_string().into(),
@@ -117,6 +121,7 @@ impl ResponseError for Error {
             | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::RouteNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             // A redirect or an oddity is the provider's failure, and no
@@ -137,6 +142,10 @@ impl ResponseError for Error {
             }
             Self::DatabaseUnavailable(_) | Self::Stopping => {
                 response.insert_header((header::RETRY_AFTER, "2"));
+            }
+            // The rest of it is not waited for.
+            Self::BodyTooSlow => {
+                response.force_close();
             }
             Self::UserNotFound(_)
             | Self::ProfileNotFound

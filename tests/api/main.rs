@@ -2,6 +2,7 @@
 //! that are real servers. Files are named by what a client asks for.
 
 mod chat;
+mod clients;
 mod conformance;
 mod custom;
 mod health;
