@@ -70,7 +70,12 @@ async fn a_body_that_comes_a_byte_at_a_time_is_given_up() {
         ("/api/chat/openai", "content-length: 1000\r\n", "{", " "),
         ("/api/chat/openai", "transfer-encoding: chunked\r\n", "", "1\r\n \r\n"),
         ("/api/retrieval/process", &format!("{form}content-length: 1000\r\n"), start, "1"),
-        ("/api/retrieval/process", "content-type: application/x-www-form-urlencoded\r\ncontent-length: 9999\r\n", "", "a"),
+        (
+            "/api/retrieval/process",
+            "content-type: application/x-www-form-urlencoded\r\ncontent-length: 9999\r\n",
+            "",
+            "a",
+        ),
     ] {
         let mut connection = connect(&app).await;
         connection.write_all(head(&user, path, more).as_bytes()).await.expect("writes");
@@ -139,7 +144,9 @@ async fn requests_in_a_row_are_answered_in_their_order() {
     timeout(Duration::from_secs(5), connection.read_to_string(&mut said)).await.expect("soon").expect("text");
     let answers: Vec<&str> = said.split("HTTP/1.1 ").skip(1).collect();
     assert_eq!(answers.len(), 3, "{said}");
-    for (answer, words) in answers.iter().zip(["\r\n5\r\nfirst\r\n0\r\n\r\n", "\r\n6\r\nsecond\r\n0\r\n\r\n", "\"ok\"}"]) {
+    for (answer, words) in
+        answers.iter().zip(["\r\n5\r\nfirst\r\n0\r\n\r\n", "\r\n6\r\nsecond\r\n0\r\n\r\n", "\"ok\"}"])
+    {
         assert!(answer.starts_with("200 OK") && answer.ends_with(words), "{said}");
     }
 }
@@ -176,9 +183,8 @@ async fn ten_thousand_headers_are_refused() {
         // It need not read all of it.
         let _ = connection.write_all(request.as_bytes()).await;
         let mut said = Vec::new();
-        let closed = timeout(Duration::from_secs(5), async {
-            while matches!(connection.read_buf(&mut said).await, Ok(1..)) {}
-        });
+        let closed =
+            timeout(Duration::from_secs(5), async { while matches!(connection.read_buf(&mut said).await, Ok(1..)) {} });
         closed.await.expect("it is closed");
         let said = String::from_utf8(said).expect("text");
         assert!(said.is_empty() || said.starts_with("HTTP/1.1 4"), "{said}");

@@ -5,6 +5,7 @@ mod chat;
 mod clients;
 mod conformance;
 mod custom;
+mod database;
 mod health;
 mod migrate;
 mod process;

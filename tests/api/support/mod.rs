@@ -1,7 +1,10 @@
 //! What the tests stand on: a running server with its own database, a
 //! scripted provider, sessions.
 
+pub mod gate;
+pub mod pgbouncer;
 pub mod postgres;
+pub mod programs;
 pub mod retrieval;
 pub mod tokens;
 pub mod upstream;
