@@ -10,6 +10,7 @@ mod health;
 mod migrate;
 mod process;
 mod protocols;
+mod providers;
 mod refresh;
 mod retrieval;
 mod sessions;

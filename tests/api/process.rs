@@ -83,7 +83,7 @@ async fn help_and_version() {
 }
 
 /// The server, on a port of its own choice, and where it listens.
-async fn serve(settings: &[(&str, &str)]) -> (Child, String) {
+pub async fn serve(settings: &[(&str, &str)]) -> (Child, String) {
     let (child, url, _) = serve_and_listen(settings).await;
     (child, url)
 }
