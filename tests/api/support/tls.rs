@@ -27,8 +27,8 @@ use tokio_rustls::{
 /// Who signed the certificate.
 pub const AUTHORITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/api/keys/tls-authority.pem");
 
-/// How many streams a connection of HTTP/2 may have, as with large providers.
-const STREAMS: u32 = 100;
+/// How many streams a connection of HTTP/2 may have. Large providers take 100.
+const STREAMS: u32 = 20;
 
 /// What is answered to every request.
 #[derive(Clone)]
