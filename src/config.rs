@@ -434,6 +434,18 @@ mod tests {
     }
 
     #[test]
+    fn the_pooler_is_known_by_its_port_or_by_its_setting() {
+        let is_pooled = |port: u16, setting: &str| {
+            let url = format!("postgresql://u:p@db.example.com:{port}/x");
+            let config = config(&[("DATABASE_URL", &url), ("DATABASE_POOLER", setting)]);
+            config.expect("right").database.transaction_pooler
+        };
+        assert!(is_pooled(6543, "") && is_pooled(5432, "transaction") && is_pooled(6543, "transaction"));
+        assert!(!is_pooled(5432, "") && !is_pooled(6543, "session") && !is_pooled(5432, "session"));
+        assert!(problem(&[("DATABASE_POOLER", "pgbouncer")]).starts_with("DATABASE_POOLER must"));
+    }
+
+    #[test]
     fn debug_shows_no_secret() {
         let config = config(&[
             ("DATABASE_URL", "postgresql://u:hunter2@db:6543/x"),

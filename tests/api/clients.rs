@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use serde_json::json;
 use socket2::SockRef;
 use tokio::{
@@ -66,7 +67,7 @@ async fn a_body_that_comes_a_byte_at_a_time_is_given_up() {
     let user = app.user(&[("openai_api_key", "k")]).await;
     let form = "content-type: multipart/form-data; boundary=x\r\n";
     let start = "--x\r\ncontent-disposition: form-data; name=file_id\r\n\r\n";
-    for (path, more, start, byte) in [
+    let cases = [
         ("/api/chat/openai", "content-length: 1000\r\n", "{", " "),
         ("/api/chat/openai", "transfer-encoding: chunked\r\n", "", "1\r\n \r\n"),
         ("/api/retrieval/process", &format!("{form}content-length: 1000\r\n"), start, "1"),
@@ -76,7 +77,8 @@ async fn a_body_that_comes_a_byte_at_a_time_is_given_up() {
             "",
             "a",
         ),
-    ] {
+    ];
+    join_all(cases.into_iter().map(async |(path, more, start, byte)| {
         let mut connection = connect(&app).await;
         connection.write_all(head(&user, path, more).as_bytes()).await.expect("writes");
         connection.write_all(start.as_bytes()).await.expect("writes");
@@ -84,7 +86,8 @@ async fn a_body_that_comes_a_byte_at_a_time_is_given_up() {
         assert!(said.starts_with("HTTP/1.1 408 ") && said.contains("connection: close"), "{path} {more}: {said}");
         assert!(said.ends_with(r#"{"message":"The request body did not come in time"}"#), "{path} {more}: {said}");
         assert!(took < Duration::from_secs(4), "{path} {more}: {took:?}");
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]

@@ -213,6 +213,24 @@ async fn with_nobody_inside_the_stop_is_quick() {
 }
 
 #[tokio::test]
+async fn the_log_says_why_there_is_no_database() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port();
+    drop(taken);
+    let url = format!("postgresql://nobody:nothing@127.0.0.1:{port}/x");
+    let (_child, server, written) = serve_and_listen(&[("DATABASE_URL", &url)]).await;
+    let answer = client().get(format!("{server}/readyz")).send().await.expect("an answer");
+    assert_eq!(answer.status(), 503);
+    let reason = format!("database: 127.0.0.1:{port}: Connection refused");
+    let told = async {
+        while !written.lock().expect("no panic").contains(&reason) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(2), told).await.expect("it is said");
+}
+
+#[tokio::test]
 async fn a_second_signal_stops_at_once() {
     let upstream = Upstream::start().await;
     let database = postgres::database().await;

@@ -27,10 +27,9 @@ const DONE: &str = "data: [DONE]\n\n";
 
 /// A provider that does with each connection what the test says; the number
 /// counts connections from 0.
-async fn raw<F: Future<Output = ()> + Send>(serve: impl Fn(usize, TcpStream) -> F + Send + Sync + 'static) -> SocketAddr
-where
-    F: 'static,
-{
+async fn raw<F: Future<Output = ()> + Send + 'static>(
+    serve: impl Fn(usize, TcpStream) -> F + Send + Sync + 'static,
+) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     tokio::spawn(async move {
