@@ -88,6 +88,8 @@ pub(super) fn in_time(
         let received = received + chunk.as_ref().map_or(0, |bytes| bytes.len() as u64);
         Some((chunk, (payload, received)))
     })
+    // A reader of forms asks again after the end.
+    .fuse()
 }
 
 /// What a chat route is posted. Members it does not know are passed over.

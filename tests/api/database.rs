@@ -125,7 +125,7 @@ async fn a_slow_database_is_waited_for_so_long_and_keeps_no_connection() {
             assert_eq!(answer.headers()["retry-after"], "2");
             assert_eq!(message(answer).await, (503, AWAY.to_owned()));
         }
-        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     }
     // What nobody waits for does not stay with Postgres either.
     let waiting =
@@ -200,7 +200,7 @@ async fn twenty_clients_share_two_connections_of_pgbouncer() {
     let app = App::start_on(database, &settings, guard::system_lookup).await;
     let user = app.user(&[("openai_api_key", "sk-case-pool")]).await;
     let clients = (0..20).map(|_| async {
-        for _ in 0..5 {
+        for _ in 0..3 {
             assert_eq!(text(&app, &user).await, "Hello");
         }
     });
