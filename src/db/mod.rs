@@ -112,6 +112,9 @@ impl Db {
     ) -> Result<T, Error> {
         let all = async {
             let mut connection = self.acquire().await?;
+            if self.transaction_pooler {
+                self.learn_vector_type(&mut connection.connection).await?;
+            }
             let mut transaction = connection.connection.begin().await?;
             let local = format!("set local statement_timeout = {}", limit.as_millis());
             transaction.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(local))).await?;

@@ -41,7 +41,7 @@ impl PgBouncer {
             "pgbouncer.ini",
             format!(
                 "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {}\n\
-                 unix_socket_dir =\nauth_type = scram-sha-256\nauth_file = {}\npool_mode = transaction\n\
+                 unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = transaction\n\
                  default_pool_size = 2\nreserve_pool_size = 0\nmax_client_conn = 200\n",
                 url.port().expect("a port"),
                 address.port(),
