@@ -1,17 +1,12 @@
 //! The server: its state, its limits, and how it serves and stops.
 
-use std::{
-    io,
-    net::TcpListener,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{io, net::TcpListener, time::Duration};
 
 use actix_web::{
     App, HttpServer,
     middleware::{DefaultHeaders, from_fn},
     rt::net::TcpStream,
-    web::{Data, PayloadConfig},
+    web::Data,
 };
 use actix_web_lab::middleware::CatchPanic;
 use socket2::{SockRef, TcpKeepalive};
@@ -21,6 +16,7 @@ use crate::{
     auth::{self, Verifier},
     config::Config,
     db::Db,
+    door::{self, Door},
     outbound::{Clients, guard},
     retrieval::local::LocalEmbeddings,
     routes, telemetry,
@@ -39,7 +35,8 @@ pub struct State {
     /// A permit for each file that is read at the same time: it takes a core
     /// and, at worst, some hundred megabytes.
     pub parsing: Semaphore,
-    stopping: AtomicBool,
+    /// Who is inside, and whether anybody may still come in.
+    pub door: Door,
 }
 
 impl State {
@@ -50,19 +47,15 @@ impl State {
             verifier: Verifier::new(&config.sessions),
             local: LocalEmbeddings::new(config.local_embeddings_dir.clone()),
             parsing: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
-            stopping: AtomicBool::new(false),
+            door: Door::default(),
             config,
         }
     }
-
-    /// The server was told to stop: it finishes what runs and wants no more.
-    pub fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed)
-    }
 }
 
-/// Serves on `listener` until `stop` says so, then lets streams finish for
-/// [`Config::shutdown_grace`]. When `stop` speaks a second time, it stops at once.
+/// Serves on `listener` until `stop` says so. Then new requests are refused,
+/// and those that run have [`Config::shutdown_grace`] to finish. When `stop`
+/// speaks a second time, it stops at once.
 ///
 /// # Errors
 /// Where the listener or TLS for the providers cannot be used.
@@ -86,11 +79,10 @@ pub async fn serve_with_lookup(
     clients(&config)?;
     let grace = config.shutdown_grace;
     let state = Data::new(State::new(config));
-    let for_workers = state.clone();
+    let (for_workers, at_the_door) = (state.clone(), state.clone());
     let server = HttpServer::new(move || {
         let state = for_workers.clone();
-        let limit = state.config.max_body_bytes;
-        let mut app = App::new().app_data(PayloadConfig::new(limit)).app_data(state.clone());
+        let mut app = App::new().app_data(state.clone());
         match clients(&state.config) {
             Ok(clients) => app = app.app_data(Data::new(clients)),
             Err(error) => tracing::error!(%error, "this worker has no HTTP client"),
@@ -100,6 +92,7 @@ pub async fn serve_with_lookup(
             .wrap(from_fn(auth::hand_back))
             .wrap(CatchPanic::default())
             .wrap(DefaultHeaders::new().add(("x-content-type-options", "nosniff")))
+            .wrap(from_fn(door::let_in))
             .wrap(from_fn(telemetry::record_request))
     })
     // Else actix takes the FIN of a client that leaves for a half-closed
@@ -107,12 +100,14 @@ pub async fn serve_with_lookup(
     .h1_allow_half_closed(false)
     // Else every other small write waits for an acknowledgement, up to 40 ms.
     .tcp_nodelay(true)
-    .on_connect(|connection, _| {
+    .on_connect(move |connection, data| {
+        data.insert(at_the_door.door.connection());
         if let Some(stream) = connection.downcast_ref::<TcpStream>() {
             notice_vanished_clients(stream);
         }
     })
-    .shutdown_timeout(grace.as_secs())
+    // Beyond our own limit below.
+    .shutdown_timeout(grace.as_secs() + 1)
     .disable_signals()
     .listen(listener)?
     .run();
@@ -123,18 +118,33 @@ pub async fn serve_with_lookup(
         ended = &mut server => return ended,
         () = stop() => {}
     }
-    state.stopping.store(true, Ordering::Relaxed);
+    state.door.close();
     tracing::info!("stopping: streams have {} s to finish; a second signal stops at once", grace.as_secs());
-    // The command is sent by the call; the server carries it out as it is polled.
-    drop(handle.stop(true));
+    let all_leave = async {
+        tokio::time::sleep(SETTLE).await;
+        state.door.requests_are_over().await;
+        // Closes the listener and idle connections, and writes out what is
+        // left. The command is sent by the call; the server carries it out as
+        // it is polled. It looks whether it is done once a second only.
+        drop(handle.stop(true));
+        state.door.connections_are_closed().await;
+    };
     tokio::select! {
         ended = server => ended,
+        () = all_leave => Ok(()),
+        () = tokio::time::sleep(grace) => {
+            tracing::warn!("what still runs after {} s is cut", grace.as_secs());
+            Ok(())
+        }
         () = stop() => {
             tracing::warn!("stopping at once");
             Ok(())
         }
     }
 }
+
+/// What had come when the door closed has been read by then.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// A client that vanishes without a FIN is noticed by keepalive while nothing
 /// is under way, and by the user timeout while something is: keepalive does
@@ -147,5 +157,24 @@ fn notice_vanished_clients(stream: &TcpStream) {
     let set = set.and_then(|()| socket.set_tcp_user_timeout(Some(Duration::from_secs(30))));
     if let Err(error) = set {
         tracing::debug!(%error, "socket options");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn clients_that_vanish_are_looked_for() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let _client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connects");
+        let (stream, _) = listener.accept().await.expect("a client");
+        notice_vanished_clients(&stream);
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().expect("an option"));
+        assert_eq!(socket.tcp_keepalive_time().expect("an option"), Duration::from_secs(15));
+        assert_eq!(socket.tcp_keepalive_interval().expect("an option"), Duration::from_secs(5));
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket.tcp_user_timeout().expect("an option"), Some(Duration::from_secs(30)));
     }
 }

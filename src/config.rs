@@ -51,6 +51,9 @@ pub struct Config {
     pub provider_idle_timeout: Duration,
     /// `MAX_BODY_BYTES`, default 33554432: a larger request is answered 413.
     pub max_body_bytes: usize,
+    /// `BODY_TIMEOUT`, in seconds, default 20: how long a request's body may
+    /// take, and a second more for each 4 KiB of it.
+    pub body_timeout: Duration,
     /// `SUPABASE_SERVICE_ROLE_KEY`: only for reading files from storage.
     pub service_role_key: Option<SecretString>,
     /// `LOCAL_EMBEDDINGS_DIR`: a folder with all-MiniLM-L6-v2 (config.json,
@@ -226,6 +229,7 @@ impl Config {
             provider_connect_timeout: read.seconds("PROVIDER_CONNECT_TIMEOUT", 10)?,
             provider_idle_timeout: read.seconds("PROVIDER_IDLE_TIMEOUT", 300)?,
             max_body_bytes: read.number("MAX_BODY_BYTES", 32 * 1024 * 1024)?,
+            body_timeout: read.seconds("BODY_TIMEOUT", 20)?,
             service_role_key: read.text("SUPABASE_SERVICE_ROLE_KEY").map(SecretString::from),
             local_embeddings_dir: read.text("LOCAL_EMBEDDINGS_DIR").map(PathBuf::from),
             max_file_bytes: read.number("MAX_FILE_BYTES", 50 * 1024 * 1024)?,
@@ -427,6 +431,18 @@ mod tests {
             let config = config(&[("HOST", host)]).expect(host);
             assert_eq!(config.private_upstreams.allow, allows, "{host}");
         }
+    }
+
+    #[test]
+    fn the_pooler_is_known_by_its_port_or_by_its_setting() {
+        let is_pooled = |port: u16, setting: &str| {
+            let url = format!("postgresql://u:p@db.example.com:{port}/x");
+            let config = config(&[("DATABASE_URL", &url), ("DATABASE_POOLER", setting)]);
+            config.expect("right").database.transaction_pooler
+        };
+        assert!(is_pooled(6543, "") && is_pooled(5432, "transaction") && is_pooled(6543, "transaction"));
+        assert!(!is_pooled(5432, "") && !is_pooled(6543, "session") && !is_pooled(5432, "session"));
+        assert!(problem(&[("DATABASE_POOLER", "pgbouncer")]).starts_with("DATABASE_POOLER must"));
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub enum Error {
     /// 413: the body has more bytes than `MAX_BODY_BYTES`.
     #[error("The request is larger than {0} bytes, the most that this server takes")]
     BodyTooLarge(usize),
+    /// 408: the body came too slowly.
+    #[error("The request body did not come in time")]
+    BodyTooSlow,
     /// 404: no such route.
     #[error("Route not found")]
     RouteNotFound,
@@ -60,6 +63,9 @@ pub enum Error {
     /// 503: Postgres is away, or all its connections are busy.
     #[error("The database is not available. Please try again in a moment.")]
     DatabaseUnavailable(String),
+    /// 503: the server was told to stop, and takes no new work.
+    #[error("The server is stopping")]
+    Stopping,
     /// 500: a bug or a broken set-up, which the log explains.
     #[error("An unexpected error occurred")]
     Internal(String),
@@ -85,7 +91,9 @@ impl Error {
             | Self::KeyNotFound(_)
             | Self::ModelNotFound
             | Self::BodyTooLarge(_)
+            | Self::BodyTooSlow
             | Self::RouteNotFound
+            | Self::Stopping
             | Self::MethodNotAllowed(_) => self.to_string().into(),
         }
     }
@@ -113,6 +121,7 @@ impl ResponseError for Error {
             | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::RouteNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             // A redirect or an oddity is the provider's failure, and no
@@ -121,7 +130,7 @@ impl ResponseError for Error {
                 Ok(status) if (400..600).contains(&status.as_u16()) => status,
                 _ => StatusCode::BAD_GATEWAY,
             },
-            Self::DatabaseUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DatabaseUnavailable(_) | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -131,8 +140,12 @@ impl ResponseError for Error {
             Self::MethodNotAllowed(allowed) => {
                 response.insert_header((header::ALLOW, *allowed));
             }
-            Self::DatabaseUnavailable(_) => {
+            Self::DatabaseUnavailable(_) | Self::Stopping => {
                 response.insert_header((header::RETRY_AFTER, "2"));
+            }
+            // The rest of it is not waited for.
+            Self::BodyTooSlow => {
+                response.force_close();
             }
             Self::UserNotFound(_)
             | Self::ProfileNotFound

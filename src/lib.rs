@@ -2,8 +2,8 @@
 //!
 //! One request, from the socket to the provider and back:
 //!
-//! 1. [`app`] accepts it, gives it an id ([`telemetry`]) and finds its route
-//!    in the table of [`routes`].
+//! 1. [`app`] accepts it, gives it an id ([`telemetry`]), lets it in ([`door`])
+//!    and finds its route in the table of [`routes`].
 //! 2. A handler that wants a user takes [`auth::User`]: cookie or bearer →
 //!    token → signature, then one SQL statement ([`db`]) for the user, the
 //!    session and the profile with its keys ([`keys`]).
@@ -23,6 +23,7 @@ pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod db;
+pub mod door;
 pub mod error;
 pub mod js;
 pub mod keys;

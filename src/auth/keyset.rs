@@ -220,6 +220,180 @@ mod tests {
         }
     }
 
+    /// A server with a document, and how often it was asked for it.
+    struct Publisher {
+        url: Url,
+        document: Arc<std::sync::Mutex<String>>,
+        asked: Arc<std::sync::atomic::AtomicUsize>,
+    }
+
+    impl Publisher {
+        async fn start(document: &str, delay: Duration) -> Self {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let url = format!("http://{}/", listener.local_addr().expect("an address")).parse().expect("a URL");
+            let publisher = Self { url, document: Arc::new(document.to_owned().into()), asked: Arc::default() };
+            let (document, asked) = (publisher.document.clone(), publisher.asked.clone());
+            tokio::spawn(async move {
+                loop {
+                    let (mut socket, _) = listener.accept().await.expect("a connection");
+                    let _ = socket.read(&mut [0; 4096]).await;
+                    asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    tokio::time::sleep(delay).await;
+                    let body = document.lock().expect("no panic").clone();
+                    let head =
+                        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+                    let _ = socket.write_all(format!("{head}{body}").as_bytes()).await;
+                }
+            });
+            publisher
+        }
+
+        fn publish(&self, document: &str) {
+            document.clone_into(&mut self.document.lock().expect("no panic"));
+        }
+
+        fn asked(&self) -> usize {
+            self.asked.load(std::sync::atomic::Ordering::SeqCst)
+        }
+
+        fn key_set(&self) -> Arc<KeySet> {
+            Arc::new(KeySet::new(self.url.clone()))
+        }
+    }
+
+    fn document(ids: &[&str]) -> String {
+        let keys: Vec<String> = ids.iter().map(|id| EC.replace(r#""a""#, &format!("{id:?}"))).collect();
+        format!(r#"{{"keys":[{}]}}"#, keys.join(","))
+    }
+
+    /// Time passes for a key set.
+    fn pass(set: &KeySet, time: Duration) {
+        let mut state = set.state.write().expect("no panic");
+        let earlier = |at: Instant| at.checked_sub(time).expect("a clock that goes so far back");
+        *state = Arc::new(State {
+            keys: state.keys.clone(),
+            fetched: state.fetched.map(earlier),
+            tried: state.tried.map(|(at, failed)| (earlier(at), failed)),
+        });
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test]
+    async fn a_key_that_appears_is_found_when_the_floor_has_passed() {
+        let (publisher, http) = (Publisher::start(&document(&["a"]), Duration::ZERO).await, reqwest::Client::new());
+        let set = publisher.key_set();
+        assert!(set.find(&http, "a").await.is_some());
+        publisher.publish(&document(&["a", "b"]));
+        for _ in 0..1000 {
+            assert!(set.find(&http, "b").await.is_none());
+        }
+        pass(&set, FLOOR - SECOND);
+        assert!(set.find(&http, "b").await.is_none());
+        assert_eq!(publisher.asked(), 1);
+        pass(&set, SECOND);
+        assert!(set.find(&http, "b").await.is_some());
+        assert_eq!(publisher.asked(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_old_set_is_fetched_ahead_while_its_keys_are_used() {
+        let publisher = Publisher::start(&document(&["a"]), Duration::from_millis(300)).await;
+        let (set, http) = (publisher.key_set(), reqwest::Client::new());
+        assert!(set.find(&http, "a").await.is_some());
+        publisher.publish(&document(&["b"]));
+        pass(&set, REFRESH_AGE - SECOND);
+        assert!(set.known(&http, "a").is_some());
+        tokio::task::yield_now().await;
+        pass(&set, SECOND);
+        let started = Instant::now();
+        for _ in 0..1000 {
+            assert!(set.known(&http, "a").is_some());
+        }
+        assert!(started.elapsed() < Duration::from_millis(250), "nobody waits");
+        // The old key is gone once the new set is there, which was asked for once.
+        while set.known(&http, "a").is_some() {
+            assert!(started.elapsed() < 5 * SECOND);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(set.known(&http, "b").is_some());
+        assert_eq!(publisher.asked(), 2);
+    }
+
+    #[tokio::test]
+    async fn without_its_server_a_set_is_good_for_so_long() {
+        let (publisher, http) = (Publisher::start(&document(&["a"]), Duration::ZERO).await, reqwest::Client::new());
+        let set = publisher.key_set();
+        assert!(set.find(&http, "a").await.is_some());
+        publisher.publish("<html>");
+        pass(&set, MAX_AGE - SECOND);
+        assert!(set.find(&http, "a").await.is_some());
+        pass(&set, SECOND);
+        assert!(set.find(&http, "a").await.is_none(), "a key may have been revoked");
+    }
+
+    #[tokio::test]
+    async fn after_a_failure_it_is_tried_again_soon() {
+        let (publisher, http) = (Publisher::start("", Duration::ZERO).await, reqwest::Client::new());
+        let set = publisher.key_set();
+        for _ in 0..3 {
+            assert!(set.find(&http, "a").await.is_none());
+        }
+        assert_eq!(publisher.asked(), 1);
+        publisher.publish(&document(&["a"]));
+        pass(&set, FLOOR_AFTER_FAILURE);
+        assert!(set.find(&http, "a").await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_slow_set_is_as_good_as_none() {
+        let (publisher, http) = (Publisher::start(&document(&["a"]), 60 * SECOND).await, reqwest::Client::new());
+        let started = Instant::now();
+        assert!(publisher.key_set().find(&http, "a").await.is_none());
+        assert!(started.elapsed() < 3 * SECOND, "{:?}", started.elapsed());
+    }
+
+    #[tokio::test]
+    async fn an_enormous_set_is_not_read() {
+        let many: Vec<String> = (0..4000).map(|number| format!("key-{number}")).collect();
+        let enormous = document(&many.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(enormous.len() > MAX_BYTES);
+        let (publisher, http) = (Publisher::start(&document(&["a"]), Duration::ZERO).await, reqwest::Client::new());
+        let set = publisher.key_set();
+        assert!(set.find(&http, "a").await.is_some());
+        publisher.publish(&enormous);
+        pass(&set, FLOOR);
+        assert!(set.find(&http, "key-1").await.is_none());
+        assert!(set.known(&http, "a").is_some(), "what was known stays");
+        assert!(set.state().keys.len() <= MAX_KEYS);
+        assert_eq!(publisher.asked(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_thousand_unknown_keys_are_one_fetch_and_no_queue_for_known_ones() {
+        let publisher = Publisher::start(&document(&["a"]), Duration::from_millis(300)).await;
+        let (set, http) = (publisher.key_set(), reqwest::Client::new());
+        assert!(set.find(&http, "a").await.is_some());
+        pass(&set, FLOOR);
+        let asking = futures::future::join_all((0..1000).map(|number| {
+            let (set, http) = (&set, &http);
+            async move { set.find(http, &format!("made up {number}")).await.is_none() }
+        }));
+        let known = async {
+            while publisher.asked() < 2 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let started = Instant::now();
+            assert!(set.find(&http, "a").await.is_some());
+            started.elapsed()
+        };
+        let (unknown, waited) = futures::join!(asking, known);
+        assert!(unknown.into_iter().all(|none| none));
+        assert!(waited < Duration::from_millis(200), "{waited:?}");
+        assert_eq!(publisher.asked(), 2);
+    }
+
     #[test]
     fn a_key_is_only_for_its_algorithm() {
         let keys = parse(format!(r#"{{"keys":[{EC}]}}"#).as_bytes()).expect("a document");

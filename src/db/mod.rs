@@ -11,13 +11,12 @@ mod vector;
 use std::{sync::Arc, time::Duration};
 
 use sqlx::{
-    FromRow, PgConnection, PgPool, Postgres,
+    Connection, Executor, FromRow, PgConnection, PgPool, Postgres,
+    pool::PoolConnection,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     query::QueryAs,
 };
-
-use tokio::sync::OnceCell;
-
+use tokio::{net::TcpStream, sync::OnceCell, time::timeout};
 use uuid::Uuid;
 
 use crate::{auth::token::Claims, config, error::Error};
@@ -27,11 +26,17 @@ use vector::VectorType;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long it waits in all, the connection's making included.
 const STATEMENT_TIMEOUT: Duration = Duration::from_millis(2500);
+/// When Postgres gives up a statement that nobody waits for any more.
+const ABANDONED: &str = "set statement_timeout = '3s'";
+/// For finding out why there was no connection.
+const LOOK: Duration = Duration::from_millis(300);
 
 /// The pool, and how statements are sent through it.
 #[derive(Clone)]
 pub struct Db {
     pool: PgPool,
+    /// Where Postgres listens; `None` for a socket in the file system.
+    address: Option<(String, u16)>,
     transaction_pooler: bool,
     vector: Arc<OnceCell<VectorType>>,
 }
@@ -40,6 +45,7 @@ impl Db {
     /// A pool that connects when it is needed: the server starts while
     /// Postgres is still down.
     pub fn new(settings: &config::Database) -> Self {
+        let transaction_pooler = settings.transaction_pooler;
         let pool = PgPoolOptions::new()
             .max_connections(settings.pool_size)
             .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -54,8 +60,21 @@ impl Db {
                     Ok(true)
                 })
             })
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    // A pooler limits what runs, and would set it for others.
+                    if !transaction_pooler {
+                        connection.execute(sqlx::raw_sql(ABANDONED)).await?;
+                    }
+                    Ok(())
+                })
+            })
             .connect_lazy_with(options(settings));
-        Self { pool, transaction_pooler: settings.transaction_pooler, vector: Arc::default() }
+        let address = match settings.options.get_socket() {
+            Some(_) => None,
+            None => Some((settings.options.get_host().to_owned(), settings.options.get_port())),
+        };
+        Self { pool, address, transaction_pooler, vector: Arc::default() }
     }
 
     /// Runs one statement that gives at most one row.
@@ -69,19 +88,19 @@ impl Db {
         T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
     {
         let statement = async {
-            if self.transaction_pooler {
-                let mut transaction = self.pool.begin().await?;
+            let mut connection = self.acquire().await?;
+            let row = if self.transaction_pooler {
+                let mut transaction = connection.connection.begin().await?;
                 let row = query.persistent(false).fetch_optional(&mut *transaction).await?;
                 transaction.commit().await?;
-                Ok(row)
+                row
             } else {
-                query.fetch_optional(&self.pool).await
-            }
+                query.fetch_optional(&mut *connection.connection).await?
+            };
+            connection.done = true;
+            Ok(row)
         };
-        match tokio::time::timeout(STATEMENT_TIMEOUT, statement).await {
-            Ok(row) => Ok(row?),
-            Err(_) => Err(Error::DatabaseUnavailable(format!("database: no answer within {STATEMENT_TIMEOUT:?}"))),
-        }
+        within(STATEMENT_TIMEOUT, statement).await
     }
 
     /// Several statements that hold together, or not at all. The caller gives
@@ -92,14 +111,47 @@ impl Db {
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let all = async {
-            let mut transaction = self.pool.begin().await?;
+            let mut connection = self.acquire().await?;
+            if self.transaction_pooler {
+                self.learn_vector_type(&mut connection.connection).await?;
+            }
+            let mut transaction = connection.connection.begin().await?;
+            let local = format!("set local statement_timeout = {}", limit.as_millis());
+            transaction.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(local))).await?;
             let done = work(&mut transaction).await?;
             transaction.commit().await?;
+            connection.done = true;
             Ok(done)
         };
-        match tokio::time::timeout(limit, all).await {
-            Ok(done) => done,
-            Err(_) => Err(Error::DatabaseUnavailable(format!("database: not done within {limit:?}"))),
+        within(limit, all).await
+    }
+
+    async fn acquire(&self) -> Result<InUse, Error> {
+        match self.pool.acquire().await {
+            Ok(connection) => Ok(InUse { connection, done: false }),
+            Err(sqlx::Error::PoolTimedOut) => {
+                Err(Error::DatabaseUnavailable(format!("database: {}", self.why_no_connection().await)))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What the pool does not tell: it says "timed out" of a database that
+    /// refuses connections, too.
+    async fn why_no_connection(&self) -> String {
+        let busy = || {
+            format!(
+                "no connection of {} was free within {ACQUIRE_TIMEOUT:?}",
+                self.pool.options().get_max_connections()
+            )
+        };
+        let Some((host, port)) = &self.address else {
+            return busy();
+        };
+        match timeout(LOOK, TcpStream::connect((host.as_str(), *port))).await {
+            Ok(Ok(_)) => busy(),
+            Ok(Err(error)) => format!("{host}:{port}: {error}"),
+            Err(_) => format!("{host}:{port} does not answer"),
         }
     }
 
@@ -119,6 +171,28 @@ impl Db {
         let found = accounts::find(self, nobody, check, &Arc::default()).await;
         found.map(|_| ()).map_err(|error| Error::DatabaseUnavailable(error.detail().into_owned()))
     }
+}
+
+/// A connection on which something is under way. Dropped then, it is closed:
+/// the pool would wait for an answer that nobody wants, and for one that never
+/// comes it would wait for a quarter of an hour.
+struct InUse {
+    connection: PoolConnection<Postgres>,
+    done: bool,
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        if !self.done {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    timeout(limit, work)
+        .await
+        .unwrap_or_else(|_| Err(Error::DatabaseUnavailable(format!("database: not done within {limit:?}"))))
 }
 
 fn options(settings: &config::Database) -> PgConnectOptions {

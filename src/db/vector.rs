@@ -3,7 +3,7 @@
 //! is `extensions`), so both are looked up once and named ever after.
 
 use sqlx::{
-    FromRow, Postgres, Type,
+    Connection, FromRow, PgConnection, Postgres, Type,
     encode::{Encode, IsNull},
     error::BoxDynError,
     postgres::{PgArgumentBuffer, PgTypeInfo, types::Oid},
@@ -47,6 +47,21 @@ impl Db {
                 })
             })
             .await
+    }
+
+    /// Lets a connection learn about the type before a statement needs it.
+    /// sqlx looks up a type that it does not know between preparing and
+    /// executing, which makes Postgres forget an unnamed statement: the first
+    /// on each connection fails. So a first one may, in a transaction of its
+    /// own.
+    pub(super) async fn learn_vector_type(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
+        let Some(VectorType { schema, .. }) = self.vector.get() else {
+            return Ok(());
+        };
+        let mut transaction = connection.begin().await?;
+        let sql = format!("select null::{schema}.vector, null::{schema}.vector[]");
+        let _ = sqlx::query(sqlx::AssertSqlSafe(sql)).persistent(false).execute(&mut *transaction).await;
+        transaction.rollback().await
     }
 }
 

@@ -22,7 +22,7 @@ use std::{
 use bytes::Bytes;
 use reqwest::{
     Response, StatusCode,
-    header::{HeaderMap, RETRY_AFTER},
+    header::{CONTENT_ENCODING, HeaderMap, RETRY_AFTER},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, value::RawValue};
@@ -70,6 +70,13 @@ pub struct Call {
     pub guarded: bool,
     /// How often to ask, at most.
     pub attempts: u32,
+}
+
+impl Call {
+    /// How large an event of the answer may be.
+    pub fn max_event_bytes(&self) -> usize {
+        if self.guarded { sse::MAX_GUARDED_EVENT_BYTES } else { sse::MAX_EVENT_BYTES }
+    }
 }
 
 impl fmt::Debug for Call {
@@ -228,7 +235,13 @@ pub async fn send(clients: &Clients, call: &Call, log: &RequestLog) -> Result<Re
         };
         let answer = request.headers(call.headers.clone()).send().await;
         let wait = match answer {
-            Ok(response) if response.status().is_success() => return Ok(response),
+            Ok(response) if response.status().is_success() => {
+                return if is_compressed(response.headers()) {
+                    Err(Failure::Stream("The provider compressed its answer, which it was not asked to do".to_owned()))
+                } else {
+                    Ok(response)
+                };
+            }
             Ok(response) => {
                 if attempt == call.attempts || !should_retry(response.status(), response.headers()) {
                     let status = response.status().as_u16();
@@ -243,10 +256,15 @@ pub async fn send(clients: &Clients, call: &Call, log: &RequestLog) -> Result<Re
                 // A provider that was silent for minutes is not asked again:
                 // the user would wait for three times that.
                 let gone = error.is_timeout() && !error.is_connect();
-                if attempt == call.attempts || gone || error.is_builder() {
+                // The provider closed an idle connection just as it was used
+                // again, most likely, which says nothing about a new one.
+                if attempt == 1 && error.is_request() && !error.is_connect() && !gone {
+                    Duration::ZERO
+                } else if attempt >= call.attempts || gone || error.is_builder() {
                     return Err(Failure::Connection(causes(&error)));
+                } else {
+                    backoff(attempt, None)
                 }
-                backoff(attempt, None)
             }
         };
         log.note().retries = attempt;
@@ -304,8 +322,17 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
-/// The beginning of an error's body; what could be read of one that broke off.
+/// Never asked for, as it would delay a stream; some proxies do it all the same.
+fn is_compressed(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_ENCODING).is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+/// The beginning of an error's body; what could be read of one that broke off;
+/// nothing of one that is compressed.
 async fn beginning(response: Response) -> String {
+    if is_compressed(response.headers()) {
+        return String::new();
+    }
     let read = tokio::time::timeout(ERROR_BODY_TIMEOUT, outbound::read(response, MAX_ERROR_BYTES)).await;
     let body = match read {
         Ok(Ok(body) | Err(outbound::ReadError::TooLarge(body) | outbound::ReadError::Broken(body, _))) => body,

@@ -45,10 +45,15 @@ impl Relay {
     ///
     /// # Errors
     /// What the provider said, or that its connection broke.
-    pub async fn open(response: reqwest::Response, reader: Reader, log: RequestLog) -> Result<Self, Failure> {
+    pub async fn open(
+        response: reqwest::Response,
+        reader: Reader,
+        max_event_bytes: usize,
+        log: RequestLog,
+    ) -> Result<Self, Failure> {
         let mut relay = Self {
             upstream: Some(Box::pin(response.bytes_stream())),
-            decoder: sse::Decoder::default(),
+            decoder: sse::Decoder::new(max_event_bytes),
             reader,
             out: Output::default(),
             failure: None,

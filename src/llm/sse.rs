@@ -17,6 +17,8 @@ use memchr::memchr2;
 /// largest honest ones carry an image as base64; beyond this the provider is
 /// broken or hostile.
 pub const MAX_EVENT_BYTES: usize = 16 * 1024 * 1024;
+/// The same for providers that users choose.
+pub const MAX_GUARDED_EVENT_BYTES: usize = 4 * 1024 * 1024;
 
 /// One event as it came, its data lines joined with LF.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,14 +29,15 @@ pub struct Event<'a> {
     pub data: &'a [u8],
 }
 
-/// An event grew beyond [`MAX_EVENT_BYTES`].
+/// An event grew beyond this many bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an event of more than {} MiB", MAX_EVENT_BYTES / 1024 / 1024)]
-pub struct EventTooLarge;
+#[error("an event of more than {} MiB", .0 / 1024 / 1024)]
+pub struct EventTooLarge(pub usize);
 
 /// The state between two reads.
-#[derive(Default)]
 pub struct Decoder {
+    /// The most bytes that an event may have.
+    limit: usize,
     /// The line that the last read left unfinished.
     line: Vec<u8>,
     data: Vec<u8>,
@@ -48,7 +51,27 @@ pub struct Decoder {
     fields: bool,
 }
 
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::new(MAX_EVENT_BYTES)
+    }
+}
+
 impl Decoder {
+    /// For events of at most `limit` bytes, their unfinished line included.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            line: Vec::new(),
+            data: Vec::new(),
+            name: Vec::new(),
+            has_data: false,
+            after_cr: false,
+            started: false,
+            fields: false,
+        }
+    }
+
     /// Takes the next bytes and gives each event that they complete to
     /// `on_event`, which ends the reading by an error of its own.
     ///
@@ -103,8 +126,8 @@ impl Decoder {
     }
 
     fn room_for(&self, more: usize) -> Result<(), EventTooLarge> {
-        if self.line.len() + self.data.len() + more > MAX_EVENT_BYTES {
-            return Err(EventTooLarge);
+        if self.line.len() + self.data.len() + more > self.limit {
+            return Err(EventTooLarge(self.limit));
         }
         Ok(())
     }

@@ -74,7 +74,7 @@ impl Exchange {
     ) -> Result<HttpResponse, Error> {
         let opened = async {
             let response = llm::send(&self.clients, &call, &self.log).await?;
-            Relay::open(response, reader, self.log.clone()).await
+            Relay::open(response, reader, call.max_event_bytes(), self.log.clone()).await
         };
         match opened.await {
             Ok(relay) => Ok(self.answer(relay, words)),

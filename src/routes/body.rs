@@ -3,18 +3,28 @@
 //! The front end's `fetch` sends strings, which makes `text/plain` of them,
 //! and the original never looks at the type.
 
-use std::{future::Future, pin::Pin};
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    time::{Duration, Instant},
+};
 
 use actix_web::{
     FromRequest, HttpRequest,
     dev::Payload,
-    http::StatusCode,
+    error::PayloadError,
+    http::header::CONTENT_LENGTH,
     web::{Bytes, Data},
 };
+use futures::{Stream, StreamExt, stream};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
 use crate::{app::State, error::Error, llm::Chat, tools::SelectedTool};
+
+/// What a client must send in each second beyond `BODY_TIMEOUT`, in bytes.
+const SLOWEST: u64 = 4096;
 
 /// A request's body as text: UTF-8, without a byte order mark, and broken
 /// characters replaced, as JavaScript reads it.
@@ -25,17 +35,61 @@ impl FromRequest for Body {
     type Future = Pin<Box<dyn Future<Output = Result<Self, Error>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let limit = request.app_data::<Data<State>>().map_or(0, |state| state.config.max_body_bytes);
-        let bytes = Bytes::from_request(request, payload);
+        let (request, payload) = (request.clone(), payload.take());
         Box::pin(async move {
-            let bytes = bytes.await.map_err(|error| match error.as_response_error().status_code() {
-                StatusCode::PAYLOAD_TOO_LARGE => Error::BodyTooLarge(limit),
-                _ => Error::BadRequest("The request body could not be read to its end".to_owned()),
-            })?;
+            let bytes = read(&request, payload).await?;
             let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
             Ok(Self(String::from_utf8_lossy(bytes).into_owned()))
         })
     }
+}
+
+/// Reads a body of at most `MAX_BODY_BYTES`.
+pub(super) async fn read(request: &HttpRequest, payload: Payload) -> Result<Vec<u8>, Error> {
+    let limit = request.app_data::<Data<State>>().map_or(0, |state| state.config.max_body_bytes);
+    let announced = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|bytes: usize| bytes > limit) {
+        return Err(Error::BodyTooLarge(limit));
+    }
+    let mut chunks = std::pin::pin!(in_time(request, payload));
+    let mut body = Vec::with_capacity(announced.unwrap_or_default().min(64 * 1024));
+    while let Some(chunk) = chunks.next().await {
+        body.extend_from_slice(&chunk.map_err(|error| broken(&error))?);
+        if body.len() > limit {
+            return Err(Error::BodyTooLarge(limit));
+        }
+    }
+    Ok(body)
+}
+
+/// Why a body was not read to its end.
+pub(super) fn broken(error: &PayloadError) -> Error {
+    match error {
+        PayloadError::Io(error) if error.kind() == io::ErrorKind::TimedOut => Error::BodyTooSlow,
+        _ => Error::BadRequest("The request body could not be read to its end".to_owned()),
+    }
+}
+
+/// A body as it comes, as long as it comes in time: a client that sends a byte
+/// a second would hold its request forever.
+pub(super) fn in_time(
+    request: &HttpRequest,
+    payload: Payload,
+) -> impl Stream<Item = Result<Bytes, PayloadError>> + use<> {
+    let limit = request.app_data::<Data<State>>().map_or(Duration::ZERO, |state| state.config.body_timeout);
+    let started = Instant::now();
+    stream::unfold((payload, 0), move |(mut payload, received)| async move {
+        let limit = limit + Duration::from_secs(received / SLOWEST);
+        let left = limit.saturating_sub(started.elapsed());
+        let chunk = match tokio::time::timeout(left, payload.next()).await {
+            Ok(chunk) => chunk?,
+            Err(_) => Err(PayloadError::Io(io::ErrorKind::TimedOut.into())),
+        };
+        let received = received + chunk.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        Some((chunk, (payload, received)))
+    })
+    // A reader of forms asks again after the end.
+    .fuse()
 }
 
 /// What a chat route is posted. Members it does not know are passed over.

@@ -12,8 +12,8 @@ pub async fn alive() -> HttpResponse {
 
 /// `GET /readyz`: the database answers, and the server is not stopping.
 pub async fn ready(state: Data<State>) -> Result<HttpResponse, Error> {
-    if state.is_stopping() {
-        return Ok(HttpResponse::ServiceUnavailable().json(json!({ "message": "The server is stopping" })));
+    if state.door.is_closed() {
+        return Err(Error::Stopping);
     }
     state.db.ready(state.config.sessions.check).await?;
     Ok(HttpResponse::Ok().json(json!({ "status": "ok" })))

@@ -6,19 +6,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_multipart::Multipart;
+use actix_multipart::{Multipart, MultipartError};
 use actix_web::{
-    FromRequest, HttpRequest, HttpResponse,
+    HttpRequest, HttpResponse,
     http::header::{CONTENT_TYPE, ContentType},
     mime,
-    web::{Bytes, Payload},
+    web::Payload,
 };
 use futures::TryStreamExt;
 use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{answer::Exchange, body::Body};
+use super::{
+    answer::Exchange,
+    body::{self, Body},
+};
 use crate::{
     auth::User,
     db::files::{self, Column, NoFile},
@@ -258,12 +261,16 @@ async fn form(request: &HttpRequest, payload: Payload) -> Result<HashMap<String,
     let mut fields = HashMap::new();
     match media.as_ref().map(mime::Mime::essence_str) {
         Some("multipart/form-data") => {
-            let mut form = Multipart::new(request.headers(), payload);
+            let broken = |error| match error {
+                MultipartError::Payload(error) => body::broken(&error),
+                _ => broken(),
+            };
+            let mut form = Multipart::new(request.headers(), body::in_time(request, payload.into_inner()));
             let mut room = MAX_FORM_BYTES;
-            while let Some(mut field) = form.try_next().await.map_err(|_| broken())? {
+            while let Some(mut field) = form.try_next().await.map_err(broken)? {
                 let name = field.name().unwrap_or_default().to_owned();
                 let mut value = Vec::new();
-                while let Some(chunk) = field.try_next().await.map_err(|_| broken())? {
+                while let Some(chunk) = field.try_next().await.map_err(broken)? {
                     room = room.checked_sub(chunk.len()).ok_or(Error::BodyTooLarge(MAX_FORM_BYTES))?;
                     value.extend_from_slice(&chunk);
                 }
@@ -271,7 +278,7 @@ async fn form(request: &HttpRequest, payload: Payload) -> Result<HashMap<String,
             }
         }
         Some("application/x-www-form-urlencoded") => {
-            let body = Bytes::from_request(request, &mut payload.into_inner()).await.map_err(|_| broken())?;
+            let body = body::read(request, payload.into_inner()).await?;
             fields.extend(url::form_urlencoded::parse(&body).into_owned());
         }
         _ => {

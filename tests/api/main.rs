@@ -2,12 +2,15 @@
 //! that are real servers. Files are named by what a client asks for.
 
 mod chat;
+mod clients;
 mod conformance;
 mod custom;
+mod database;
 mod health;
 mod migrate;
 mod process;
 mod protocols;
+mod providers;
 mod refresh;
 mod retrieval;
 mod sessions;

@@ -7,13 +7,14 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
     process::{Child, Command},
     time::timeout,
 };
 
 use crate::support::{
-    User, chat_body, client, postgres,
+    User, chat_body, client, message, postgres,
     upstream::{Reply, Step, Upstream},
 };
 
@@ -82,7 +83,7 @@ async fn help_and_version() {
 }
 
 /// The server, on a port of its own choice, and where it listens.
-async fn serve(settings: &[(&str, &str)]) -> (Child, String) {
+pub async fn serve(settings: &[(&str, &str)]) -> (Child, String) {
     let (child, url, _) = serve_and_listen(settings).await;
     (child, url)
 }
@@ -107,30 +108,126 @@ async fn serve_and_listen(settings: &[(&str, &str)]) -> (Child, String, Arc<Mute
     (child, url, written)
 }
 
+fn delta(text: &str) -> Vec<u8> {
+    format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n").into_bytes()
+}
+
+/// Waits until the server says that it is stopping.
+async fn stopping(url: &str) {
+    let stops = async {
+        while client().get(format!("{url}/readyz")).send().await.expect("an answer").status() != 503 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(5), stops).await.expect("it stops");
+}
+
 #[tokio::test]
-async fn a_stream_may_finish_after_sigterm() {
+async fn after_sigterm_nobody_new_gets_in_and_whoever_is_in_may_finish() {
     let upstream = Upstream::start().await;
     let database = postgres::database().await;
     let base = format!("{}/v1", upstream.url());
     let (mut child, url) = serve(&[("DATABASE_URL", &database.role_url), ("OPENAI_BASE_URL", &base)]).await;
     let user = User::create(&database.pool, &[("openai_api_key", "sk-case-term")]).await;
-    let delta =
-        |text: &str| format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n").into_bytes();
-    let pause = Step::Wait(Duration::from_millis(800));
+    let pause = Step::Wait(Duration::from_millis(1500));
     upstream.script(
         "sk-case-term",
-        vec![Reply { steps: vec![Step::Write(delta("one")), pause, Step::Write(delta(" two"))], ..Reply::default() }],
+        vec![
+            Reply { steps: vec![Step::Write(delta("one")), pause, Step::Write(delta(" two"))], ..Reply::default() },
+            Reply::events(&["data: {\"choices\":[{\"text\":\"late\"}]}\n\n"], Step::Wait(Duration::ZERO)),
+        ],
     );
-
-    let request = client().post(format!("{url}/api/chat/openai")).header("authorization", user.bearer());
-    let mut answer = request.body(chat_body().to_string()).send().await.expect("an answer");
+    let body = chat_body().to_string();
+    let ask = || client().post(format!("{url}/api/chat/openai")).header("authorization", user.bearer());
+    let mut answer = ask().body(body.clone()).send().await.expect("an answer");
     assert_eq!(answer.chunk().await.expect("text").expect("some"), "one");
+
+    // One whose body is still on its way, and one that does nothing.
+    let address = url.trim_start_matches("http://");
+    let mut half = TcpStream::connect(address).await.expect("connects");
+    let head = format!(
+        "POST /api/chat/openai HTTP/1.1\r\nhost: x\r\nauthorization: {}\r\ncontent-length: {}\r\n\r\n",
+        user.bearer(),
+        body.len()
+    );
+    let (early, late) = body.split_at(20);
+    half.write_all(format!("{head}{early}").as_bytes()).await.expect("writes");
+    let mut idle = TcpStream::connect(address).await.expect("connects");
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("writes");
+    assert_ne!(idle.read(&mut [0; 1000]).await.expect("an answer"), 0);
+
     signal(&child, "TERM");
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(client().get(format!("{url}/healthz")).send().await.is_err(), "nobody new gets in");
+    stopping(&url).await;
+    let readiness = client().get(format!("{url}/readyz")).send().await.expect("an answer");
+    assert_eq!(message(readiness).await, (503, "The server is stopping".to_owned()));
+    assert_eq!(client().get(format!("{url}/healthz")).send().await.expect("an answer").status(), 200);
+    let refused = ask().body(body.clone()).send().await.expect("an answer");
+    assert_eq!(refused.headers()["retry-after"], "2");
+    assert_eq!(refused.headers()["connection"], "close");
+    assert_eq!(message(refused).await, (503, "The server is stopping".to_owned()));
+
+    half.write_all(late.as_bytes()).await.expect("writes");
+    let mut served = String::new();
+    half.read_to_string(&mut served).await.expect("an answer, and the end");
+    assert!(served.starts_with("HTTP/1.1 200 OK") && served.contains("late"), "{served}");
+
     assert_eq!(answer.chunk().await.expect("text").expect("some"), " two");
+    let last = Instant::now();
     assert_eq!(answer.chunk().await.expect("a proper end"), None);
     assert_eq!(ended(&mut child).await, Some(0));
+    assert!(last.elapsed() < Duration::from_millis(500), "nobody idle holds it up: {:?}", last.elapsed());
+    assert_eq!(idle.read(&mut [0; 10]).await.expect("a proper end"), 0);
+}
+
+#[tokio::test]
+async fn streams_are_cut_when_their_grace_is_over() {
+    let upstream = Upstream::start().await;
+    let database = postgres::database().await;
+    let base = format!("{}/v1", upstream.url());
+    let settings = [("DATABASE_URL", database.role_url.as_str()), ("OPENAI_BASE_URL", &base), ("SHUTDOWN_GRACE", "1")];
+    let (mut child, url) = serve(&settings).await;
+    let user = User::create(&database.pool, &[("openai_api_key", "sk-case-grace")]).await;
+    let text = String::from_utf8(delta("one")).expect("text");
+    upstream.script("sk-case-grace", vec![Reply::events(&[&text], Step::WaitForever)]);
+    let ask = client().post(format!("{url}/api/chat/openai")).header("authorization", user.bearer());
+    let mut answer = ask.body(chat_body().to_string()).send().await.expect("an answer");
+    assert_eq!(answer.chunk().await.expect("text").expect("some"), "one");
+    let told = Instant::now();
+    signal(&child, "TERM");
+    assert!(answer.chunk().await.is_err(), "cut");
+    assert_eq!(ended(&mut child).await, Some(0));
+    let took = told.elapsed();
+    assert!((Duration::from_millis(950)..Duration::from_secs(2)).contains(&took), "{took:?}");
+}
+
+#[tokio::test]
+async fn with_nobody_inside_the_stop_is_quick() {
+    let (mut child, url) = serve(&[]).await;
+    let mut idle = TcpStream::connect(url.trim_start_matches("http://")).await.expect("connects");
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("writes");
+    assert_ne!(idle.read(&mut [0; 1000]).await.expect("an answer"), 0);
+    let told = Instant::now();
+    signal(&child, "TERM");
+    assert_eq!(ended(&mut child).await, Some(0));
+    assert!(told.elapsed() < Duration::from_millis(700), "{:?}", told.elapsed());
+}
+
+#[tokio::test]
+async fn the_log_says_why_there_is_no_database() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port();
+    drop(taken);
+    let url = format!("postgresql://nobody:nothing@127.0.0.1:{port}/x");
+    let (_child, server, written) = serve_and_listen(&[("DATABASE_URL", &url)]).await;
+    let answer = client().get(format!("{server}/readyz")).send().await.expect("an answer");
+    assert_eq!(answer.status(), 503);
+    let reason = format!("database: 127.0.0.1:{port}: Connection refused");
+    let told = async {
+        while !written.lock().expect("no panic").contains(&reason) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(2), told).await.expect("it is said");
 }
 
 #[tokio::test]

@@ -13,7 +13,9 @@ use uuid::Uuid;
 mod tiny;
 
 use crate::support::{
-    App, User, client, message, postgres,
+    App, User, client, message,
+    pgbouncer::PgBouncer,
+    postgres,
     retrieval::{SERVICE_KEY, Stand, vector},
 };
 
@@ -529,4 +531,28 @@ async fn local_embeddings_find_what_they_stored() {
         assert_eq!(found["results"][0]["content"], content, "a passage is nearest to itself");
         assert!(found["results"][0]["similarity"].as_f64().expect("a number") > 0.999);
     }
+}
+
+/// Transactions of several statements, several at once, on two connections.
+#[tokio::test]
+async fn files_are_stored_and_found_through_pgbouncer() {
+    let database = postgres::database().await;
+    let Some(pooler) = PgBouncer::start(&database.role_url).await else { return };
+    let stand = Stand::start();
+    let url = pooler.url(&database.role_url);
+    let app = start_on(database, &stand, &[("DATABASE_URL", &url), ("DATABASE_POOLER", "transaction")]).await;
+    let user = app.user(&[("openai_api_key", "sk-case-bouncer")]).await;
+    let store_and_find = async |number: usize| {
+        let text = format!("the passage of file {number}");
+        let file = file(&app.db, &user, "a.txt", "private").await;
+        stand.put(&format!("{}/{file}", user.id), text.clone().into_bytes());
+        let answer = process(&app, &user, file, "openai").send().await.expect("an answer");
+        assert_eq!(answer.status(), 200, "{}", answer.text().await.expect("text"));
+        let question =
+            json!({ "userInput": text, "fileIds": [file], "embeddingsProvider": "openai", "sourceCount": 4 });
+        let answer = post(&app, &user, "retrieve", &question).send().await.expect("an answer");
+        let found: Value = serde_json::from_str(&answer.text().await.expect("text")).expect("JSON");
+        assert_eq!(found["results"][0]["content"], text, "{found}");
+    };
+    futures::future::join_all((0..8).map(store_and_find)).await;
 }

@@ -1,8 +1,12 @@
 //! What the tests stand on: a running server with its own database, a
 //! scripted provider, sessions.
 
+pub mod gate;
+pub mod pgbouncer;
 pub mod postgres;
+pub mod programs;
 pub mod retrieval;
+pub mod tls;
 pub mod tokens;
 pub mod upstream;
 

@@ -90,6 +90,20 @@ pub async fn database() -> Database {
     for_an_app(clone("template_own").await).await
 }
 
+/// A server of one test's own, which may be stopped and started again. The
+/// folder is the test's to name and goes with the last server that has `remove`.
+pub async fn own_server(folder: PathBuf, remove: bool) -> Server {
+    let programs = Programs::find(&say).await.unwrap_or_else(|error| panic!("{error}"));
+    let options = Options { durable: false, max_connections: 50, remove };
+    Server::start(&programs, &folder, options).await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A database with this project's tables on such a server.
+pub async fn own_database(server: &Server) -> Database {
+    make_templates(server).await;
+    for_an_app(server.url("template_own")).await
+}
+
 /// A database with nothing in it, as the superuser.
 pub async fn empty_database() -> String {
     clone("template1").await

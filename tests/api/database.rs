@@ -1,0 +1,212 @@
+//! The database away, restarted, slow, busy, and behind a pooler.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use chatbot_ui_api::outbound::guard;
+use futures::future::join_all;
+
+use crate::support::{
+    App, User, client,
+    gate::Gate,
+    message,
+    pgbouncer::PgBouncer,
+    postgres,
+    upstream::{Reply, Step, Upstream},
+};
+
+const DELTA: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"Hello\"}}]}\n\n";
+const DONE: &str = "data: [DONE]\n\n";
+const AWAY: &str = "The database is not available. Please try again in a moment.";
+
+/// Where a database listens, and its URL by way of a gate.
+fn through(gate: &Gate, url: &str) -> (SocketAddr, String) {
+    let mut url = url::Url::parse(url).expect("a URL");
+    let there = SocketAddr::from(([127, 0, 0, 1], url.port().expect("a port")));
+    url.set_port(Some(gate.address.port())).expect("a port");
+    (there, url.to_string())
+}
+
+async fn text(app: &App, user: &User) -> String {
+    let answer = app.chat("openai", user).send().await.expect("an answer");
+    answer.text().await.expect("whole")
+}
+
+/// Asks until the server says that it is ready.
+async fn ready(app: &App) {
+    let started = Instant::now();
+    while client().get(app.url("/readyz")).send().await.expect("an answer").status() != 200 {
+        assert!(started.elapsed() < Duration::from_secs(10), "it does not recover");
+    }
+}
+
+async fn away(app: &App, user: &User) {
+    for request in [client().get(app.url("/readyz")), app.chat("openai", user)] {
+        let started = Instant::now();
+        let answer = request.send().await.expect("an answer");
+        assert_eq!(answer.headers()["retry-after"], "2");
+        assert_eq!(message(answer).await, (503, AWAY.to_owned()));
+        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_comes_later_is_used_without_a_restart() {
+    let upstream = Upstream::start().await;
+    let base = format!("{}/v1", upstream.url());
+    upstream.script("sk-case-later", vec![Reply::events(&[DELTA, DONE], Step::Wait(Duration::ZERO))]);
+    let database = postgres::database().await;
+    let gate = Gate::new();
+    let (there, url) = through(&gate, &database.role_url);
+    let app =
+        App::start_on(database, &[("DATABASE_URL", &url), ("OPENAI_BASE_URL", &base)], guard::system_lookup).await;
+    let user = app.user(&[("openai_api_key", "sk-case-later")]).await;
+    away(&app, &user).await;
+    gate.open(there);
+    ready(&app).await;
+    assert_eq!(text(&app, &user).await, "Hello");
+}
+
+#[tokio::test]
+async fn a_restart_of_the_database_leaves_streams_alone_and_needs_none_of_the_server() {
+    let upstream = Upstream::start().await;
+    let base = format!("{}/v1", upstream.url());
+    let folder = std::env::temp_dir().join(format!("chatbot-ui-api-restart-{}", std::process::id()));
+    let server = postgres::own_server(folder.clone(), false).await;
+    let gate = Gate::new();
+    let database = postgres::own_database(&server).await;
+    let (there, url) = through(&gate, &database.role_url);
+    gate.open(there);
+    let app =
+        App::start_on(database, &[("DATABASE_URL", &url), ("OPENAI_BASE_URL", &base)], guard::system_lookup).await;
+    let user = app.user(&[("openai_api_key", "sk-case-restart")]).await;
+    let long = Reply {
+        steps: vec![
+            Step::Write(DELTA.into()),
+            Step::Wait(Duration::from_secs(4)),
+            Step::Write(DELTA.into()),
+            Step::Write(DONE.into()),
+        ],
+        ..Reply::default()
+    };
+    upstream.script("sk-case-restart", vec![long, Reply::events(&[DELTA, DONE], Step::Wait(Duration::ZERO))]);
+    let mut stream = app.chat("openai", &user).send().await.expect("an answer");
+    assert_eq!(stream.chunk().await.expect("text").as_deref(), Some(&b"Hello"[..]));
+    // Connections lie in the pool, in use a moment ago.
+    assert_eq!(text(&app, &user).await, "Hello");
+
+    server.stop().await.expect("it stops");
+    let refused = app.chat("openai", &user).send().await.expect("an answer");
+    assert_eq!(message(refused).await, (503, AWAY.to_owned()));
+    gate.close();
+    away(&app, &user).await;
+    let server = postgres::own_server(folder, true).await;
+    let (there, _) = through(&gate, &server.url("template_own"));
+    gate.open(there);
+    ready(&app).await;
+    assert_eq!(text(&app, &user).await, "Hello");
+    assert_eq!(stream.text().await.expect("unbroken"), "Hello");
+}
+
+#[tokio::test]
+async fn a_slow_database_is_waited_for_so_long_and_keeps_no_connection() {
+    let app = App::start(&[("DATABASE_POOL_SIZE", "2")]).await;
+    let user = app.user(&[]).await;
+    ready(&app).await;
+    let mut lock = app.db.begin().await.expect("a transaction");
+    sqlx::raw_sql("lock table public.profiles in access exclusive mode").execute(&mut *lock).await.expect("locks");
+    for _ in 0..2 {
+        let started = Instant::now();
+        let answers = join_all((0..4).map(|_| app.chat("openai", &user).send())).await;
+        for answer in answers {
+            let answer = answer.expect("an answer");
+            assert_eq!(answer.headers()["retry-after"], "2");
+            assert_eq!(message(answer).await, (503, AWAY.to_owned()));
+        }
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    }
+    // What nobody waits for does not stay with Postgres either.
+    let waiting =
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    let gone = async {
+        while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&app.db).await.expect("a count") > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), gone).await.expect("given up");
+    lock.rollback().await.expect("unlocks");
+    ready(&app).await;
+    let answer = app.chat("openai", &user).send().await.expect("an answer");
+    assert!(message(answer).await.1.starts_with("OpenAI API Key not found"));
+}
+
+#[tokio::test]
+async fn connections_that_went_dead_in_use_are_replaced() {
+    let database = postgres::database().await;
+    let gate = Gate::new();
+    let (there, url) = through(&gate, &database.role_url);
+    gate.open(there);
+    let app =
+        App::start_on(database, &[("DATABASE_URL", &url), ("DATABASE_POOL_SIZE", "2")], guard::system_lookup).await;
+    let user = app.user(&[]).await;
+    let ask = || async { message(app.chat("openai", &user).send().await.expect("an answer")).await };
+    assert!(join_all((0..4).map(|_| ask())).await.iter().all(|(status, _)| *status == 500), "all are let in");
+    gate.strand();
+    let refused = join_all((0..2).map(|_| ask())).await;
+    assert_eq!(refused, vec![(503, AWAY.to_owned()); 2]);
+    ready(&app).await;
+    assert!(ask().await.1.starts_with("OpenAI API Key not found"));
+}
+
+#[tokio::test]
+async fn a_pool_that_is_used_up_is_waited_for_so_long() {
+    let app = App::start(&[("DATABASE_POOL_SIZE", "1")]).await;
+    let (user, other) = (app.user(&[]).await, app.user(&[]).await);
+    ready(&app).await;
+    // One that has to wait for a row lock holds the only connection.
+    let mut lock = app.db.begin().await.expect("a transaction");
+    sqlx::raw_sql("lock table public.profiles in access exclusive mode").execute(&mut *lock).await.expect("locks");
+    let holding = tokio::spawn(app.chat("openai", &user).send());
+    let held = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    while sqlx::query_scalar::<_, i64>(held).fetch_one(&app.db).await.expect("a count") == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let started = Instant::now();
+    let answer = app.chat("openai", &other).send().await.expect("an answer");
+    let took = started.elapsed();
+    assert_eq!(answer.headers()["retry-after"], "2");
+    assert_eq!(message(answer).await, (503, AWAY.to_owned()));
+    assert!((Duration::from_millis(1500)..Duration::from_secs(3)).contains(&took), "{took:?}");
+    assert_eq!(holding.await.expect("no panic").expect("an answer").status(), 503);
+}
+
+/// Twenty at once, each several times, on two connections of the real pooler.
+#[tokio::test]
+async fn twenty_clients_share_two_connections_of_pgbouncer() {
+    let database = postgres::database().await;
+    let Some(pooler) = PgBouncer::start(&database.role_url).await else { return };
+    let upstream = Upstream::start().await;
+    let base = format!("{}/v1", upstream.url());
+    upstream.script("sk-case-pool", vec![Reply::events(&[DELTA, DONE], Step::Wait(Duration::ZERO))]);
+    let url = pooler.url(&database.role_url);
+    let settings = [
+        ("DATABASE_URL", url.as_str()),
+        ("DATABASE_POOLER", "transaction"),
+        ("OPENAI_BASE_URL", &base),
+        ("DATABASE_POOL_SIZE", "20"),
+    ];
+    let app = App::start_on(database, &settings, guard::system_lookup).await;
+    let user = app.user(&[("openai_api_key", "sk-case-pool")]).await;
+    let clients = (0..20).map(|_| async {
+        for _ in 0..3 {
+            assert_eq!(text(&app, &user).await, "Hello");
+        }
+    });
+    join_all(clients).await;
+    let connections =
+        "select count(*) from pg_stat_activity where datname = current_database() and usename = 'chatbot_ui_api'";
+    let connections: i64 = sqlx::query_scalar(connections).fetch_one(&app.db).await.expect("a count");
+    assert!((1..=2).contains(&connections), "{connections}");
+}
