@@ -3,8 +3,11 @@
 use std::{
     io,
     net::TcpListener,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use actix_web::{
@@ -23,7 +26,8 @@ use crate::{
     db::Db,
     outbound::{Clients, guard},
     retrieval::local::LocalEmbeddings,
-    routes, telemetry,
+    routes,
+    telemetry::{self, Telemetry, metrics},
 };
 
 /// What all workers share.
@@ -36,6 +40,8 @@ pub struct State {
     pub verifier: Verifier,
     /// The model for embeddings in this process.
     pub local: LocalEmbeddings,
+    /// What is counted and traced.
+    pub telemetry: Arc<Telemetry>,
     /// A permit for each file that is read at the same time: it takes a core
     /// and, at worst, some hundred megabytes.
     pub parsing: Semaphore,
@@ -44,15 +50,19 @@ pub struct State {
 
 impl State {
     /// The state of a server with these settings. Connects to nothing yet.
-    pub fn new(config: Config) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// Where its telemetry cannot be set up.
+    pub fn new(config: Config) -> io::Result<Self> {
+        Ok(Self {
+            telemetry: Arc::new(Telemetry::new(&config).map_err(io::Error::other)?),
             db: Db::new(&config.database),
             verifier: Verifier::new(&config.sessions),
             local: LocalEmbeddings::new(config.local_embeddings_dir.clone()),
             parsing: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
             stopping: AtomicBool::new(false),
             config,
-        }
+        })
     }
 
     /// The server was told to stop: it finishes what runs and wants no more.
@@ -85,7 +95,8 @@ pub async fn serve_with_lookup(
     let clients = move |config: &Config| Clients::new(config, lookup).map_err(io::Error::other);
     clients(&config)?;
     let grace = config.shutdown_grace;
-    let state = Data::new(State::new(config));
+    let metrics = config.metrics_addr.as_ref().map(|(host, port)| metrics::listen(host, *port)).transpose()?;
+    let state = Data::new(State::new(config)?);
     let for_workers = state.clone();
     let server = HttpServer::new(move || {
         let state = for_workers.clone();
@@ -117,6 +128,11 @@ pub async fn serve_with_lookup(
     .listen(listener)?
     .run();
 
+    if let Some(listener) = metrics {
+        // It goes on until the process or its runtime ends, so that the last
+        // streams can be watched.
+        actix_web::rt::spawn(metrics::serve(listener, state.clone())?);
+    }
     let handle = server.handle();
     let mut server = std::pin::pin!(server);
     tokio::select! {
@@ -124,15 +140,33 @@ pub async fn serve_with_lookup(
         () = stop() => {}
     }
     state.stopping.store(true, Ordering::Relaxed);
+    state.telemetry.cut_streams_at(Instant::now() + grace);
     tracing::info!("stopping: streams have {} s to finish; a second signal stops at once", grace.as_secs());
     // The command is sent by the call; the server carries it out as it is polled.
     drop(handle.stop(true));
     tokio::select! {
-        ended = server => ended,
+        ended = server => {
+            wait_for_lines(&state).await;
+            state.telemetry.flush().await;
+            ended
+        }
         () = stop() => {
-            tracing::warn!("stopping at once");
+            tracing::warn!("stopping at once: {} streams are cut", state.telemetry.metrics.open_streams());
             Ok(())
         }
+    }
+}
+
+/// The workers let go of the streams that they cut after they have said that
+/// they stopped; each still writes its line into the log.
+async fn wait_for_lines(state: &State) {
+    let written = async {
+        while state.telemetry.metrics.open_streams() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(Duration::from_secs(1), written).await.is_err() {
+        tracing::warn!("some streams were cut without a line in the log");
     }
 }
 

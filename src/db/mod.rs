@@ -8,10 +8,17 @@ pub mod files;
 pub mod models;
 mod vector;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use sqlx::{
-    FromRow, PgConnection, PgPool, Postgres,
+    Connection, FromRow, PgConnection, PgPool, Postgres,
+    pool::PoolConnection,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     query::QueryAs,
 };
@@ -34,6 +41,18 @@ pub struct Db {
     pool: PgPool,
     transaction_pooler: bool,
     vector: Arc<OnceCell<VectorType>>,
+    waits: Arc<Waits>,
+}
+
+/// What waits for connections of the pool, for `/metrics`.
+#[derive(Default)]
+pub struct Waits {
+    /// Statements that wait now.
+    pub waiting: AtomicU32,
+    /// Statements that have waited, if only for no time.
+    pub waited: AtomicU64,
+    /// What these waited in all.
+    pub nanoseconds: AtomicU64,
 }
 
 impl Db {
@@ -55,7 +74,24 @@ impl Db {
                 })
             })
             .connect_lazy_with(options(settings));
-        Self { pool, transaction_pooler: settings.transaction_pooler, vector: Arc::default() }
+        Self { pool, transaction_pooler: settings.transaction_pooler, vector: Arc::default(), waits: Arc::default() }
+    }
+
+    /// What waits for connections.
+    pub fn waits(&self) -> &Waits {
+        &self.waits
+    }
+
+    /// How many connections there are, and how many of them nobody uses.
+    pub fn connections(&self) -> (u32, u32) {
+        (self.pool.size(), u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX))
+    }
+
+    async fn acquire(&self) -> sqlx::Result<PoolConnection<Postgres>> {
+        let waiting = Waiting::new(&self.waits);
+        let connection = self.pool.acquire().await;
+        drop(waiting);
+        connection
     }
 
     /// Runs one statement that gives at most one row.
@@ -69,13 +105,14 @@ impl Db {
         T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
     {
         let statement = async {
+            let mut connection = self.acquire().await?;
             if self.transaction_pooler {
-                let mut transaction = self.pool.begin().await?;
+                let mut transaction = connection.begin().await?;
                 let row = query.persistent(false).fetch_optional(&mut *transaction).await?;
                 transaction.commit().await?;
                 Ok(row)
             } else {
-                query.fetch_optional(&self.pool).await
+                query.fetch_optional(&mut *connection).await
             }
         };
         match tokio::time::timeout(STATEMENT_TIMEOUT, statement).await {
@@ -92,7 +129,8 @@ impl Db {
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let all = async {
-            let mut transaction = self.pool.begin().await?;
+            let mut connection = self.acquire().await?;
+            let mut transaction = connection.begin().await?;
             let done = work(&mut transaction).await?;
             transaction.commit().await?;
             Ok(done)
@@ -118,6 +156,26 @@ impl Db {
         let nobody = Claims { user: Uuid::nil(), session: Some(Uuid::nil()) };
         let found = accounts::find(self, nobody, check, &Arc::default()).await;
         found.map(|_| ()).map_err(|error| Error::DatabaseUnavailable(error.detail().into_owned()))
+    }
+}
+
+/// One who waits for a connection, also where they give up.
+struct Waiting<'a>(&'a Waits, Instant);
+
+impl<'a> Waiting<'a> {
+    fn new(waits: &'a Waits) -> Self {
+        waits.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waits, Instant::now())
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let Self(waits, since) = self;
+        let waited = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        waits.waiting.fetch_sub(1, Ordering::Relaxed);
+        waits.waited.fetch_add(1, Ordering::Relaxed);
+        waits.nanoseconds.fetch_add(waited, Ordering::Relaxed);
     }
 }
 
