@@ -1,6 +1,9 @@
 //! What of the log is checked and caught: `RUST_LOG`, and panics.
 
-use std::{backtrace::{Backtrace, BacktraceStatus}, cell::Cell};
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    cell::Cell,
+};
 
 use tracing_subscriber::EnvFilter;
 

@@ -20,8 +20,8 @@ use actix_web::{
     web::{self, Data},
 };
 use prometheus::{
-    Counter, Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TEXT_FORMAT, TextEncoder, core::Collector,
+    Counter, Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TEXT_FORMAT, TextEncoder, core::Collector,
 };
 
 use super::{Ended, Line};
@@ -140,17 +140,17 @@ impl Metrics {
             )?,
             retries: counters(at, "provider_retries_total", "How often a provider was asked again.", &["provider"])?,
             pool: gauges(at, "database_connections", "Connections in the pool, by what they do.", &["state"])?,
-            pool_most: registered(
-                at,
-                IntGauge::with_opts(opts("database_connections_max", "DATABASE_POOL_SIZE."))?,
-            )?,
+            pool_most: registered(at, IntGauge::with_opts(opts("database_connections_max", "DATABASE_POOL_SIZE."))?)?,
             pool_waiting: registered(
                 at,
                 IntGauge::with_opts(opts("database_waiting", "Statements that wait for a connection of the pool."))?,
             )?,
             pool_waited: registered(
                 at,
-                Counter::with_opts(opts("database_acquires_total", "Statements that asked the pool for a connection."))?,
+                Counter::with_opts(opts(
+                    "database_acquires_total",
+                    "Statements that asked the pool for a connection.",
+                ))?,
             )?,
             pool_wait: registered(
                 at,
@@ -232,7 +232,7 @@ impl Metrics {
 }
 
 /// Methods are the client's words; those that nobody means are one.
-fn method(name: &str) -> &str {
+pub(super) fn method(name: &str) -> &str {
     match name {
         "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS" | "CONNECT" | "TRACE" => name,
         _ => "other",

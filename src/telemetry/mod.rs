@@ -56,6 +56,9 @@ pub fn start(variables: &Variables) -> Result<(), String> {
     Ok(())
 }
 
+/// The route of a path that no route has.
+const NO_ROUTE: &str = "(none)";
+
 /// What one server counts and traces, shared by its workers.
 pub struct Telemetry {
     /// For `/metrics`.
@@ -201,7 +204,7 @@ impl RequestLog {
             started: Instant::now(),
             method: request.method().to_string(),
             // Known by the path alone, so also where no answer is ever made.
-            route: request.match_pattern().unwrap_or_else(|| "(none)".to_owned()),
+            route: request.match_pattern().unwrap_or_else(|| NO_ROUTE.to_owned()),
             fault: false,
             streams: false,
             facts: Facts::default(),
@@ -287,7 +290,7 @@ impl Drop for Waiting {
 
 impl Line {
     fn take_down(&mut self, response: &ServiceResponse<impl MessageBody>) {
-        self.route = response.request().match_pattern().unwrap_or_else(|| "(none)".to_owned());
+        self.route = response.request().match_pattern().unwrap_or_else(|| NO_ROUTE.to_owned());
         self.facts.status = Some(response.status().as_u16());
         if let Some(error) = response.response().error().and_then(|error| error.as_error::<Error>()) {
             self.fault = matches!(error, Error::Internal(_));
@@ -395,7 +398,9 @@ fn panicked(line: &mut Line) -> actix_web::Error {
     line.facts.detail = Some(log::last_panic().map_or_else(|| error.detail().into_owned(), |at| format!("at {at}")));
     let mut response = error.error_response();
     line.give_id(response.headers_mut());
-    response.headers_mut().insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
+    response
+        .headers_mut()
+        .insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
     InternalError::from_response(error, response).into()
 }
 
