@@ -7,6 +7,8 @@ mod custom;
 mod health;
 mod metrics;
 mod migrate;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod process;
 mod protocols;
 mod refresh;
