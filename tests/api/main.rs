@@ -15,4 +15,5 @@ mod refresh;
 mod retrieval;
 mod sessions;
 mod support;
+mod telemetry;
 mod tools;
