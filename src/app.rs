@@ -1,6 +1,11 @@
 //! The server: its state, its limits, and how it serves and stops.
 
-use std::{io, net::TcpListener, time::Duration};
+use std::{
+    io,
+    net::TcpListener,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix_web::{
     App, HttpServer,
@@ -19,7 +24,8 @@ use crate::{
     door::{self, Door},
     outbound::{Clients, guard},
     retrieval::local::LocalEmbeddings,
-    routes, telemetry,
+    routes,
+    telemetry::{self, Telemetry, metrics},
 };
 
 /// What all workers share.
@@ -32,6 +38,8 @@ pub struct State {
     pub verifier: Verifier,
     /// The model for embeddings in this process.
     pub local: LocalEmbeddings,
+    /// What is counted and traced.
+    pub telemetry: Arc<Telemetry>,
     /// A permit for each file that is read at the same time: it takes a core
     /// and, at worst, some hundred megabytes.
     pub parsing: Semaphore,
@@ -41,15 +49,19 @@ pub struct State {
 
 impl State {
     /// The state of a server with these settings. Connects to nothing yet.
-    pub fn new(config: Config) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// Where its telemetry cannot be set up.
+    pub fn new(config: Config) -> io::Result<Self> {
+        Ok(Self {
+            telemetry: Arc::new(Telemetry::new(&config).map_err(io::Error::other)?),
             db: Db::new(&config.database),
             verifier: Verifier::new(&config.sessions),
             local: LocalEmbeddings::new(config.local_embeddings_dir.clone()),
             parsing: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
             door: Door::default(),
             config,
-        }
+        })
     }
 }
 
@@ -78,7 +90,8 @@ pub async fn serve_with_lookup(
     let clients = move |config: &Config| Clients::new(config, lookup).map_err(io::Error::other);
     clients(&config)?;
     let grace = config.shutdown_grace;
-    let state = Data::new(State::new(config));
+    let metrics = config.metrics_addr.as_ref().map(|(host, port)| metrics::listen(host, *port)).transpose()?;
+    let state = Data::new(State::new(config)?);
     let (for_workers, at_the_door) = (state.clone(), state.clone());
     let server = HttpServer::new(move || {
         let state = for_workers.clone();
@@ -112,6 +125,11 @@ pub async fn serve_with_lookup(
     .listen(listener)?
     .run();
 
+    if let Some(listener) = metrics {
+        // It goes on until the process or its runtime ends, so that the last
+        // streams can be watched.
+        actix_web::rt::spawn(metrics::serve(listener, state.clone())?);
+    }
     let handle = server.handle();
     let mut server = std::pin::pin!(server);
     tokio::select! {
@@ -119,6 +137,7 @@ pub async fn serve_with_lookup(
         () = stop() => {}
     }
     state.door.close();
+    state.telemetry.cut_streams_at(Instant::now() + grace);
     tracing::info!("stopping: streams have {} s to finish; a second signal stops at once", grace.as_secs());
     let all_leave = async {
         tokio::time::sleep(SETTLE).await;
@@ -129,22 +148,47 @@ pub async fn serve_with_lookup(
         drop(handle.stop(true));
         state.door.connections_are_closed().await;
     };
-    tokio::select! {
-        ended = server => ended,
-        () = all_leave => Ok(()),
+    let cut = tokio::select! {
+        ended = &mut server => {
+            ended?;
+            false
+        }
+        () = all_leave => false,
         () = tokio::time::sleep(grace) => {
             tracing::warn!("what still runs after {} s is cut", grace.as_secs());
-            Ok(())
+            true
         }
         () = stop() => {
-            tracing::warn!("stopping at once");
-            Ok(())
+            tracing::warn!("stopping at once: {} streams are cut", state.telemetry.metrics.open_streams());
+            return Ok(());
+        }
+    };
+    if cut {
+        drop(handle.stop(false));
+        tokio::select! {
+            _ = server => wait_for_lines(&state).await,
+            () = wait_for_lines(&state) => {}
         }
     }
+    state.telemetry.flush().await;
+    Ok(())
 }
 
 /// What had come when the door closed has been read by then.
 const SETTLE: Duration = Duration::from_millis(100);
+
+/// The workers let go of the streams that they cut after they have said that
+/// they stopped; each still writes its line into the log.
+async fn wait_for_lines(state: &State) {
+    let written = async {
+        while state.telemetry.metrics.open_streams() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(Duration::from_secs(1), written).await.is_err() {
+        tracing::warn!("some streams were cut without a line in the log");
+    }
+}
 
 /// A client that vanishes without a FIN is noticed by keepalive while nothing
 /// is under way, and by the user timeout while something is: keepalive does

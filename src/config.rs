@@ -1,6 +1,9 @@
 //! Every setting: its variable, its default, what it means. Read once at the
 //! start; nothing else reads the environment.
 
+#[cfg(feature = "otlp")]
+pub mod otlp;
+
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
@@ -29,6 +32,12 @@ pub struct Config {
     pub host: String,
     /// `PORT`, default 8000; 0 = any free one.
     pub port: u16,
+    /// `METRICS_ADDR`, `HOST:PORT`, default none: a second listener, for
+    /// `/metrics` alone.
+    pub metrics_addr: Option<(String, u16)>,
+    /// What `OTEL_*` says; `None` where no endpoint is set.
+    #[cfg(feature = "otlp")]
+    pub otlp: Option<otlp::Otlp>,
     /// What `DATABASE_*` says.
     pub database: Database,
     /// What `SUPABASE_*` and `SESSION_CHECK` say.
@@ -213,6 +222,9 @@ impl Config {
         Ok(Self {
             host,
             port: read.number("PORT", 8000)?,
+            metrics_addr: read.host_and_port("METRICS_ADDR")?,
+            #[cfg(feature = "otlp")]
+            otlp: read.otlp()?,
             database: read.database()?,
             sessions: read.sessions()?,
             keys: Arc::new(Keys::try_from_rows(|row| Ok(read.untrimmed(row.variable).map(str::to_owned)))?),
@@ -272,6 +284,18 @@ impl Reader<'_> {
             0 => Err(wrong(name, "must be at least 1 (second)")),
             seconds => Ok(Duration::from_secs(seconds)),
         }
+    }
+
+    fn host_and_port(&self, name: &'static str) -> Result<Option<(String, u16)>, ConfigError> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let parts = text.rsplit_once(':').and_then(|(host, port)| {
+            // An IPv6 address is all colons, so it needs its brackets.
+            let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+            let host = bare.unwrap_or(host);
+            let right = !host.is_empty() && (bare.is_some() || !host.contains(':'));
+            Some((host.to_owned(), port.parse().ok().filter(|_| right)?))
+        });
+        parts.map(Some).ok_or_else(|| wrong(name, "must be HOST:PORT, such as 127.0.0.1:9090 or [::1]:9090"))
     }
 
     fn http_url(&self, name: &'static str, text: &str) -> Result<Url, ConfigError> {
@@ -419,6 +443,9 @@ mod tests {
         assert!(problem(&[("NEXT_PUBLIC_SUPABASE_URL", "x")]).starts_with("NEXT_PUBLIC_SUPABASE_URL must"));
         assert!(problem(&[("OPENAI_BASE_URL", "ftp://x")]).starts_with("OPENAI_BASE_URL must"));
         assert!(problem(&[("SESSION_CHECK", "no")]).starts_with("SESSION_CHECK must"));
+        for address in ["9090", ":9090", "::1:9090", "localhost:", "localhost:70000", "http://x:1"] {
+            assert!(problem(&[("METRICS_ADDR", address)]).starts_with("METRICS_ADDR must be HOST:PORT"), "{address}");
+        }
         assert!(problem(&[("PRIVATE_UPSTREAMS", "10.0.0.0/40")]).starts_with("PRIVATE_UPSTREAMS"));
         assert!(problem(&[("PROVIDER_IDLE_TIMEOUT", "0")]).starts_with("PROVIDER_IDLE_TIMEOUT must"));
         let url = problem(&[("DATABASE_URL", "postgresql://u:hunter2@:x/y")]);

@@ -64,6 +64,11 @@ impl KeySet {
         Self { url, state: RwLock::default(), fetching: Arc::default() }
     }
 
+    /// How long ago it was read; `None` if it never was.
+    pub fn age(&self) -> Option<Duration> {
+        self.state().fetched.map(|at| at.elapsed())
+    }
+
     fn state(&self) -> Arc<State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

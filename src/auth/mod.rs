@@ -11,7 +11,7 @@ pub mod keyset;
 pub mod refresh;
 pub mod token;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use actix_web::{
     FromRequest, HttpMessage, HttpRequest,
@@ -77,6 +77,11 @@ impl Verifier {
             keys: Arc::new(KeySet::new(sessions.jwks_url.clone())),
             refresher: sessions.anon_key.as_ref().and_then(|key| Refresher::new(&sessions.supabase_url, key.clone())),
         }
+    }
+
+    /// How long ago the project's key set was read.
+    pub fn key_set_age(&self) -> Option<Duration> {
+        self.keys.age()
     }
 
     /// Checks an access token.

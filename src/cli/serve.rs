@@ -27,6 +27,11 @@ pub fn run() -> ExitCode {
                 "DATABASE_URL is not set, so the database of a local Supabase stack is used, though SUPABASE_URL is elsewhere"
             );
         }
+        if cfg!(not(feature = "otlp")) && variables.contains_key("OTEL_EXPORTER_OTLP_ENDPOINT") {
+            tracing::warn!(
+                "OTEL_EXPORTER_OTLP_ENDPOINT is set, but this build sends no traces: build it with `--features otlp`"
+            );
+        }
         actix_web::rt::spawn(try_database(config.database.options.clone()));
         let mut signals = StopSignals::listen()?;
         app::serve(config, listener, async || signals.next().await).await.map_err(|error| error.to_string())

@@ -8,7 +8,13 @@ pub mod files;
 pub mod models;
 mod vector;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use sqlx::{
     Connection, Executor, FromRow, PgConnection, PgPool, Postgres,
@@ -39,6 +45,18 @@ pub struct Db {
     address: Option<(String, u16)>,
     transaction_pooler: bool,
     vector: Arc<OnceCell<VectorType>>,
+    waits: Arc<Waits>,
+}
+
+/// What waits for connections of the pool, for `/metrics`.
+#[derive(Default)]
+pub struct Waits {
+    /// Statements that wait now.
+    pub waiting: AtomicU32,
+    /// Statements that have waited, if only for no time.
+    pub waited: AtomicU64,
+    /// What these waited in all.
+    pub nanoseconds: AtomicU64,
 }
 
 impl Db {
@@ -74,7 +92,17 @@ impl Db {
             Some(_) => None,
             None => Some((settings.options.get_host().to_owned(), settings.options.get_port())),
         };
-        Self { pool, address, transaction_pooler, vector: Arc::default() }
+        Self { pool, address, transaction_pooler, vector: Arc::default(), waits: Arc::default() }
+    }
+
+    /// What waits for connections.
+    pub fn waits(&self) -> &Waits {
+        &self.waits
+    }
+
+    /// How many connections there are, and how many of them nobody uses.
+    pub fn connections(&self) -> (u32, u32) {
+        (self.pool.size(), u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX))
     }
 
     /// Runs one statement that gives at most one row.
@@ -127,7 +155,10 @@ impl Db {
     }
 
     async fn acquire(&self) -> Result<InUse, Error> {
-        match self.pool.acquire().await {
+        let waiting = Waiting::new(&self.waits);
+        let acquired = self.pool.acquire().await;
+        drop(waiting);
+        match acquired {
             Ok(connection) => Ok(InUse { connection, done: false }),
             Err(sqlx::Error::PoolTimedOut) => {
                 Err(Error::DatabaseUnavailable(format!("database: {}", self.why_no_connection().await)))
@@ -193,6 +224,26 @@ async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Error>>
     timeout(limit, work)
         .await
         .unwrap_or_else(|_| Err(Error::DatabaseUnavailable(format!("database: not done within {limit:?}"))))
+}
+
+/// One who waits for a connection, also where they give up.
+struct Waiting<'a>(&'a Waits, Instant);
+
+impl<'a> Waiting<'a> {
+    fn new(waits: &'a Waits) -> Self {
+        waits.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waits, Instant::now())
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let Self(waits, since) = self;
+        let waited = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        waits.waiting.fetch_sub(1, Ordering::Relaxed);
+        waits.waited.fetch_add(1, Ordering::Relaxed);
+        waits.nanoseconds.fetch_add(waited, Ordering::Relaxed);
+    }
 }
 
 fn options(settings: &config::Database) -> PgConnectOptions {

@@ -147,6 +147,10 @@ pub enum Failure {
     /// An answer began, and broke off. For the operator.
     #[error("{0}")]
     Broken(String),
+    /// An answer began, and nothing came for as long as a provider may be
+    /// silent. For the operator.
+    #[error("{0}")]
+    Silent(String),
     /// The guard does not let the URL through.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -167,7 +171,7 @@ impl Failure {
             Self::Stream(_) => "the provider sent an error, or no event stream".to_owned(),
             Self::Blocked(_) => "the provider blocked the answer".to_owned(),
             Self::Unusable(_) => "the provider's answer is not what was asked for".to_owned(),
-            Self::Connection(detail) | Self::Broken(detail) => detail.clone(),
+            Self::Connection(detail) | Self::Broken(detail) | Self::Silent(detail) => detail.clone(),
             Self::Refused(_) => "the guard refused the URL".to_owned(),
         }
     }
@@ -185,7 +189,7 @@ impl Failure {
             Self::Stream(words) => Ok((502, words)),
             Self::Unusable(words) => Ok((500, words)),
             Self::Blocked(words) => Ok((400, words)),
-            Self::Connection(detail) | Self::Broken(detail) => Err(Error::connection(detail)),
+            Self::Connection(detail) | Self::Broken(detail) | Self::Silent(detail) => Err(Error::connection(detail)),
             Self::Refused(refusal) => Err(Error::BadRequest(refusal.to_string())),
         }
     }
@@ -193,6 +197,14 @@ impl Failure {
     /// [`Failure::words`], as they are.
     pub fn into_error(self) -> Error {
         self.words().map_or_else(|error| error, |(status, message)| Error::Provider { status, message })
+    }
+}
+
+impl From<reqwest::Error> for Failure {
+    /// What ends an answer that has begun.
+    fn from(error: reqwest::Error) -> Self {
+        let detail = causes(&error);
+        if error.is_timeout() { Self::Silent(detail) } else { Self::Broken(detail) }
     }
 }
 
@@ -226,6 +238,7 @@ pub async fn send(clients: &Clients, call: &Call, log: &RequestLog) -> Result<Re
     } else {
         &clients.trusted
     };
+    let _waiting = log.ask();
     let mut attempt = 0;
     loop {
         attempt += 1;
@@ -234,6 +247,9 @@ pub async fn send(clients: &Clients, call: &Call, log: &RequestLog) -> Result<Re
             None => client.get(call.url.clone()),
         };
         let answer = request.headers(call.headers.clone()).send().await;
+        if let Ok(response) = &answer {
+            log.answered(response.status().as_u16());
+        }
         let wait = match answer {
             Ok(response) if response.status().is_success() => {
                 return if is_compressed(response.headers()) {
@@ -267,7 +283,7 @@ pub async fn send(clients: &Clients, call: &Call, log: &RequestLog) -> Result<Re
                 }
             }
         };
-        log.note().retries = attempt;
+        log.note().retries += 1;
         tokio::time::sleep(wait).await;
     }
 }
@@ -347,8 +363,9 @@ async fn beginning(response: Response) -> String {
 /// What the last attempt came to, or an answer that is no JSON.
 pub async fn complete<T: DeserializeOwned>(clients: &Clients, call: &Call, log: &RequestLog) -> Result<T, Failure> {
     let response = send(clients, call, log).await?;
+    let _waiting = log.wait();
     let body = outbound::read(response, MAX_REPLY_BYTES).await.map_err(|error| match error {
-        outbound::ReadError::Broken(_, error) => Failure::Broken(causes(&error)),
+        outbound::ReadError::Broken(_, error) => error.into(),
         outbound::ReadError::TooLarge(_) => Failure::Unusable("The provider's answer is too large".to_owned()),
     })?;
     serde_json::from_slice(&body).map_err(|_| unusable(&String::from_utf8_lossy(&body)))

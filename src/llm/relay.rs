@@ -14,8 +14,8 @@ use std::{
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 
-use super::{Failure, MAX_ERROR_BYTES, Output, Reader, causes, openai, sse};
-use crate::telemetry::RequestLog;
+use super::{Failure, MAX_ERROR_BYTES, Output, Reader, openai, sse};
+use crate::telemetry::{Ended, RequestLog};
 
 type Upstream = Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>>>>;
 
@@ -61,17 +61,15 @@ impl Relay {
             cut: false,
             log,
         };
+        let waiting = relay.log.wait();
         std::future::poll_fn(|cx| relay.poll_read(cx)).await;
+        drop(waiting);
         if relay.out.text.is_empty()
             && let Some(failure) = relay.failure.take()
         {
             return Err(failure);
         }
-        relay.log.note().ended = Some("client left");
-        if !relay.out.text.is_empty() {
-            let elapsed = relay.log.elapsed();
-            relay.log.note().first_text = Some(elapsed);
-        }
+        relay.log.stream(!relay.out.text.is_empty());
         Ok(relay)
     }
 
@@ -83,7 +81,7 @@ impl Relay {
             };
             let read = match ready!(upstream.poll_next_unpin(cx)) {
                 Some(Ok(bytes)) => self.take(&bytes),
-                Some(Err(error)) => Err(Failure::Broken(causes(&error))),
+                Some(Err(error)) => Err(error.into()),
                 None => self.end(),
             };
             if let Err(failure) = read {
@@ -153,6 +151,9 @@ impl Stream for Relay {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         ready!(self.poll_read(cx));
         if !self.out.text.is_empty() || !self.out.usage.is_empty() {
+            if !self.out.text.is_empty() {
+                self.log.passed_on(self.out.text.len());
+            }
             return Poll::Ready(Some(Ok(std::mem::take(&mut self.out))));
         }
         if self.failure.is_some() && !std::mem::replace(&mut self.cut, true) {
@@ -163,13 +164,14 @@ impl Stream for Relay {
         }
         if let Some(failure) = self.failure.take() {
             let mut facts = self.log.note();
-            facts.ended = Some("provider broke");
+            let silent = matches!(failure, Failure::Silent(_));
+            facts.ended = Some(if silent { Ended::ProviderSilent } else { Ended::ProviderBroke });
             facts.detail = Some(failure.detail());
             drop(facts);
             return Poll::Ready(Some(Err(failure)));
         }
         if !self.cut {
-            self.log.note().ended = Some("complete");
+            self.log.note().ended = Some(Ended::Complete);
         }
         Poll::Ready(None)
     }

@@ -93,6 +93,11 @@ impl Embedder<'_> {
         words: fn(Failure) -> Error,
     ) -> Result<Vec<Vec<f32>>, Error> {
         let call = self.call(&Request { model: MODEL, input })?;
+        {
+            let mut facts = self.log.note();
+            facts.provider = Some(if self.profile.use_azure_openai { "azure" } else { OPENAI.path });
+            facts.model = Some(MODEL.to_owned());
+        }
         let reply: Reply = llm::complete(self.clients, &call, self.log).await.map_err(words)?;
         in_order(reply, count).ok_or_else(|| {
             words(Failure::Unusable("The provider answered with vectors that do not fit what it was asked".to_owned()))

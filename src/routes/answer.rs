@@ -54,11 +54,11 @@ impl FromRequest for Exchange {
 }
 
 impl Exchange {
-    /// Notes whom the request is for.
+    /// Notes who is asked, and for which model, if for one.
     pub fn note(&self, provider: &'static str, model: &str) {
         let mut facts = self.log.note();
         facts.provider = Some(provider);
-        facts.model = Some(model.chars().take(100).collect());
+        facts.model = (!model.is_empty()).then(|| model.chars().take(100).collect());
     }
 
     /// Asks a provider and answers with what it says, as it says it.

@@ -31,7 +31,7 @@ pub async fn list(user: User, exchange: Exchange) -> Result<HttpResponse, Error>
     headers.insert(HeaderName::from_static("openai-beta"), HeaderValue::from_static("assistants=v2"));
     let url = endpoint(&exchange.state.config.base_urls.openai, "/assistants?limit=100")?;
     let call = Call { url, headers, body: None, guarded: false, attempts: ATTEMPTS };
-    exchange.note("assistants", "");
+    exchange.note(OPENAI.path, "");
     let page: Page = llm::complete(&exchange.clients, &call, &exchange.log).await.map_err(openai::plain_error)?;
     Ok(HttpResponse::Ok().json(json!({ "assistants": page.data.unwrap_or_default() })))
 }

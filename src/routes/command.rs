@@ -50,7 +50,7 @@ pub async fn reply(user: User, exchange: Exchange, body: Body) -> Result<HttpRes
         temperature: 0,
         max_tokens: 4096,
     };
-    exchange.note("command", MODEL);
+    exchange.note(OPENAI.path, MODEL);
     let base_url = &exchange.state.config.base_urls.openai;
     let call = OPENAI.post(base_url, "/chat/completions", &request, key, profile.key(Key::OpenAiOrganization))?;
     let completion = llm::complete(&exchange.clients, &call, &exchange.log).await;

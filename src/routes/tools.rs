@@ -53,7 +53,7 @@ pub async fn reply(user: User, exchange: Exchange, body: Body) -> Result<HttpRes
     let chat = body.chat()?;
     let functions = functions(body.selected_tools()?);
     let mut messages: Vec<Value> = chat.message_objects()?.into_iter().map(Value::Object).collect();
-    exchange.note("tools", &chat.model);
+    exchange.note(OPENAI.path, &chat.model);
 
     let tools: Vec<Value> = functions.iter().map(|function| function.operation.function.clone()).collect();
     let base_url = &exchange.state.config.base_urls.openai;
@@ -89,7 +89,9 @@ pub async fn reply(user: User, exchange: Exchange, body: Body) -> Result<HttpRes
             json!({ "tool_call_id": call.id, "role": "tool", "name": name, "content": js::stringify(&result) }),
         )
     });
+    let waiting = exchange.log.wait_for_tools();
     messages.extend(try_join_all(results).await?);
+    drop(waiting);
     let second = ask(&messages, None, true)?;
     exchange.relay(second, Reader::OpenAi(openai::Reader::default()), openai::plain_error).await
 }

@@ -7,7 +7,10 @@ mod conformance;
 mod custom;
 mod database;
 mod health;
+mod metrics;
 mod migrate;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod process;
 mod protocols;
 mod providers;
@@ -15,4 +18,5 @@ mod refresh;
 mod retrieval;
 mod sessions;
 mod support;
+mod telemetry;
 mod tools;

@@ -32,19 +32,19 @@ fn command(arguments: &[&str], settings: &[(&str, &str)]) -> Command {
     command
 }
 
-async fn output(arguments: &[&str], settings: &[(&str, &str)]) -> (Option<i32>, String) {
+pub async fn output(arguments: &[&str], settings: &[(&str, &str)]) -> (Option<i32>, String) {
     let output = timeout(Duration::from_secs(20), command(arguments, settings).output()).await;
     let output = output.expect("it ends").expect("it runs");
     let said = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(said).expect("UTF-8"))
 }
 
-fn signal(child: &Child, signal: &str) {
+pub fn signal(child: &Child, signal: &str) {
     let id = child.id().expect("it runs").to_string();
     assert!(std::process::Command::new("kill").args(["-s", signal, &id]).status().expect("kill").success());
 }
 
-async fn ended(child: &mut Child) -> Option<i32> {
+pub async fn ended(child: &mut Child) -> Option<i32> {
     timeout(Duration::from_secs(20), child.wait()).await.expect("it ends").expect("a status").code()
 }
 
@@ -57,6 +57,8 @@ async fn a_wrong_setting_stops_the_start_with_its_name() {
         ("PRIVATE_UPSTREAMS", "some?"),
         ("LOG_FORMAT", "xml"),
         ("RUST_LOG", "a=b=c"),
+        ("RUST_LOG", "loud"),
+        ("METRICS_ADDR", "9090"),
         ("MAX_BODY_BYTES", "1 MB"),
     ] {
         let (status, said) = output(&["serve"], &[(name, value)]).await;
@@ -89,7 +91,7 @@ pub async fn serve(settings: &[(&str, &str)]) -> (Child, String) {
 }
 
 /// The same, with what it writes.
-async fn serve_and_listen(settings: &[(&str, &str)]) -> (Child, String, Arc<Mutex<String>>) {
+pub async fn serve_and_listen(settings: &[(&str, &str)]) -> (Child, String, Arc<Mutex<String>>) {
     let settings: Vec<_> = [("PORT", "0"), ("LOG_FORMAT", "json")].iter().chain(settings).copied().collect();
     let mut child = command(&["serve"], &settings).spawn().expect("it runs");
     let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();

@@ -1,0 +1,205 @@
+//! Traces for OpenTelemetry: for each request a span of the server's, and one
+//! of a client's for each question to a provider, named by the conventions for
+//! HTTP and for generative AI.
+//!
+//! Both are made of the request's record at its end: nothing is carried along
+//! on the way, and nothing can be in them that the record does not hold. They
+//! leave from a thread of their own, in batches.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use actix_web::http::header::HeaderMap;
+use opentelemetry::{
+    Context, KeyValue,
+    propagation::{Extractor, TextMapPropagator},
+    trace::{Span, SpanKind, Status, TraceContextExt, Tracer, TracerProvider},
+};
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_sdk::{
+    Resource,
+    propagation::TraceContextPropagator,
+    trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider},
+};
+use secrecy::ExposeSecret;
+
+use super::{Asked, Ended, Line, metrics::method};
+use crate::config::otlp::{self, Otlp};
+
+/// How long a server that stops waits for the collector.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The way to the collector.
+pub struct Traces {
+    provider: SdkTracerProvider,
+    tracer: SdkTracer,
+}
+
+impl Traces {
+    /// Connects when there is something to send.
+    ///
+    /// # Errors
+    /// Where the exporter cannot be built.
+    pub fn new(settings: &Otlp) -> Result<Self, String> {
+        let headers = settings.headers.iter().map(|(name, value)| (name.clone(), value.expose_secret().to_owned()));
+        let exporter = SpanExporter::builder()
+            .with_http()
+            .with_protocol(Protocol::HttpBinary)
+            .with_endpoint(&settings.endpoint)
+            .with_timeout(settings.timeout)
+            .with_headers(headers.collect())
+            .build()
+            .map_err(|error| format!("the traces for OTEL_EXPORTER_OTLP_ENDPOINT cannot be sent: {error}"))?;
+        let batches = BatchConfigBuilder::default().with_scheduled_delay(settings.delay).build();
+        let attributes = settings.attributes.iter().map(|(name, value)| KeyValue::new(name.clone(), value.clone()));
+        let resource = Resource::builder_empty()
+            .with_attributes([KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))])
+            .with_attributes(attributes)
+            .with_service_name(settings.service_name.clone())
+            .build();
+        let provider = SdkTracerProvider::builder()
+            .with_resource(resource)
+            .with_sampler(sampler(settings.sampler))
+            .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(batches).build())
+            .build();
+        Ok(Self { tracer: provider.tracer("chatbot-ui-api"), provider })
+    }
+
+    /// Sends what has not been sent, within two seconds.
+    pub(super) async fn flush(&self) {
+        let provider = self.provider.clone();
+        let flushed = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FLUSH_TIMEOUT)).await;
+        if !matches!(flushed, Ok(Ok(()))) {
+            tracing::warn!("the last traces did not reach the collector");
+        }
+    }
+
+    pub(super) fn request_ended(&self, line: &Line) {
+        let clock = Clock::new();
+        let Line { facts, route, .. } = line;
+        let method = method(&line.method);
+        let mut attributes = vec![
+            KeyValue::new("http.request.method", if method == "other" { "_OTHER" } else { method }.to_owned()),
+            KeyValue::new("url.scheme", "http"),
+            KeyValue::new("chatbot_ui_api.request_id", line.id.to_string()),
+        ];
+        let matched = route != super::NO_ROUTE;
+        attributes.extend(matched.then(|| KeyValue::new("http.route", route.clone())));
+        attributes.extend(facts.status.map(|status| KeyValue::new("http.response.status_code", i64::from(status))));
+        attributes.extend(facts.user.map(|user| KeyValue::new("enduser.id", user.to_string())));
+        attributes.extend(facts.ended.map(|ended| KeyValue::new("chatbot_ui_api.ended", ended.as_str())));
+        let error = error(facts.status.filter(|status| *status >= 500), facts.ended);
+        let verb = if method == "other" { "HTTP" } else { method };
+        let name = if matched { format!("{verb} {route}") } else { verb.to_owned() };
+        let mut span = self
+            .tracer
+            .span_builder(name)
+            .with_kind(SpanKind::Server)
+            .with_start_time(clock.at(line.started))
+            .with_attributes(attributes)
+            .start_with_context(&self.tracer, &line.parent);
+        fail(&mut span, error);
+        let within = Context::new().with_remote_span_context(span.span_context().clone());
+        for (at, asked) in facts.asked.iter().enumerate() {
+            let is_last = at + 1 == facts.asked.len();
+            self.asked(line, asked, is_last, &within, &clock);
+        }
+        span.end_with_timestamp(clock.now.1);
+    }
+
+    /// The one that was asked last and streams is asked until the end.
+    fn asked(&self, line: &Line, asked: &Asked, is_last: bool, within: &Context, clock: &Clock) {
+        let facts = &line.facts;
+        let embeds = line.route.starts_with("/api/retrieval/");
+        let operation = if embeds { "embeddings" } else { "chat" };
+        let mut attributes = vec![
+            KeyValue::new("gen_ai.operation.name", operation),
+            KeyValue::new("http.request.method", if line.method == "GET" { "GET" } else { "POST" }),
+        ];
+        attributes
+            .extend(facts.provider.map(|provider| KeyValue::new("gen_ai.provider.name", provider_name(provider))));
+        attributes.extend(facts.model.as_ref().map(|model| KeyValue::new("gen_ai.request.model", model.clone())));
+        attributes.extend(asked.status.map(|status| KeyValue::new("http.response.status_code", i64::from(status))));
+        let streams = is_last && line.streams;
+        if let Some(first) = facts.first_text.filter(|_| streams) {
+            let since = first.saturating_sub(asked.at - line.started);
+            attributes.push(KeyValue::new("gen_ai.response.time_to_first_chunk", since.as_secs_f64()));
+        }
+        if is_last && facts.retries > 0 {
+            attributes.push(KeyValue::new("http.request.resend_count", i64::from(facts.retries)));
+        }
+        let name = match &facts.model {
+            Some(model) => format!("{operation} {model}"),
+            None => operation.to_owned(),
+        };
+        let mut span = self
+            .tracer
+            .span_builder(name)
+            .with_kind(SpanKind::Client)
+            .with_start_time(clock.at(asked.at))
+            .with_attributes(attributes)
+            .start_with_context(&self.tracer, within);
+        fail(&mut span, error(asked.status.filter(|status| *status >= 400), facts.ended.filter(|_| streams)));
+        span.end_with_timestamp(if streams { clock.now.1 } else { clock.at(asked.until) });
+    }
+}
+
+/// The trace that a request is part of, by its `traceparent` and `tracestate`.
+pub(super) fn parent(headers: &HeaderMap) -> Context {
+    struct Headers<'a>(&'a HeaderMap);
+    impl Extractor for Headers<'_> {
+        fn get(&self, name: &str) -> Option<&str> {
+            self.0.get(name).and_then(|value| value.to_str().ok())
+        }
+        fn keys(&self) -> Vec<&str> {
+            Vec::new()
+        }
+    }
+    TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers))
+}
+
+fn sampler(settings: otlp::Sampler) -> Sampler {
+    let own = Sampler::TraceIdRatioBased(settings.share);
+    if settings.parent_based { Sampler::ParentBased(Box::new(own)) } else { own }
+}
+
+/// The conventions' names for the providers that they know.
+fn provider_name(provider: &'static str) -> &'static str {
+    match provider {
+        "mistral" => "mistral_ai",
+        "google" => "gcp.gemini",
+        "azure" => "azure.ai.openai",
+        other => other,
+    }
+}
+
+/// A status that is a failure, or an end that is one.
+fn error(status: Option<u16>, ended: Option<Ended>) -> Option<String> {
+    match ended {
+        Some(Ended::ProviderBroke | Ended::ProviderSilent | Ended::ServerStopping | Ended::Panicked) => {
+            ended.map(|ended| ended.as_str().replace(' ', "_"))
+        }
+        Some(Ended::Complete | Ended::ClientLeft) | None => status.map(|status| status.to_string()),
+    }
+}
+
+fn fail(span: &mut impl Span, error: Option<String>) {
+    if let Some(error) = error {
+        span.set_attribute(KeyValue::new("error.type", error));
+        span.set_status(Status::error(""));
+    }
+}
+
+/// Moments of this process as times of day.
+struct Clock {
+    now: (Instant, SystemTime),
+}
+
+impl Clock {
+    fn new() -> Self {
+        Self { now: (Instant::now(), SystemTime::now()) }
+    }
+
+    fn at(&self, moment: Instant) -> SystemTime {
+        self.now.1 - self.now.0.saturating_duration_since(moment)
+    }
+}

@@ -1,0 +1,46 @@
+//! What only a handler that panics can show; no route of ours does.
+
+use actix_web::{App, HttpServer, middleware::from_fn, web};
+use actix_web_lab::middleware::CatchPanic;
+
+use super::*;
+
+async fn breaks() -> &'static str {
+    panic!("the words of a panic")
+}
+
+/// A server with the layers that matter here, and its address.
+fn start(state: Data<State>) -> String {
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(state.clone())
+            .route("/breaks", web::get().to(breaks))
+            .wrap(CatchPanic::default())
+            .wrap(from_fn(record_request))
+    });
+    let server = server.workers(1).disable_signals().bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/breaks", server.addrs()[0]);
+    actix_web::rt::spawn(server.run());
+    url
+}
+
+#[actix_web::test]
+async fn a_panic_is_answered_in_json_with_an_id_and_counted() {
+    let state = Data::new(State::new(Config::new(&Variables::new()).expect("defaults")).expect("a state"));
+    let url = start(state.clone());
+    // The connection is good for the next.
+    let client = reqwest::Client::new();
+    for _ in 0..2 {
+        let answer = client.get(&url).send().await.expect("an answer");
+        assert_eq!(answer.status(), 500);
+        assert_eq!(answer.headers()["content-type"], "application/json");
+        assert_eq!(answer.headers()["x-content-type-options"], "nosniff");
+        assert!(Uuid::try_parse(answer.headers()["x-request-id"].to_str().expect("ascii")).is_ok());
+        let text = answer.text().await.expect("a body");
+        assert_eq!(text, r#"{"message":"An unexpected error occurred"}"#);
+    }
+    let counted = state.telemetry.metrics.render(&state).expect("text");
+    let counted = String::from_utf8(counted).expect("UTF-8");
+    let line = r#"chatbot_ui_api_requests_total{method="GET",route="/breaks",status="500"} 2"#;
+    assert!(counted.lines().any(|counted| counted == line), "{counted}");
+}
