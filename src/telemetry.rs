@@ -13,7 +13,8 @@ use actix_web::{
     http::header::{HeaderName, HeaderValue},
     middleware::Next,
 };
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing::Level;
+use tracing_subscriber::{EnvFilter, filter::filter_fn, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 use uuid::Uuid;
 
 use crate::{config::Variables, error::Error};
@@ -27,7 +28,9 @@ pub fn start(variables: &Variables) -> Result<(), String> {
     let text = |name: &str| variables.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
     let filter = EnvFilter::try_new(text("RUST_LOG").unwrap_or("info,actix_server=warn"))
         .map_err(|error| format!("RUST_LOG must be a level or directives such as `info,sqlx=warn`: {error}"))?;
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry()
+        .with(filter)
+        .with(filter_fn(|line| may_be_written(line.target(), *line.level())));
     let layer = fmt::layer().with_writer(std::io::stderr);
     let started = match text("LOG_FORMAT") {
         None | Some("text") => registry
@@ -37,6 +40,24 @@ pub fn start(variables: &Variables) -> Result<(), String> {
         Some(_) => return Err("LOG_FORMAT must be `text` or `json`".to_owned()),
     };
     started.map_err(|error| error.to_string())
+}
+
+/// Whether a line may be written at all, whatever `RUST_LOG` says. What others
+/// write for finding their bugs holds what passes through them: URLs with a
+/// tool's arguments in the query, and headers with keys.
+fn may_be_written(target: &str, level: Level) -> bool {
+    /// Silent below `info`: they name URLs, header by header what is sent and
+    /// what comes, and the messages of a TLS handshake.
+    const QUIET: [&str; 4] = ["reqwest", "h2", "rustls", "hyper"];
+    let from = |name: &str| target.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
+    let most = if from("chatbot_ui_api") {
+        Level::TRACE
+    } else if QUIET.into_iter().any(from) {
+        Level::INFO
+    } else {
+        Level::DEBUG
+    };
+    level <= most
 }
 
 /// The record of one request. It is written when its last holder lets go of
@@ -157,4 +178,18 @@ pub async fn record_request(
         }
     }
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_write_for_themselves_is_left_out() {
+        assert!(may_be_written("chatbot_ui_api::llm", Level::TRACE));
+        assert!(may_be_written("sqlx::query", Level::DEBUG) && !may_be_written("sqlx::query", Level::TRACE));
+        assert!(!may_be_written("reqwest::async_impl::client", Level::DEBUG));
+        assert!(!may_be_written("h2", Level::DEBUG) && may_be_written("h2", Level::WARN));
+        assert!(!may_be_written("chatbot_ui_apis", Level::TRACE));
+    }
 }
