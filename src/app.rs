@@ -9,7 +9,7 @@ use std::{
 
 use actix_web::{
     App, HttpServer,
-    middleware::{DefaultHeaders, from_fn},
+    middleware::from_fn,
     rt::net::TcpStream,
     web::{Data, PayloadConfig},
 };
@@ -99,7 +99,8 @@ pub async fn serve_with_lookup(
             .default_service(routes::not_found())
             .wrap(from_fn(auth::hand_back))
             .wrap(CatchPanic::default())
-            .wrap(DefaultHeaders::new().add(("x-content-type-options", "nosniff")))
+            // Outermost but for the log, so that a panic's answer has them too.
+            .wrap(from_fn(routes::headers::add))
             .wrap(from_fn(telemetry::record_request))
     })
     // Else actix takes the FIN of a client that leaves for a half-closed
