@@ -1,15 +1,18 @@
 //! Black-box tests: the server as it runs, a Postgres of its own, providers
 //! that are real servers. Files are named by what a client asks for.
 
+mod access;
 mod chat;
 mod conformance;
 mod custom;
+mod headers;
 mod health;
 mod migrate;
 mod process;
 mod protocols;
 mod refresh;
 mod retrieval;
+mod secrets;
 mod sessions;
 mod support;
 mod tools;
