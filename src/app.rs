@@ -7,12 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_web::{
-    App, HttpServer,
-    middleware::{DefaultHeaders, from_fn},
-    rt::net::TcpStream,
-    web::Data,
-};
+use actix_web::{App, HttpServer, middleware::from_fn, rt::net::TcpStream, web::Data};
 use actix_web_lab::middleware::CatchPanic;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::sync::Semaphore;
@@ -104,8 +99,9 @@ pub async fn serve_with_lookup(
             .default_service(routes::not_found())
             .wrap(from_fn(auth::hand_back))
             .wrap(CatchPanic::default())
-            .wrap(DefaultHeaders::new().add(("x-content-type-options", "nosniff")))
             .wrap(from_fn(door::let_in))
+            // Outermost but for the log, so that every refusal has them too.
+            .wrap(from_fn(routes::headers::add))
             .wrap(from_fn(telemetry::record_request))
     })
     // Else actix takes the FIN of a client that leaves for a half-closed

@@ -58,6 +58,9 @@ pub struct Config {
     /// `PROVIDER_IDLE_TIMEOUT`, in seconds, default 300: how long a provider
     /// may be silent, before its first byte and between two.
     pub provider_idle_timeout: Duration,
+    /// `TOOL_TIMEOUT`, in seconds, default 60: for one call of a tool, its
+    /// answer included.
+    pub tool_timeout: Duration,
     /// `MAX_BODY_BYTES`, default 33554432: a larger request is answered 413.
     pub max_body_bytes: usize,
     /// `BODY_TIMEOUT`, in seconds, default 20: how long a request's body may
@@ -240,6 +243,7 @@ impl Config {
             private_upstreams,
             provider_connect_timeout: read.seconds("PROVIDER_CONNECT_TIMEOUT", 10)?,
             provider_idle_timeout: read.seconds("PROVIDER_IDLE_TIMEOUT", 300)?,
+            tool_timeout: read.seconds("TOOL_TIMEOUT", 60)?,
             max_body_bytes: read.number("MAX_BODY_BYTES", 32 * 1024 * 1024)?,
             body_timeout: read.seconds("BODY_TIMEOUT", 20)?,
             service_role_key: read.text("SUPABASE_SERVICE_ROLE_KEY").map(SecretString::from),
@@ -299,10 +303,15 @@ impl Reader<'_> {
     }
 
     fn http_url(&self, name: &'static str, text: &str) -> Result<Url, ConfigError> {
-        Url::parse(text)
+        let url = Url::parse(text)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-            .ok_or_else(|| wrong(name, "must be a URL that begins with http:// or https://"))
+            .ok_or_else(|| wrong(name, "must be a URL that begins with http:// or https://"))?;
+        // Such a URL stands in log lines, and in errors that users see.
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(wrong(name, "must be a URL without a user name or password in it"));
+        }
+        Ok(url)
     }
 
     fn base_url(&self, name: &'static str, default: &str) -> Result<String, ConfigError> {
@@ -448,6 +457,13 @@ mod tests {
         }
         assert!(problem(&[("PRIVATE_UPSTREAMS", "10.0.0.0/40")]).starts_with("PRIVATE_UPSTREAMS"));
         assert!(problem(&[("PROVIDER_IDLE_TIMEOUT", "0")]).starts_with("PROVIDER_IDLE_TIMEOUT must"));
+        assert!(problem(&[("TOOL_TIMEOUT", "a minute")]).starts_with("TOOL_TIMEOUT must"));
+        for name in ["SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL", "SUPABASE_JWKS_URL", "OPENAI_BASE_URL"] {
+            for url in ["http://u:hunter2@127.0.0.1/", "http://hunter2@127.0.0.1/", "http://:hunter2@127.0.0.1/"] {
+                let problem = problem(&[(name, url)]);
+                assert!(problem.starts_with(name) && !problem.contains("hunter2"), "{problem}");
+            }
+        }
         let url = problem(&[("DATABASE_URL", "postgresql://u:hunter2@:x/y")]);
         assert!(url.starts_with("DATABASE_URL must look like") && !url.contains("hunter2"), "{url}");
     }

@@ -116,16 +116,21 @@ impl KeySet {
         state.keys.get(id).filter(|_| state.age() < MAX_AGE).cloned()
     }
 
+    /// For the log: a query may hold a key.
+    fn shown(&self) -> &str {
+        self.url.as_str().split('?').next().unwrap_or_default()
+    }
+
     async fn fetch(&self, http: &reqwest::Client) {
         let fetched = tokio::time::timeout(FETCH_TIMEOUT, download(http, &self.url)).await;
         let keys = match fetched {
             Ok(Ok(keys)) => Some(keys),
             Ok(Err(problem)) => {
-                tracing::warn!(url = %self.url, problem, "the key set cannot be read");
+                tracing::warn!(url = self.shown(), problem, "the key set cannot be read");
                 None
             }
             Err(_) => {
-                tracing::warn!(url = %self.url, "the key set did not come within {FETCH_TIMEOUT:?}");
+                tracing::warn!(url = self.shown(), "the key set did not come within {FETCH_TIMEOUT:?}");
                 None
             }
         };

@@ -22,7 +22,6 @@ const EXACT_UP_TO: i64 = 10_000;
 const ROWS: usize = 500;
 
 /// A file of the user's own.
-#[derive(Debug)]
 pub struct File {
     /// Says what kind of file it is.
     pub name: String,
@@ -57,8 +56,9 @@ impl Column {
     }
 }
 
-/// A passage that was found, as the front end knows it.
-#[derive(Debug, FromRow, Serialize)]
+/// A passage that was found, as the front end knows it. Without `Debug`, as
+/// it is what a user wrote.
+#[derive(FromRow, Serialize)]
 #[expect(missing_docs, reason = "columns of file_items")]
 pub struct Found {
     pub id: Uuid,

@@ -99,7 +99,11 @@ pub enum Reader {
 }
 
 impl Reader {
-    fn read(&mut self, event: sse::Event<'_>, out: &mut Output) -> Result<(), Failure> {
+    /// Reads one event and adds what it says to `out`.
+    ///
+    /// # Errors
+    /// An error that the provider sent, or an event that is not understood.
+    pub fn read(&mut self, event: sse::Event<'_>, out: &mut Output) -> Result<(), Failure> {
         match self {
             Self::OpenAi(reader) => reader.read(event, out),
             Self::Anthropic(reader) => reader.read(event, out),
@@ -392,6 +396,32 @@ mod tests {
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).expect("ascii")))
             .collect()
+    }
+
+    #[test]
+    fn debug_shows_no_key_and_nobodys_words() {
+        let mut key = HeaderValue::from_static("Bearer hunter2");
+        key.set_sensitive(true);
+        let call = Call {
+            url: Url::parse("http://h/?key=hunter2").expect("a URL"),
+            headers: HeaderMap::from_iter([(reqwest::header::AUTHORIZATION, key)]),
+            body: Some(Bytes::from_static(b"hunter2")),
+            guarded: true,
+            attempts: 1,
+        };
+        assert!(!format!("{call:?} {call:#?}").contains("hunter2"));
+        let words = || "hunter2".to_owned();
+        for failure in [
+            Failure::Status { status: 401, body: words() },
+            Failure::Stream(words()),
+            Failure::Blocked(words()),
+            Failure::Unusable(words()),
+            Failure::Refused(Refusal::NotHttp(words())),
+        ] {
+            assert!(!format!("{failure:?} {}", failure.detail()).contains("hunter2"));
+            let error = failure.into_error();
+            assert!(!format!("{error:?} {}", error.detail()).contains("hunter2"), "{error}");
+        }
     }
 
     #[test]

@@ -19,7 +19,8 @@ use super::{
 use crate::{error::Error, js};
 
 /// The body of a request for a chat, its members in the original's order.
-#[derive(Debug, Serialize)]
+/// Without `Debug`, as it holds the prompt.
+#[derive(Serialize)]
 pub struct ChatRequest<'a, M = &'a RawValue> {
     /// The model's id (for Azure the deployment's).
     pub model: &'a str,

@@ -29,6 +29,8 @@ pub struct PrivateUpstreams {
     networks: Vec<IpNet>,
 }
 
+const SWITCHES: [&str; 10] = ["yes", "no", "true", "false", "on", "off", "1", "0", "all", "none"];
+
 impl FromStr for PrivateUpstreams {
     type Err = String;
 
@@ -38,6 +40,10 @@ impl FromStr for PrivateUpstreams {
             match entry {
                 "allow" => policy.allow = true,
                 "deny" => policy.allow = false,
+                // Meant as an answer, and a host's name to nobody.
+                word if SWITCHES.iter().any(|switch| switch.eq_ignore_ascii_case(word)) => {
+                    return Err("must be `allow` or `deny` (or a list of hosts and networks), no switch".to_owned());
+                }
                 _ => {
                     if let Ok(address) = entry.trim_matches(['[', ']']).parse::<IpAddr>() {
                         policy.networks.push(address.into());
@@ -144,7 +150,7 @@ pub fn is_this_machine(host: &str) -> bool {
 }
 
 /// The IPv4 address that an IPv6 one carries inside: mapped, compatible,
-/// NAT64, 6to4, Teredo.
+/// NAT64, 6to4, Teredo, ISATAP.
 fn embedded(address: IpAddr) -> Option<IpAddr> {
     let IpAddr::V6(address) = address else {
         return None;
@@ -160,9 +166,11 @@ fn embedded(address: IpAddr) -> Option<IpAddr> {
         }
         // ::ffff:0:a.b.c.d, the IPv4-translated form.
         (0, 0) if (c, d, e, f) == (0, 0, 0xffff, 0) => v4(g, h),
-        (0x64, 0xff9b) => v4(g, h),
+        (0x64, 0xff9b) if (c, d, e, f) == (0, 0, 0, 0) => v4(g, h),
         (0x2002, _) => v4(b, c),
         (0x2001, 0) => v4(!g, !h),
+        // ISATAP, under any prefix.
+        _ if (e & 0xfdff, f) == (0, 0x5efe) => v4(g, h),
         _ => None,
     }
 }
@@ -200,16 +208,16 @@ fn reach_v6(address: Ipv6Addr) -> Reach {
         // AWS' services, and Google's metadata server.
         [0xfd00, 0x0ec2, ..] | [0xfd20, 0x00ce, ..] => Reach::Metadata,
         [0xfe80..=0xfebf, ..] => Reach::Metadata,
-        // Unique local, site-local, multicast, documentation, discard-only,
-        // local-use NAT64, segment routing.
-        [0xfc00..=0xfdff | 0xfec0..=0xffff, ..]
-        | [0x2001, 0x0db8, ..]
-        | [0x3fff, 0..=0x0fff, ..]
-        | [0x0100, 0, 0, 0, ..]
-        | [0x0064, 0xff9b, 1, ..]
-        | [0x5f00, ..] => Reach::Private,
-        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => Reach::Private,
-        _ => Reach::Public,
+        // Documentation, and what protocols have for their own use: benchmarks,
+        // hashes for addresses. Teredo (2001:0::) counts by what it carries.
+        [0x2001, 0x0db8, ..] | [0x3fff, 0..=0x0fff, ..] | [0x2001, 0x0001..=0x01ff, ..] => Reach::Private,
+        // All that has ever been handed out for use on the internet.
+        [0x2000..=0x3fff, ..] => Reach::Public,
+        // The IPv4 address inside says it.
+        _ if embedded(address.into()).is_some() => Reach::Public,
+        // Loopback, unique local, site-local, multicast, discard-only,
+        // local-use NAT64, segment routing, and what nobody has yet.
+        _ => Reach::Private,
     }
 }
 
@@ -295,6 +303,49 @@ mod tests {
         "http://[ff02::1]/",
         "http://[2001:db8::1]/",
         "http://１２７.０.０.１/",
+        "http://①②⑦.⓪.⓪.①/",
+        "http://127。0。0。1/",
+        "http://127.0.0.1./",
+        "http://%31%32%37.0.0.1/",
+        "http://%30x7f.1/",
+        "http://0x7f000001./",
+        "http://017700000001/",
+        "http://10.1/",
+        "http://192.168.257/",
+        "http://0xA.0x0.0x0.0x1/",
+        "http:\\\\127.0.0.1\\",
+        "http:127.0.0.1",
+        "http://\t127.0.0.1\n/",
+        "HTTP://127.0.0.1:65535/",
+        "http://192.0.0.8/",
+        "http://192.88.99.1/",
+        "http://198.51.100.7/",
+        "http://203.0.113.7/",
+        "http://239.255.255.250/",
+        "http://240.0.0.1/",
+        "http://100.127.255.255/",
+        "http://[0:0:0:0:0:0:0:1]/",
+        "http://[0000:0000::0001]/",
+        "http://[::FFFF:10.0.0.1]/",
+        "http://[::a00:1]/",
+        "http://[64:ff9b::a00:1]/",
+        "http://[64:ff9b::1:808:808]/",
+        "http://[64:ff9b:1:ffff:ffff:ffff:808:808]/",
+        "http://[2002:7f00:1::1]/",
+        "http://[2001:0:808:808::f5ff:fffe]/",
+        "http://[2a00::5efe:10.0.0.1]/",
+        "http://[2a00::200:5efe:192.168.0.1]/",
+        "http://[fdff:ffff::1]/",
+        "http://[ff0e::1]/",
+        "http://[2001:2::1]/",
+        "http://[2001:10::1]/",
+        "http://[2001:20::1]/",
+        "http://[3fff:fff::1]/",
+        "http://[5f00::1]/",
+        "http://[100::1]/",
+        "http://[4000::1]/",
+        "http://[1::1]/",
+        "http://[::2:0:0]/",
     ];
 
     const METADATA: &[&str] = &[
@@ -311,6 +362,17 @@ mod tests {
         "http://[fd20:ce::254]/",
         "http://100.100.100.200/",
         "http://168.63.129.16/",
+        "http://169.254.170.2/v2/credentials",
+        "http://0251.0376.0251.0376/",
+        "http://169.254.43518/",
+        "http://169.16689662/",
+        "http://１６９.254.169.254/",
+        "http://169.254.169.254./",
+        "http://[::a9fe:a9fe]/",
+        "http://[2a00::5efe:a9fe:a9fe]/",
+        "http://192.0.0.192/",
+        "http://[febf::1]/",
+        "http://[fd20:ce::254]/",
     ];
 
     #[test]
@@ -342,6 +404,13 @@ mod tests {
             "http://[2606:4700::1111]/",
             "http://[64:ff9b::808:808]/",
             "http://[2002:808:808::]/",
+            "http://[2001:0:808:808::f7f7:f7f7]/",
+            "http://[2001:4860:4860::8888]/",
+            "http://[2a00:1450::1]/",
+            "http://[2a00::5efe:808:808]/",
+            "http://11.0.0.1/",
+            "http://100.128.0.1/",
+            "http://223.255.255.255/",
             "http://172.32.0.1/",
             "https://example.com/",
         ] {
@@ -357,6 +426,40 @@ mod tests {
             assert_eq!(check(&policy(text), "http://user@1.1.1.1/"), Err(Refusal::Credentials));
             assert_eq!(check(&policy(text), "http://:p@1.1.1.1/"), Err(Refusal::Credentials));
         }
+    }
+
+    #[test]
+    fn what_is_no_host_is_no_url() {
+        for text in [
+            "http://[fe80::1%25eth0]/",
+            "http://[fe80::1%eth0]/",
+            "http://[::1/",
+            "http://::1/",
+            "http://256.0.0.1/",
+            "http://1.2.3.4.5/",
+            "http://127.0.0.1.0x/",
+            "http://0x100000000/",
+            "http:///",
+            "http://%00/",
+            "http://a%2fb/",
+        ] {
+            assert!(Url::parse(text).is_err(), "{text}: {:?}", Url::parse(text));
+        }
+        // What stands before the @ is a user's name, whatever it looks like.
+        for text in
+            ["http://1.1.1.1@127.0.0.1/", "http://1.1.1.1:80@127.0.0.1/", "http://a:b@[::1]/", "http://%40@1.1.1.1/"]
+        {
+            assert_eq!(check(&policy("allow"), text), Err(Refusal::Credentials), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_switch_is_no_list() {
+        for word in ["yes", "no", "True", "false", "on", "OFF", "1", "0", "allow,yes", "ollama,true"] {
+            let problem = word.parse::<PrivateUpstreams>().expect_err(word);
+            assert!(problem.contains("`allow` or `deny`"), "{problem}");
+        }
+        assert!("yes.example,1.example,on-premises".parse::<PrivateUpstreams>().is_ok());
     }
 
     #[test]

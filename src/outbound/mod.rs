@@ -88,8 +88,8 @@ pub fn refusal(error: &reqwest::Error) -> Option<&Refusal> {
     None
 }
 
-/// Why a body could not be read whole, with what was.
-#[derive(Debug)]
+/// Why a body could not be read whole, with what was. Without `Debug`, as that
+/// may be an answer.
 pub enum ReadError {
     /// It has more bytes than allowed.
     TooLarge(Vec<u8>),

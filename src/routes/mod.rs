@@ -2,9 +2,10 @@
 
 mod answer;
 mod assistants;
-mod body;
+pub mod body;
 mod chat;
 mod command;
+pub mod headers;
 mod health;
 mod keys;
 mod retrieval;

@@ -84,7 +84,8 @@ pub async fn reply(user: User, exchange: Exchange, body: Body) -> Result<HttpRes
             status: 500,
             message: format!("The tool `{name}` cannot be called: {reason}"),
         })?;
-        let result = invoke::invoke(&exchange.clients, &function.operation, headers, arguments).await?;
+        let timeout = exchange.state.config.tool_timeout;
+        let result = invoke::invoke(&exchange.clients, &function.operation, headers, arguments, timeout).await?;
         Ok::<_, Error>(
             json!({ "tool_call_id": call.id, "role": "tool", "name": name, "content": js::stringify(&result) }),
         )

@@ -1,10 +1,12 @@
-//! What of the log is checked and caught: `RUST_LOG`, and panics.
+//! What of the log is checked and caught: `RUST_LOG`, lines of other crates,
+//! and panics.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     cell::Cell,
 };
 
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
 
 /// What a directive without a level may begin with: the parts of this server
@@ -43,6 +45,24 @@ pub fn filter(directives: &str) -> Result<EnvFilter, String> {
     }
     EnvFilter::try_new(directives)
         .map_err(|error| format!("must be a level or directives such as `info,sqlx=warn`: {error}"))
+}
+
+/// Whether a line may be written at all, whatever `RUST_LOG` says. What others
+/// write for finding their bugs holds what passes through them: URLs with a
+/// tool's arguments in the query, and headers with keys.
+pub fn may_be_written(target: &str, level: Level) -> bool {
+    /// Silent below `info`: they name URLs, header by header what is sent and
+    /// what comes, and the messages of a TLS handshake.
+    const QUIET: [&str; 4] = ["reqwest", "h2", "rustls", "hyper"];
+    let from = |name: &str| target.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
+    let most = if from("chatbot_ui_api") {
+        Level::TRACE
+    } else if QUIET.into_iter().any(from) {
+        Level::INFO
+    } else {
+        Level::DEBUG
+    };
+    level <= most
 }
 
 thread_local! {
@@ -90,5 +110,14 @@ mod tests {
             let problem = filter(wrong).expect_err(wrong);
             assert!(problem.contains(named), "{problem}");
         }
+    }
+
+    #[test]
+    fn what_others_write_for_themselves_is_left_out() {
+        assert!(may_be_written("chatbot_ui_api::llm", Level::TRACE));
+        assert!(may_be_written("sqlx::query", Level::DEBUG) && !may_be_written("sqlx::query", Level::TRACE));
+        assert!(!may_be_written("reqwest::async_impl::client", Level::DEBUG));
+        assert!(!may_be_written("h2", Level::DEBUG) && may_be_written("h2", Level::WARN));
+        assert!(!may_be_written("chatbot_ui_apis", Level::TRACE));
     }
 }

@@ -23,7 +23,7 @@ use actix_web::{
     middleware::Next,
     web::Data,
 };
-use tracing_subscriber::{fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{filter::filter_fn, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 use uuid::Uuid;
 
 use crate::{
@@ -42,7 +42,9 @@ pub fn start(variables: &Variables) -> Result<(), String> {
     let text = |name: &str| variables.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
     let filter = log::filter(text("RUST_LOG").unwrap_or("info,actix_server=warn"))
         .map_err(|problem| format!("RUST_LOG {problem}"))?;
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry()
+        .with(filter)
+        .with(filter_fn(|line| log::may_be_written(line.target(), *line.level())));
     let layer = fmt::layer().with_writer(std::io::stderr);
     let started = match text("LOG_FORMAT") {
         None | Some("text") => registry

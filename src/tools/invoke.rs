@@ -18,13 +18,12 @@ use crate::{
     outbound::{self, Clients, ReadError},
 };
 
-/// For one call, the answer's end included.
-const TIMEOUT: Duration = Duration::from_secs(60);
 /// What a model can be told of at most, in bytes.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
-/// Calls an operation with the model's arguments. An answer that is no
-/// success is an answer too: `{"error": "<reason>"}`.
+/// Calls an operation with the model's arguments; `timeout` is for all of it,
+/// the answer's end included. An answer that is no success is an answer too:
+/// `{"error": "<reason>"}`.
 ///
 /// # Errors
 /// A sentence with the tool's name: arguments that do not fit, an address that
@@ -34,6 +33,7 @@ pub async fn invoke(
     operation: &Operation,
     headers: &HeaderMap,
     arguments: &str,
+    timeout: Duration,
 ) -> Result<Value, Error> {
     let failed =
         |reason: &str| Error::Provider { status: 500, message: format!("The tool `{}` {reason}", operation.name) };
@@ -42,7 +42,7 @@ pub async fn invoke(
     let url = url(operation, &arguments["parameters"]).map_err(|reason| failed(&reason))?;
     clients.policy.check_url(&url).map_err(|refusal| Error::BadRequest(refusal.to_string()))?;
 
-    let mut request = clients.guarded.request(operation.method.clone(), url).headers(headers.clone()).timeout(TIMEOUT);
+    let mut request = clients.guarded.request(operation.method.clone(), url).headers(headers.clone()).timeout(timeout);
     if operation.has_body && operation.method != Method::GET {
         let body = match &arguments["requestBody"] {
             Value::Null => &arguments,
@@ -72,7 +72,13 @@ pub async fn invoke(
     serde_json::from_slice(body).map_err(|_| failed("answered with something that is not JSON"))
 }
 
-fn url(operation: &Operation, parameters: &Value) -> Result<Url, String> {
+/// Where a call goes: the model's parameters in their places of the path, the
+/// others in the query. Not yet checked by the guard.
+///
+/// # Errors
+/// What comes after "The tool" in a sentence: a parameter that is missing or
+/// would lead elsewhere, a server whose URL is none.
+pub fn url(operation: &Operation, parameters: &Value) -> Result<Url, String> {
     let mut path = String::new();
     let mut rest = operation.path.as_str();
     while let Some((before, after)) = rest.split_once('{') {

@@ -7,8 +7,8 @@ pub mod openapi;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// A tool as the client sends it.
-#[derive(Debug, Deserialize)]
+/// A tool as the client sends it. Without `Debug`: its headers hold keys.
+#[derive(Deserialize)]
 pub struct SelectedTool {
     /// For the log.
     #[serde(default)]

@@ -135,6 +135,54 @@ async fn a_redirect_passes_the_guard_too() {
     assert_eq!((second.path.as_str(), &second.body), ("/sk-case-custom-2/chat", &first.body));
 }
 
+#[tokio::test]
+async fn a_key_that_no_header_can_hold_is_refused_and_not_shown() {
+    let upstream = Upstream::start().await;
+    let app = App::start(&[("OPENAI_BASE_URL", &upstream.url()), ("ANTHROPIC_BASE_URL", &upstream.url())]).await;
+    let key = "sk-MARKED\r\nX-Injected: yes";
+    let columns = ["openai_api_key", "anthropic_api_key", "azure_openai_api_key"].map(|column| (column, key));
+    let azure = [("azure_openai_endpoint", upstream.url()), ("azure_openai_45_turbo_id", "d".to_owned())];
+    let azure = azure.iter().map(|(column, value)| (*column, value.as_str()));
+    let user = app.user(&columns.into_iter().chain(azure).collect::<Vec<_>>()).await;
+    let id = model(&app, &user, &upstream.url(), "private").await;
+    for odd in [key, "sk-\nb", "sk-\u{1}", "sk-\u{7f}"] {
+        sqlx::query("update public.models set api_key = $1 where id = $2")
+            .bind(odd)
+            .bind(id)
+            .execute(&app.db)
+            .await
+            .expect("a key");
+        let (status, words) = ask(&app, &user, id.to_string()).await;
+        assert!((400..=500).contains(&status) && !words.contains("sk-"), "{odd:?}: {status} {words}");
+    }
+    for provider in ["openai", "anthropic", "azure"] {
+        let mut body = chat_body();
+        body["chatSettings"]["model"] = "gpt-4-turbo-preview".into();
+        let answer = app.chat(provider, &user).body(body.to_string()).send().await.expect("an answer");
+        let (status, words) = message(answer).await;
+        assert!((400..=500).contains(&status) && !words.contains("MARKED"), "{provider}: {status} {words}");
+    }
+    assert!(upstream.all().iter().all(|request| request.header("x-injected").is_none()));
+    assert_eq!(upstream.connections(), 0, "nobody is asked with half a key");
+}
+
+#[tokio::test]
+async fn an_endless_error_is_cut() {
+    let upstream = Upstream::start().await;
+    let app = App::start(&[]).await;
+    let user = app.user(&[]).await;
+    let id = model(&app, &user, &upstream.url(), "private").await;
+    // Without an end: what is not cut is waited for.
+    let steps = (0..64).map(|_| Step::Write(vec![b'x'; 16 * 1024])).chain([Step::WaitForever]).collect();
+    upstream.script("sk-case-custom", vec![Reply { status: 400, steps, ..Reply::default() }]);
+    let started = std::time::Instant::now();
+    let (status, words) = ask(&app, &user, id.to_string()).await;
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    assert_eq!(status, 400);
+    let longest = chatbot_ui_api::llm::MAX_ERROR_BYTES + 100;
+    assert!((1000..longest).contains(&words.len()), "{}", words.len());
+}
+
 /// A resolver under an attacker's hand: public addresses the first time,
 /// this machine's from then on; and names that always lead inside.
 fn rebinding(host: String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {

@@ -1,11 +1,13 @@
 //! Black-box tests: the server as it runs, a Postgres of its own, providers
 //! that are real servers. Files are named by what a client asks for.
 
+mod access;
 mod chat;
 mod clients;
 mod conformance;
 mod custom;
 mod database;
+mod headers;
 mod health;
 mod metrics;
 mod migrate;
@@ -16,6 +18,7 @@ mod protocols;
 mod providers;
 mod refresh;
 mod retrieval;
+mod secrets;
 mod sessions;
 mod support;
 mod telemetry;

@@ -11,8 +11,13 @@ use std::{
 };
 
 use actix_web::{App as Web, HttpResponse, HttpServer, web};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use futures::future::join_all;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp, jwk::Jwk};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{AUTHORIZATION, COOKIE};
 use serde_json::{Value, json};
 
@@ -280,4 +285,262 @@ async fn another_sites_cookie_may_hold_anything() {
     let request = client().post(app.url("/api/chat/openai")).header(COOKIE, cookie);
     let answer = request.body(chat_body().to_string()).send().await.expect("an answer");
     assert!(message(answer).await.1.starts_with("OpenAI API Key not found"));
+}
+
+/// Like [`lets_in`], with the token in the cookie, in each of its forms.
+async fn lets_in_by_cookie(app: &App, cookie: &str) -> bool {
+    let request = client().post(app.url("/api/chat/openai")).header(COOKIE, cookie);
+    let (status, words) = message(request.body(chat_body().to_string()).send().await.expect("an answer")).await;
+    assert_eq!(status, 500);
+    words != "User not found"
+}
+
+fn part(value: &Value) -> String {
+    URL_SAFE_NO_PAD.encode(value.to_string())
+}
+
+#[tokio::test]
+async fn a_token_that_needs_no_signature_is_none() {
+    let auth = AuthServer::start(Duration::ZERO);
+    let rsa = SigningKey::new("rs", Algorithm::RS256);
+    auth.publish(&[&rsa]);
+    let app = App::start(&[("SUPABASE_URL", &auth.url)]).await;
+    let user = app.user(&[]).await;
+    let good = rsa.sign(&user);
+    assert!(lets_in(&app, &good).await);
+    let signature = good.rsplit('.').next().expect("three parts").to_owned();
+    for algorithm in ["none", "None", "NONE", "nOnE", "", "HS256 ", "hs256", "rs256", "null"] {
+        for id in [json!("rs"), json!(""), Value::Null] {
+            let header = part(&json!({ "alg": algorithm, "typ": "JWT", "kid": id }));
+            let signed = format!("{header}.{}", part(&claims(&user)));
+            for token in [format!("{signed}."), signed.clone(), format!("{signed}.{signature}"), format!("{signed}.AA")]
+            {
+                assert!(!lets_in(&app, &token).await, "{algorithm:?} {id}");
+            }
+        }
+    }
+    for header in
+        [json!({ "typ": "JWT" }), json!({ "alg": 7 }), json!({ "alg": ["RS256", "none"] }), json!([]), json!("RS256")]
+    {
+        assert!(!lets_in(&app, &format!("{}.{}.{signature}", part(&header), part(&claims(&user)))).await, "{header}");
+    }
+}
+
+#[tokio::test]
+async fn a_public_key_is_no_secret_in_any_of_its_forms() {
+    let auth = AuthServer::start(Duration::ZERO);
+    let rsa = SigningKey::new("rs", Algorithm::RS256);
+    auth.publish(&[&rsa]);
+    let app = App::start(&[("SUPABASE_URL", &auth.url)]).await;
+    let user = app.user(&[]).await;
+    let jwk = rsa.public();
+    let number = |name: &str| URL_SAFE_NO_PAD.decode(jwk[name].as_str().expect(name)).expect("base64");
+    let der = public_key_der(&number("n"), &number("e"));
+    let base64 = STANDARD.encode(&der);
+    let lines: Vec<&str> = base64.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).expect("ascii")).collect();
+    let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----", lines.join("\n"));
+    // The library itself takes it for the key that it is.
+    assert!(jsonwebtoken::DecodingKey::from_rsa_pem(pem.as_bytes()).is_ok());
+    let set = json!({ "keys": [jwk] });
+    let secrets = [
+        pem.clone().into_bytes(),
+        format!("{pem}\n").into_bytes(),
+        der,
+        base64.into_bytes(),
+        jwk.to_string().into_bytes(),
+        set.to_string().into_bytes(),
+        number("n"),
+    ];
+    for secret in secrets {
+        for algorithm in [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512] {
+            for id in [Some("rs"), Some("other"), None] {
+                let mut header = Header::new(algorithm);
+                header.kid = id.map(str::to_owned);
+                let token = encode(&header, &claims(&user), &EncodingKey::from_secret(&secret)).expect("signs");
+                assert!(!lets_in(&app, &token).await, "{algorithm:?} {id:?}");
+            }
+        }
+    }
+}
+
+/// A SubjectPublicKeyInfo for RSA.
+fn public_key_der(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
+    let tagged = |tag: u8, content: &[u8]| {
+        let length = content.len();
+        let mut out = vec![tag];
+        match length {
+            0..128 => out.push(u8::try_from(length).expect("small")),
+            _ => out.extend([
+                0x82,
+                u8::try_from(length >> 8).expect("small"),
+                u8::try_from(length & 255).expect("small"),
+            ]),
+        }
+        out.extend_from_slice(content);
+        out
+    };
+    let number = |bytes: &[u8]| tagged(2, &[&[0][..usize::from(bytes[0] >= 128)], bytes].concat());
+    let key = tagged(0x30, &[number(modulus), number(exponent)].concat());
+    // rsaEncryption, without parameters.
+    let algorithm = [0x30, 13, 6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 13, 1, 1, 1, 5, 0];
+    // The bits of the key, none of them unused.
+    tagged(0x30, &[&algorithm[..], &tagged(3, &[&[0], key.as_slice()].concat())].concat())
+}
+
+#[tokio::test]
+async fn a_token_may_not_bring_its_key_or_say_where_it_is() {
+    let (auth, attackers) = (AuthServer::start(Duration::ZERO), AuthServer::start(Duration::ZERO));
+    let ours = SigningKey::new("ours", Algorithm::RS256);
+    let theirs = SigningKey::new("theirs", Algorithm::ES256);
+    auth.publish(&[&ours]);
+    attackers.publish(&[&theirs]);
+    let app = App::start(&[("SUPABASE_URL", &auth.url)]).await;
+    let user = app.user(&[]).await;
+    let jwk = || Some(serde_json::from_value(theirs.public()).expect("a key"));
+    for id in [Some("theirs"), Some("ours"), Some("../../theirs"), Some(&*"k".repeat(10_000)), Some("\0"), None] {
+        for url in [format!("{}/jwks", attackers.url), "file:///dev/stdin".to_owned()] {
+            let header = Header {
+                kid: id.map(str::to_owned),
+                jku: Some(url.clone()),
+                x5u: Some(url.clone()),
+                jwk: jwk(),
+                ..Header::new(Algorithm::ES256)
+            };
+            let token = encode(&header, &claims(&user), &theirs.key).expect("signs");
+            assert!(!lets_in(&app, &token).await, "{:.20?}", id);
+        }
+    }
+    assert_eq!(attackers.asked(), 0, "what a token names is never asked");
+    assert!(lets_in(&app, &ours.sign(&user)).await);
+}
+
+#[tokio::test]
+async fn whose_token_and_when() {
+    let auth = AuthServer::start(Duration::ZERO);
+    let key = SigningKey::new("ours", Algorithm::ES256);
+    auth.publish(&[&key]);
+    let app = App::start(&[("SUPABASE_URL", &auth.url)]).await;
+    let user = app.user(&[]).await;
+    let now = get_current_timestamp();
+    let lets = async |change: &dyn Fn(&mut Value)| {
+        let mut claims = claims(&user);
+        change(&mut claims);
+        let mut header = Header::new(Algorithm::ES256);
+        header.kid = Some("ours".to_owned());
+        let asymmetric = encode(&header, &claims, &key.key).expect("signs");
+        let symmetric = tokens::sign(&claims, tokens::SECRET);
+        let both = (lets_in(&app, &asymmetric).await, lets_in(&app, &symmetric).await);
+        assert_eq!(both.0, both.1, "{claims}");
+        both.0
+    };
+    assert!(lets(&|_| {}).await);
+    assert!(lets(&|claims| claims["nbf"] = json!(now - 1)).await);
+    for (what, value) in [
+        ("aud", json!("anon")),
+        ("aud", json!("")),
+        ("aud", json!(["service_role"])),
+        ("aud", Value::Null),
+        ("exp", json!(now - 1)),
+        ("exp", json!(0)),
+        ("exp", json!(-1)),
+        ("exp", json!("9999999999")),
+        ("exp", Value::Null),
+        ("nbf", json!(now + 60)),
+        ("sub", json!("")),
+        ("sub", Value::Null),
+        ("sub", json!("00000000-0000-0000-0000-000000000000")),
+    ] {
+        assert!(!lets(&|claims| claims[what] = value.clone()).await, "{what} {value}");
+    }
+    for missing in ["aud", "exp", "sub"] {
+        assert!(!lets(&|claims| drop(claims.as_object_mut().expect("claims").remove(missing))).await, "no {missing}");
+    }
+}
+
+#[tokio::test]
+async fn a_projects_keys_and_anothers_tokens_are_no_sessions() {
+    let auth = AuthServer::start(Duration::ZERO);
+    let ours = SigningKey::new("ours", Algorithm::RS256);
+    auth.publish(&[&ours]);
+    let app = App::start(&[("SUPABASE_URL", &auth.url)]).await;
+    let user = app.user(&[]).await;
+    let legacy = |role: &str| {
+        tokens::sign(
+            &json!({ "iss": "supabase", "ref": "abc", "role": role, "iat": 1, "exp": 1_983_812_996 }),
+            tokens::SECRET,
+        )
+    };
+    let foreign_key = SigningKey::new("ours", Algorithm::ES256);
+    let mut keys: Vec<String> = ["anon", "service_role", "authenticated"].map(legacy).into();
+    keys.extend(
+        ["sb_publishable_ACJWlzQHlZjBrEguHvfOxg_3BJgxAaH", "sb_secret_N7UND0UgjKTVK-Uodkm0Hg_xSvEMPvz"]
+            .map(str::to_owned),
+    );
+    // Another project's: signed with its secret, or with its key under our key's id.
+    keys.push(tokens::sign(&claims(&user), "another-secret-that-is-also-long-enough-for-hs256"));
+    keys.push(foreign_key.sign(&user));
+    for key in keys {
+        assert!(!lets_in(&app, &key).await, "{key}");
+        for value in [
+            key.clone(),
+            json!({ "access_token": key, "refresh_token": "r" }).to_string(),
+            json!([key, "r"]).to_string(),
+        ] {
+            let cookie = format!("{}={}", tokens::COOKIE, utf8_percent_encode(&value, NON_ALPHANUMERIC));
+            assert!(!lets_in_by_cookie(&app, &cookie).await, "{value}");
+        }
+    }
+    // A good session in another project's cookie.
+    let session = tokens::session_json(&ours.sign(&user)).to_string();
+    let session = utf8_percent_encode(&session, NON_ALPHANUMERIC);
+    assert!(lets_in_by_cookie(&app, &format!("{}={session}", tokens::COOKIE)).await);
+    assert!(!lets_in_by_cookie(&app, &format!("sb-other-auth-token={session}")).await);
+}
+
+#[tokio::test]
+async fn a_cookie_bomb_costs_its_bytes_and_no_more() {
+    let app = App::start(&[]).await;
+    let name = tokens::COOKIE;
+    let deep = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
+    let session = |token: &str| json!({ "access_token": token }).to_string();
+    let bombs = [
+        ("many chunks", (0..2000).map(|number| format!("{name}.{number}=x; ")).collect::<String>()),
+        ("one chunk again and again", format!("{name}.99=x; ").repeat(2000)),
+        ("a huge chunk", format!("{name}.0={}", "x".repeat(60_000))),
+        ("deep", format!("{name}={}", deep(30_000))),
+        ("deep in base64", format!("{name}=base64-{}", URL_SAFE_NO_PAD.encode(deep(20_000)))),
+        (
+            "deep beside the token",
+            format!(
+                "{name}={}",
+                json!({ "access_token": "a.b.c", "user": "DEEP" }).to_string().replace("\"DEEP\"", &deep(25_000))
+            ),
+        ),
+        ("a long token", format!("{name}={}", session(&"a.b.c".repeat(12_000)))),
+        (
+            "a long header in the token",
+            format!("{name}={}", session(&format!("{}.e30.AA", URL_SAFE_NO_PAD.encode(deep(15_000))))),
+        ),
+        ("percent signs", format!("{name}={}", "%25".repeat(20_000))),
+        ("nothing but names", format!("{name};").repeat(3000)),
+    ];
+    for (what, cookie) in bombs {
+        let started = Instant::now();
+        assert!(!lets_in_by_cookie(&app, &cookie).await, "{what}");
+        assert!(started.elapsed() < Duration::from_secs(2), "{what}: {:?}", started.elapsed());
+    }
+    // Megabytes are not read at all.
+    let encoded = URL_SAFE_NO_PAD.encode(session(&"x".repeat(3 << 20)));
+    let request = client().post(app.url("/api/chat/openai")).header(COOKIE, format!("{name}=base64-{encoded}"));
+    match request.send().await {
+        Ok(answer) => assert!((400..500).contains(&answer.status().as_u16()), "{}", answer.status()),
+        Err(error) => assert!(error.is_request(), "{error}"),
+    }
+    assert!(
+        lets_in(&app, &{
+            let user = app.user(&[]).await;
+            tokens::access_token(user.id, user.session)
+        })
+        .await
+    );
 }

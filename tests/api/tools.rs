@@ -117,6 +117,24 @@ async fn a_tool_that_fails_says_why() {
 }
 
 #[tokio::test]
+async fn a_tool_has_its_time_and_no_more() {
+    let upstream = Upstream::start().await;
+    let (app, user) = start(&upstream, &[("TOOL_TIMEOUT", "1")], guard::system_lookup).await;
+    let begun = Reply { steps: vec![Step::Write(b"{".to_vec()), Step::WaitForever], ..Reply::json(200, &json!(1)) };
+    let dripping = (0..100).flat_map(|_| [Step::Write(b" ".to_vec()), Step::Wait(Duration::from_millis(300))]);
+    let dripping = Reply { steps: dripping.collect(), ..Reply::json(200, &json!(1)) };
+    for (name, reply) in [("silent", Reply::silent()), ("begun", begun), ("dripping", dripping)] {
+        upstream.tool(KEY, &format!("/tool-{KEY}/{name}"), reply);
+        upstream.script(KEY, vec![calls(&[name])]);
+        let started = Instant::now();
+        let tools = [tool(&tools_server(&upstream), &[name])];
+        let came = tokio::time::timeout(Duration::from_secs(20), ask(&app, &user, &tools)).await.expect(name);
+        assert_eq!(came, (500, format!("The tool `{name}` did not answer in time")));
+        assert!(started.elapsed() < Duration::from_secs(8), "{name}: {:?}", started.elapsed());
+    }
+}
+
+#[tokio::test]
 async fn a_document_that_cannot_be_read_does_not_spoil_the_others() {
     let upstream = Upstream::start().await;
     let (app, user) = start(&upstream, &[], guard::system_lookup).await;
