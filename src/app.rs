@@ -21,6 +21,7 @@ use crate::{
     auth::{self, Verifier},
     config::Config,
     db::Db,
+    limits::{self, Limits},
     outbound::{Clients, guard},
     retrieval::local::LocalEmbeddings,
     routes, telemetry,
@@ -34,6 +35,8 @@ pub struct State {
     pub db: Db,
     /// The check of sessions.
     pub verifier: Verifier,
+    /// What is counted of requests and users.
+    pub limits: Limits,
     /// The model for embeddings in this process.
     pub local: LocalEmbeddings,
     /// A permit for each file that is read at the same time: it takes a core
@@ -48,6 +51,7 @@ impl State {
         Self {
             db: Db::new(&config.database),
             verifier: Verifier::new(&config.sessions),
+            limits: Limits::new(&config.limits),
             local: LocalEmbeddings::new(config.local_embeddings_dir.clone()),
             parsing: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
             stopping: AtomicBool::new(false),
@@ -87,6 +91,12 @@ pub async fn serve_with_lookup(
     let grace = config.shutdown_grace;
     let state = Data::new(State::new(config));
     let for_workers = state.clone();
+    let counting = state.clone();
+    actix_web::rt::spawn(async move { counting.limits.keep_connected().await });
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    // Room for as many again that wait, are told that the server is full, or
+    // ask how it is; whoever comes then waits in the kernel's queue.
+    let connections = state.config.limits.max_requests.saturating_mul(2).div_ceil(workers).max(64);
     let server = HttpServer::new(move || {
         let state = for_workers.clone();
         let limit = state.config.max_body_bytes;
@@ -99,9 +109,12 @@ pub async fn serve_with_lookup(
             .default_service(routes::not_found())
             .wrap(from_fn(auth::hand_back))
             .wrap(CatchPanic::default())
+            .wrap(from_fn(limits::hold))
             .wrap(DefaultHeaders::new().add(("x-content-type-options", "nosniff")))
             .wrap(from_fn(telemetry::record_request))
     })
+    .workers(workers)
+    .max_connections(connections)
     // Else actix takes the FIN of a client that leaves for a half-closed
     // connection and goes on asking the provider.
     .h1_allow_half_closed(false)

@@ -6,7 +6,7 @@
 //! and what the operator reads in the log ([`Error::detail`]). Neither holds a
 //! key, a token, a prompt or an answer.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use actix_web::{
     HttpResponse, ResponseError,
@@ -57,6 +57,15 @@ pub enum Error {
         /// What happened.
         detail: String,
     },
+    /// 429: the user has as many requests under way as one may.
+    #[error("You have {0} requests under way, the most at once. Please wait until one of them has ended.")]
+    TooManyStreams(u32),
+    /// 429: the user asked as often as one may; with the time until the next.
+    #[error("You have sent too many requests. Please try again in {} s.", whole_seconds(*.0))]
+    RateLimited(Duration),
+    /// 503: as many requests are under way as the server takes.
+    #[error("The server is busy. Please try again in a moment.")]
+    Overloaded,
     /// 503: Postgres is away, or all its connections are busy.
     #[error("The database is not available. Please try again in a moment.")]
     DatabaseUnavailable(String),
@@ -86,7 +95,10 @@ impl Error {
             | Self::ModelNotFound
             | Self::BodyTooLarge(_)
             | Self::RouteNotFound
-            | Self::MethodNotAllowed(_) => self.to_string().into(),
+            | Self::MethodNotAllowed(_)
+            | Self::TooManyStreams(_)
+            | Self::RateLimited(_)
+            | Self::Overloaded => self.to_string().into(),
         }
     }
 }
@@ -121,7 +133,8 @@ impl ResponseError for Error {
                 Ok(status) if (400..600).contains(&status.as_u16()) => status,
                 _ => StatusCode::BAD_GATEWAY,
             },
-            Self::DatabaseUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooManyStreams(_) | Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Overloaded | Self::DatabaseUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -131,7 +144,10 @@ impl ResponseError for Error {
             Self::MethodNotAllowed(allowed) => {
                 response.insert_header((header::ALLOW, *allowed));
             }
-            Self::DatabaseUnavailable(_) => {
+            Self::RateLimited(wait) => {
+                response.insert_header((header::RETRY_AFTER, whole_seconds(*wait)));
+            }
+            Self::TooManyStreams(_) | Self::Overloaded | Self::DatabaseUnavailable(_) => {
                 response.insert_header((header::RETRY_AFTER, "2"));
             }
             Self::UserNotFound(_)
@@ -147,6 +163,11 @@ impl ResponseError for Error {
         }
         response.json(Body { message: &self.to_string() })
     }
+}
+
+/// Rounded up: asked any sooner, the answer would be the same.
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
 impl From<sqlx::Error> for Error {

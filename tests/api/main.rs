@@ -5,6 +5,7 @@ mod chat;
 mod conformance;
 mod custom;
 mod health;
+mod limits;
 mod migrate;
 mod process;
 mod protocols;

@@ -57,6 +57,7 @@ async fn a_wrong_setting_stops_the_start_with_its_name() {
         ("LOG_FORMAT", "xml"),
         ("RUST_LOG", "a=b=c"),
         ("MAX_BODY_BYTES", "1 MB"),
+        ("REDIS_URL", "127.0.0.1:6379"),
     ] {
         let (status, said) = output(&["serve"], &[(name, value)]).await;
         assert_eq!(status, Some(1), "{name}: {said}");
@@ -88,7 +89,7 @@ async fn serve(settings: &[(&str, &str)]) -> (Child, String) {
 }
 
 /// The same, with what it writes.
-async fn serve_and_listen(settings: &[(&str, &str)]) -> (Child, String, Arc<Mutex<String>>) {
+pub async fn serve_and_listen(settings: &[(&str, &str)]) -> (Child, String, Arc<Mutex<String>>) {
     let settings: Vec<_> = [("PORT", "0"), ("LOG_FORMAT", "json")].iter().chain(settings).copied().collect();
     let mut child = command(&["serve"], &settings).spawn().expect("it runs");
     let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();

@@ -2,6 +2,7 @@
 //! scripted provider, sessions.
 
 pub mod postgres;
+pub mod programs;
 pub mod retrieval;
 pub mod tokens;
 pub mod upstream;
