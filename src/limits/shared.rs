@@ -50,7 +50,11 @@ impl Redis {
     /// but the host being optional. `None` for anything else.
     pub fn parse(url: &str) -> Option<Self> {
         let known = ["redis://", "rediss://"].iter().any(|scheme| url.starts_with(scheme));
-        known.then(|| Client::open(url).ok()).flatten().map(Self)
+        // `#insecure` takes any certificate, and shows the password to anybody.
+        let checked = |client: &Client| {
+            !matches!(client.get_connection_info().addr(), ConnectionAddr::TcpTls { insecure: true, .. })
+        };
+        known.then(|| Client::open(url).ok()).flatten().filter(checked).map(Self)
     }
 }
 
