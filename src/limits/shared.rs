@@ -4,7 +4,7 @@
 //! A request costs one round trip: a script that works as [`Rate::take`] does,
 //! by Redis' clock, since the servers' may differ. Where Redis is away, the
 //! answer is that there is none, and the server counts by itself: at once, for
-//! only the request that finds it away may have to wait ([`ANSWER`]), while
+//! only the request that finds it away may have to wait (`ANSWER`), while
 //! one task (`Shared::keep`) tries to reach it again.
 
 use std::{
