@@ -17,6 +17,7 @@ use crate::{
     config::Config,
     db::Db,
     door::{self, Door},
+    limits::Limits,
     outbound::{Clients, guard},
     retrieval::local::LocalEmbeddings,
     routes,
@@ -31,6 +32,8 @@ pub struct State {
     pub db: Db,
     /// The check of sessions.
     pub verifier: Verifier,
+    /// What is counted of requests and users.
+    pub limits: Limits,
     /// The model for embeddings in this process.
     pub local: LocalEmbeddings,
     /// What is counted and traced.
@@ -52,6 +55,7 @@ impl State {
             telemetry: Arc::new(Telemetry::new(&config).map_err(io::Error::other)?),
             db: Db::new(&config.database),
             verifier: Verifier::new(&config.sessions),
+            limits: Limits::new(&config.limits),
             local: LocalEmbeddings::new(config.local_embeddings_dir.clone()),
             parsing: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
             door: Door::default(),
@@ -87,7 +91,12 @@ pub async fn serve_with_lookup(
     let grace = config.shutdown_grace;
     let metrics = config.metrics_addr.as_ref().map(|(host, port)| metrics::listen(host, *port)).transpose()?;
     let state = Data::new(State::new(config)?);
-    let (for_workers, at_the_door) = (state.clone(), state.clone());
+    let (for_workers, at_the_door, counting) = (state.clone(), state.clone(), state.clone());
+    actix_web::rt::spawn(async move { counting.limits.keep_connected().await });
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    // Room for as many again that wait, are told that the server is full, or
+    // ask how it is; whoever comes then waits in the kernel's queue.
+    let connections = state.config.limits.max_requests.saturating_mul(2).div_ceil(workers).max(64);
     let server = HttpServer::new(move || {
         let state = for_workers.clone();
         let mut app = App::new().app_data(state.clone());
@@ -104,6 +113,8 @@ pub async fn serve_with_lookup(
             .wrap(from_fn(routes::headers::add))
             .wrap(from_fn(telemetry::record_request))
     })
+    .workers(workers)
+    .max_connections(connections)
     // Else actix takes the FIN of a client that leaves for a half-closed
     // connection and goes on asking the provider.
     .h1_allow_half_closed(false)

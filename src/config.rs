@@ -6,6 +6,7 @@ pub mod otlp;
 
 use std::{
     collections::HashMap,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
@@ -18,6 +19,7 @@ use url::{Host, Url};
 
 use crate::{
     keys::Keys,
+    limits::shared::Redis,
     outbound::guard::{self, PrivateUpstreams},
 };
 
@@ -66,6 +68,9 @@ pub struct Config {
     /// `BODY_TIMEOUT`, in seconds, default 20: how long a request's body may
     /// take, and a second more for each 4 KiB of it.
     pub body_timeout: Duration,
+    /// What `MAX_REQUESTS`, `MAX_STREAMS_PER_USER`, `RATE_LIMIT_PER_MINUTE`
+    /// and `REDIS_URL` say.
+    pub limits: Limits,
     /// `SUPABASE_SERVICE_ROLE_KEY`: only for reading files from storage.
     pub service_role_key: Option<SecretString>,
     /// `LOCAL_EMBEDDINGS_DIR`: a folder with all-MiniLM-L6-v2 (config.json,
@@ -105,6 +110,24 @@ impl std::fmt::Debug for Database {
             .field("transaction_pooler", &self.transaction_pooler)
             .finish_non_exhaustive()
     }
+}
+
+/// How much is served at once, and how often to one user.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// `MAX_REQUESTS`, default 10000: the most requests under way in the
+    /// whole server; one more is answered 503. `/healthz` and `/readyz` are
+    /// not counted. Twice as many connections are held.
+    pub max_requests: usize,
+    /// `MAX_STREAMS_PER_USER`, default 32: the most requests of one user
+    /// under way in this server; one more is answered 429.
+    pub max_streams_per_user: u32,
+    /// `RATE_LIMIT_PER_MINUTE`, default none: how many requests one user may
+    /// send at once, and gains again a minute; one more is answered 429.
+    pub rate_per_minute: Option<NonZeroU32>,
+    /// `REDIS_URL`, default none: where servers share the count for
+    /// `RATE_LIMIT_PER_MINUTE`; else each counts by itself.
+    pub redis: Option<Redis>,
 }
 
 /// How sessions are checked.
@@ -244,6 +267,7 @@ impl Config {
             provider_connect_timeout: read.seconds("PROVIDER_CONNECT_TIMEOUT", 10)?,
             provider_idle_timeout: read.seconds("PROVIDER_IDLE_TIMEOUT", 300)?,
             tool_timeout: read.seconds("TOOL_TIMEOUT", 60)?,
+            limits: read.limits()?,
             max_body_bytes: read.number("MAX_BODY_BYTES", 32 * 1024 * 1024)?,
             body_timeout: read.seconds("BODY_TIMEOUT", 20)?,
             service_role_key: read.text("SUPABASE_SERVICE_ROLE_KEY").map(SecretString::from),
@@ -318,6 +342,30 @@ impl Reader<'_> {
         let text = self.text(name).unwrap_or(default);
         self.http_url(name, text)?;
         Ok(text.trim_end_matches('/').to_owned())
+    }
+
+    /// At least 1 and at most a million.
+    fn count(&self, name: &'static str, default: u32) -> Result<u32, ConfigError> {
+        match self.number(name, default) {
+            Ok(count @ 1..=1_000_000) => Ok(count),
+            _ => Err(wrong(name, "must be a whole number from 1 to 1000000")),
+        }
+    }
+
+    fn limits(&self) -> Result<Limits, ConfigError> {
+        let redis = self.text("REDIS_URL").map(|url| {
+            // The parser's own words may quote the password.
+            Redis::parse(url).ok_or_else(|| {
+                wrong("REDIS_URL", "must look like redis://user:password@host:6379/0, or rediss:// for TLS (a password with special characters is percent-encoded)")
+            })
+        });
+        let rate = self.text("RATE_LIMIT_PER_MINUTE").map(|_| self.count("RATE_LIMIT_PER_MINUTE", 0));
+        Ok(Limits {
+            max_requests: self.count("MAX_REQUESTS", 10_000)? as usize,
+            max_streams_per_user: self.count("MAX_STREAMS_PER_USER", 32)?,
+            rate_per_minute: rate.transpose()?.and_then(NonZeroU32::new),
+            redis: redis.transpose()?,
+        })
     }
 
     fn database(&self) -> Result<Database, ConfigError> {
@@ -464,6 +512,19 @@ mod tests {
                 assert!(problem.starts_with(name) && !problem.contains("hunter2"), "{problem}");
             }
         }
+        assert!(problem(&[("MAX_REQUESTS", "0")]).starts_with("MAX_REQUESTS must be a whole number from 1"));
+        assert!(problem(&[("MAX_STREAMS_PER_USER", "-1")]).starts_with("MAX_STREAMS_PER_USER must"));
+        assert!(problem(&[("RATE_LIMIT_PER_MINUTE", "0")]).starts_with("RATE_LIMIT_PER_MINUTE must"));
+        for wrong in [
+            "127.0.0.1:6379",
+            "http://u:hunter2@x",
+            "redis://u:hunter2@:x/y",
+            "unix:///hunter2",
+            "rediss://u:hunter2@h/0#insecure",
+        ] {
+            let url = problem(&[("REDIS_URL", wrong)]);
+            assert!(url.starts_with("REDIS_URL must look like") && !url.contains("hunter2"), "{url}");
+        }
         let url = problem(&[("DATABASE_URL", "postgresql://u:hunter2@:x/y")]);
         assert!(url.starts_with("DATABASE_URL must look like") && !url.contains("hunter2"), "{url}");
     }
@@ -494,9 +555,11 @@ mod tests {
             ("DATABASE_URL", "postgresql://u:hunter2@db:6543/x"),
             ("OPENAI_API_KEY", "sk-hunter2"),
             ("SUPABASE_JWT_SECRET", "hunter2-hunter2-hunter2"),
+            ("REDIS_URL", "rediss://u:hunter2@cache.example.com"),
         ])
         .expect("right");
         assert!(config.database.transaction_pooler);
-        assert!(!format!("{config:?}").contains("hunter2"));
+        let shown = format!("{config:?}");
+        assert!(shown.contains("cache.example.com:6379") && !shown.contains("hunter2"), "{shown}");
     }
 }

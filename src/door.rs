@@ -1,5 +1,5 @@
-//! The door: who is inside, and that nobody new comes in once the server was
-//! told to stop.
+//! The door: who is inside, how many may be, and that nobody new comes in once
+//! the server was told to stop.
 //!
 //! The listener stays open while the last requests run. Whoever is still sent
 //! here by a load balancer is told to go elsewhere, which a closed port would
@@ -24,9 +24,10 @@ use actix_web::{
 use futures::{StreamExt, stream};
 use tokio::sync::watch;
 
-use crate::{app::State, error::Error};
+use crate::{app::State, error::Error, limits::Slot};
 
-/// What is asked of a server that stops, too.
+/// What is asked of a server that stops or is full, too: one that did not say
+/// how it is would be killed for being busy.
 const ALWAYS_OPEN: [&str; 2] = ["/healthz", "/readyz"];
 
 /// The door of one server.
@@ -68,6 +69,10 @@ impl Door {
 struct Count(watch::Sender<usize>);
 
 impl Count {
+    fn number(&self) -> usize {
+        *self.0.borrow()
+    }
+
     fn take_place(&self) -> Place {
         self.0.send_modify(|count| *count += 1);
         Place(self.0.clone())
@@ -103,15 +108,22 @@ pub async fn let_in(
     };
     let place = state.door.requests.take_place();
     let payload = hold_payload(&mut request);
-    let mut response = if state.door.is_closed() && !ALWAYS_OPEN.contains(&request.path()) {
-        request.error_response(Error::Stopping)
+    let refused = if ALWAYS_OPEN.contains(&request.path()) {
+        None
+    } else if state.door.is_closed() {
+        Some(Error::Stopping)
     } else {
-        next.call(request).await?.map_into_boxed_body()
+        (state.door.requests.number() > state.config.limits.max_requests).then_some(Error::Overloaded)
     };
+    let mut response = match refused {
+        Some(refused) => request.error_response(refused),
+        None => next.call(request).await?.map_into_boxed_body(),
+    };
+    let slot = response.request().extensions_mut().remove::<Slot>();
     if state.door.is_closed() {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
-    Ok(response.map_body(|_, body| BoxBody::new(Inside { body, _place: place, _payload: payload })))
+    Ok(response.map_body(|_, body| BoxBody::new(Inside { body, _place: place, _slot: slot, _payload: payload })))
 }
 
 /// Keeps a request's body until its answer's end. A body that was let go
@@ -133,6 +145,7 @@ fn hold_payload(request: &mut ServiceRequest) -> Option<Rc<RefCell<Payload>>> {
 struct Inside {
     body: BoxBody,
     _place: Place,
+    _slot: Option<Slot>,
     _payload: Option<Rc<RefCell<Payload>>>,
 }
 

@@ -6,7 +6,7 @@
 //! and what the operator reads in the log ([`Error::detail`]). Neither holds a
 //! key, a token, a prompt or an answer.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use actix_web::{
     HttpResponse, ResponseError,
@@ -60,6 +60,15 @@ pub enum Error {
         /// What happened.
         detail: String,
     },
+    /// 429: the user has as many requests under way as one may.
+    #[error("You have {0} requests under way, the most at once. Please wait until one of them has ended.")]
+    TooManyStreams(u32),
+    /// 429: the user asked as often as one may; with the time until the next.
+    #[error("You have sent too many requests. Please try again in {} s.", whole_seconds(*.0))]
+    RateLimited(Duration),
+    /// 503: as many requests are under way as the server takes.
+    #[error("The server is busy. Please try again in a moment.")]
+    Overloaded,
     /// 503: Postgres is away, or all its connections are busy.
     #[error("The database is not available. Please try again in a moment.")]
     DatabaseUnavailable(String),
@@ -94,7 +103,10 @@ impl Error {
             | Self::BodyTooSlow
             | Self::RouteNotFound
             | Self::Stopping
-            | Self::MethodNotAllowed(_) => self.to_string().into(),
+            | Self::MethodNotAllowed(_)
+            | Self::TooManyStreams(_)
+            | Self::RateLimited(_)
+            | Self::Overloaded => self.to_string().into(),
         }
     }
 }
@@ -130,7 +142,8 @@ impl ResponseError for Error {
                 Ok(status) if (400..600).contains(&status.as_u16()) => status,
                 _ => StatusCode::BAD_GATEWAY,
             },
-            Self::DatabaseUnavailable(_) | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooManyStreams(_) | Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Overloaded | Self::DatabaseUnavailable(_) | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -140,7 +153,10 @@ impl ResponseError for Error {
             Self::MethodNotAllowed(allowed) => {
                 response.insert_header((header::ALLOW, *allowed));
             }
-            Self::DatabaseUnavailable(_) | Self::Stopping => {
+            Self::RateLimited(wait) => {
+                response.insert_header((header::RETRY_AFTER, whole_seconds(*wait)));
+            }
+            Self::TooManyStreams(_) | Self::Overloaded | Self::DatabaseUnavailable(_) | Self::Stopping => {
                 response.insert_header((header::RETRY_AFTER, "2"));
             }
             // The rest of it is not waited for.
@@ -160,6 +176,11 @@ impl ResponseError for Error {
         }
         response.json(Body { message: &self.to_string() })
     }
+}
+
+/// Rounded up: asked any sooner, the answer would be the same.
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
 impl From<sqlx::Error> for Error {

@@ -6,7 +6,8 @@
 //!    and finds its route in the table of [`routes`].
 //! 2. A handler that wants a user takes [`auth::User`]: cookie or bearer →
 //!    token → signature, then one SQL statement ([`db`]) for the user, the
-//!    session and the profile with its keys ([`keys`]).
+//!    session and the profile with its keys ([`keys`]). On the way the user's
+//!    request is counted ([`limits`]).
 //! 3. The handler makes an [`llm::Call`] of it: a row of
 //!    [`llm::providers`] and the client's messages.
 //! 4. [`llm::send`] asks the provider through one of the clients of
@@ -27,6 +28,7 @@ pub mod door;
 pub mod error;
 pub mod js;
 pub mod keys;
+pub mod limits;
 pub mod llm;
 pub mod outbound;
 pub mod retrieval;

@@ -150,6 +150,9 @@ async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
         }
     };
     let claims = claims.map_err(|error| refused(&error.to_string()))?;
+    // Before the database is asked, which is part of what is limited.
+    let slot = state.limits.admit(claims.user).await?;
+    request.extensions_mut().insert(slot);
     let account = accounts::find(&state.db, claims, state.config.sessions.check, &state.config.keys).await?;
     let account = account.map_err(|reason| refused(&reason.to_string()))?;
     if let Some(log) = request.extensions().get::<RequestLog>() {

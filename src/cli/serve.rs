@@ -68,6 +68,11 @@ fn announce(config: &Config, listener: &TcpListener) {
         if config.database.transaction_pooler { " through a transaction pooler" } else { "" },
         config.sessions.supabase_url,
     );
+    match (&config.limits.redis, config.limits.rate_per_minute) {
+        (Some(redis), Some(_)) => tracing::info!("the rate limit is shared through Redis at {redis}"),
+        (Some(_), None) => tracing::warn!("REDIS_URL is set, and nothing uses it while RATE_LIMIT_PER_MINUTE is not"),
+        (None, _) => {}
+    }
     if config.private_upstreams.allow {
         tracing::warn!(
             "URLs that users enter may lead to private addresses, since HOST is this machine: set PRIVATE_UPSTREAMS=deny if a proxy makes this server public"

@@ -104,7 +104,8 @@ async fn a_client_leaves_while_the_server_waits_to_ask_again() {
 async fn two_hundred_streams_run_at_once_on_two_database_connections() {
     let upstream = Upstream::start().await;
     let base = format!("{}/v1", upstream.url());
-    let app = App::start(&[("OPENAI_BASE_URL", &base), ("DATABASE_POOL_SIZE", "2")]).await;
+    let app =
+        App::start(&[("OPENAI_BASE_URL", &base), ("DATABASE_POOL_SIZE", "2"), ("MAX_STREAMS_PER_USER", "200")]).await;
     let user = app.user(&[("openai_api_key", "sk-case-many")]).await;
     let reply = Reply {
         steps: vec![

@@ -9,6 +9,7 @@ mod custom;
 mod database;
 mod headers;
 mod health;
+mod limits;
 mod metrics;
 mod migrate;
 #[cfg(feature = "otlp")]

@@ -60,6 +60,7 @@ async fn a_wrong_setting_stops_the_start_with_its_name() {
         ("RUST_LOG", "loud"),
         ("METRICS_ADDR", "9090"),
         ("MAX_BODY_BYTES", "1 MB"),
+        ("REDIS_URL", "127.0.0.1:6379"),
     ] {
         let (status, said) = output(&["serve"], &[(name, value)]).await;
         assert_eq!(status, Some(1), "{name}: {said}");

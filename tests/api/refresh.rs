@@ -78,7 +78,8 @@ async fn start(delay: Duration, size: usize, anon: &str) -> (App, User, AuthServ
     // The auth server must know the user before the server is told of it.
     let user = User { id: uuid::Uuid::new_v4(), session: uuid::Uuid::new_v4() };
     let auth = AuthServer::start(user, delay, size);
-    let app = App::start(&[("SUPABASE_URL", &auth.url), ("NEXT_PUBLIC_SUPABASE_ANON_KEY", anon)]).await;
+    let most = ("MAX_STREAMS_PER_USER", "64");
+    let app = App::start(&[("SUPABASE_URL", &auth.url), ("NEXT_PUBLIC_SUPABASE_ANON_KEY", anon), most]).await;
     user.insert(&app.db).await;
     (app, user, auth)
 }

@@ -1,6 +1,6 @@
 //! Programs that a test needs beyond Rust and Postgres.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Where a program is. Without it the test is skipped with a word about it,
 /// unless `CHATBOT_UI_API_TEST_ALL=1` says that nothing may be.
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 pub fn find(name: &str, debian_package: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/local/bin"].map(PathBuf::from));
-    let found = folders.map(|folder| folder.join(name)).find(|file| Path::is_file(file));
+    let found = folders.map(|folder| folder.join(name)).find(|file| file.is_file());
     if found.is_none() {
         let how = format!("`{name}` is not installed (apt-get install {debian_package})");
         assert!(std::env::var("CHATBOT_UI_API_TEST_ALL").as_deref() != Ok("1"), "{how}");

@@ -1,0 +1,242 @@
+//! All that the soak starts: the server, its Postgres behind a door that stays
+//! where it is, its users and its provider.
+
+use std::{
+    net::SocketAddr,
+    ops::Range,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use chatbot_ui_api::{
+    cli::{
+        migrate,
+        postgres::{Options, Programs, Server},
+        session,
+    },
+    config::PUBLISHED_JWT_SECRET,
+};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+};
+use url::Url;
+use uuid::Uuid;
+
+use super::{provider, say};
+
+/// `DATABASE_POOL_SIZE`.
+pub const POOL_SIZE: usize = 10;
+/// `MAX_BODY_BYTES`.
+pub const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+const ROLE: &str = include_str!("../../docs/role.sql");
+const ROLE_PASSWORD: &str = "only-for-the-soak";
+const DATABASE: Options = Options { durable: false, max_connections: 50, remove: false };
+
+/// Somebody who is signed in.
+pub struct User {
+    /// What the provider knows of the user: the end of the key.
+    pub name: String,
+    pub token: String,
+    pub expired: String,
+    pub custom_model: Uuid,
+}
+
+/// Everything that runs.
+pub struct World {
+    pub address: SocketAddr,
+    pub metrics: SocketAddr,
+    pub users: Vec<User>,
+    pub http: reqwest::Client,
+    process: Mutex<Child>,
+    folder: PathBuf,
+    programs: Programs,
+    database: Mutex<Option<Server>>,
+    /// Where Postgres is now; the door sends everybody there.
+    behind_the_door: Arc<Mutex<Option<Url>>>,
+    outages: Mutex<Vec<Range<Instant>>>,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let mut process = self.process.lock().expect("no panic");
+        let _ = process.kill();
+        let _ = process.wait();
+        let _ = std::fs::remove_dir_all(self.folder.join("postgres"));
+    }
+}
+
+impl World {
+    pub async fn start(users: usize) -> Self {
+        let folder = std::env::temp_dir().join(format!("chatbot-ui-api-soak-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let programs = Programs::find(&say).await.expect("Postgres");
+        let database = Server::start(&programs, &folder.join("postgres"), DATABASE).await.expect("Postgres starts");
+        let url = Url::parse(&database.url("postgres")).expect("a URL");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let provider = listener.local_addr().expect("an address");
+        tokio::spawn(provider::serve(listener));
+        let users = make_users(&url, users, provider).await;
+
+        let door = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let door_port = door.local_addr().expect("an address").port();
+        let behind_the_door = Arc::new(Mutex::new(Some(url)));
+        tokio::spawn(open_door(door, behind_the_door.clone()));
+
+        let (address, metrics) = (free_address(), free_address());
+        let settings = [
+            ("PORT", address.port().to_string()),
+            ("METRICS_ADDR", metrics.to_string()),
+            ("DATABASE_URL", format!("postgresql://chatbot_ui_api:{ROLE_PASSWORD}@127.0.0.1:{door_port}/postgres")),
+            ("DATABASE_POOL_SIZE", POOL_SIZE.to_string()),
+            ("OPENAI_BASE_URL", format!("http://{provider}/v1")),
+            ("PROVIDER_IDLE_TIMEOUT", "20".to_owned()),
+            ("MAX_BODY_BYTES", MAX_BODY_BYTES.to_string()),
+            // So low that a slot or a place that is not given back is noticed:
+            // no user asks for two things at once.
+            ("MAX_STREAMS_PER_USER", "3".to_owned()),
+            ("MAX_REQUESTS", "150".to_owned()),
+            ("RATE_LIMIT_PER_MINUTE", "1000000".to_owned()),
+            ("REDIS_URL", format!("redis://127.0.0.1:{}", free_address().port())),
+        ];
+        let log = std::fs::File::create(folder.join("log")).expect("a log");
+        say(&format!("the log is {}", folder.join("log").display()));
+        let mut command = Command::new(server_program());
+        command.arg("serve").env_clear().envs(settings).current_dir(&folder);
+        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("it runs");
+        // Shorter than the server keeps connections: who comes late is refused.
+        let http = reqwest::Client::builder().pool_idle_timeout(Duration::from_secs(2)).build().expect("a client");
+        let world = Self {
+            address,
+            metrics,
+            users,
+            http,
+            process: Mutex::new(process),
+            folder,
+            programs,
+            database: Mutex::new(Some(database)),
+            behind_the_door,
+            outages: Mutex::default(),
+        };
+        let began = Instant::now();
+        while !world.http.get(world.url("/readyz")).send().await.is_ok_and(|answer| answer.status() == 200) {
+            assert!(began.elapsed() < Duration::from_secs(20), "it does not start: {}", world.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        world
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub fn process_id(&self) -> u32 {
+        self.process.lock().expect("no panic").id()
+    }
+
+    /// All that the server wrote.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// Postgres' own address, for its superuser.
+    pub fn database_url(&self) -> Option<Url> {
+        self.behind_the_door.lock().expect("no panic").clone()
+    }
+
+    pub async fn stop_database(&self) {
+        // Over when it is over.
+        self.outages.lock().expect("no panic").push(Instant::now()..Instant::now() + Duration::from_secs(3600));
+        *self.behind_the_door.lock().expect("no panic") = None;
+        let server = self.database.lock().expect("no panic").take();
+        server.expect("it runs").stop().await.expect("Postgres stops");
+    }
+
+    pub async fn start_database(&self, recovery: Duration) {
+        let server = Server::start(&self.programs, &self.folder.join("postgres"), DATABASE).await;
+        let server = server.expect("Postgres starts again");
+        *self.behind_the_door.lock().expect("no panic") = Some(Url::parse(&server.url("postgres")).expect("a URL"));
+        *self.database.lock().expect("no panic") = Some(server);
+        if let Some(outage) = self.outages.lock().expect("no panic").last_mut() {
+            outage.end = Instant::now() + recovery;
+        }
+    }
+
+    pub fn database_was_away(&self, time: Range<Instant>) -> bool {
+        let outages = self.outages.lock().expect("no panic");
+        outages.iter().any(|outage| time.start < outage.end && outage.start < time.end)
+    }
+}
+
+/// Built as this program was.
+fn server_program() -> PathBuf {
+    if let Some(program) = std::env::var_os("SOAK_SERVER") {
+        return program.into();
+    }
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.args(["build", "--locked", "--bin", "chatbot-ui-api"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    assert!(build.status().expect("cargo").success(), "the server cannot be built");
+    // target/release/examples/soak → target/release/chatbot-ui-api
+    let this = std::env::current_exe().expect("a path");
+    this.ancestors().nth(2).expect("a target folder").join("chatbot-ui-api")
+}
+
+fn free_address() -> SocketAddr {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    taken.local_addr().expect("an address")
+}
+
+async fn make_users(url: &Url, count: usize, provider: SocketAddr) -> Vec<User> {
+    let mut connection = PgConnection::connect(url.as_str()).await.expect("connects");
+    migrate::apply(&mut connection).await.expect("migrates");
+    let role = format!("{ROLE}; alter role chatbot_ui_api password '{ROLE_PASSWORD}'");
+    connection.execute(sqlx::raw_sql(AssertSqlSafe(role))).await.expect("a role");
+    let mut users = Vec::new();
+    for number in 0..count {
+        let (id, session, custom_model) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
+        let name = format!("user{number}");
+        let sql = format!(
+            "insert into auth.users (id, aud, role, email) values ('{id}', 'authenticated', 'authenticated', '{name}@example.com');
+             insert into auth.sessions (id, user_id) values ('{session}', '{id}');
+             update public.profiles set openai_api_key = 'sk-soak-{name}' where user_id = '{id}';
+             insert into public.models (id, user_id, api_key, base_url, description, model_id, name)
+             values ('{custom_model}', '{id}', 'sk-soak-{name}', 'http://{provider}/v1', '', 'x', '')"
+        );
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.expect("a user");
+        let token = |lifetime| {
+            let email = format!("{name}@example.com");
+            session::access_token(PUBLISHED_JWT_SECRET.as_bytes(), id, &email, session, lifetime).expect("a token")
+        };
+        users.push(User {
+            token: token(Duration::from_secs(24 * 3600)),
+            // Runs out before anybody can show it.
+            expired: token(Duration::ZERO),
+            custom_model,
+            name,
+        });
+    }
+    users
+}
+
+/// Takes connections at an address that stays, to wherever Postgres is.
+async fn open_door(door: TcpListener, behind: Arc<Mutex<Option<Url>>>) {
+    loop {
+        let Ok((mut client, _)) = door.accept().await else { continue };
+        let port = behind.lock().expect("no panic").as_ref().and_then(Url::port);
+        tokio::spawn(async move {
+            let Some(port) = port else { return };
+            let _ = client.set_nodelay(true);
+            if let Ok(mut postgres) = TcpStream::connect(("127.0.0.1", port)).await {
+                let _ = postgres.set_nodelay(true);
+                let _ = copy_bidirectional(&mut client, &mut postgres).await;
+            }
+        });
+    }
+}
