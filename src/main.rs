@@ -26,6 +26,8 @@ enum Command {
     /// Everything on this machine: a Postgres of its own, a user, a scripted
     /// provider and the server
     Demo,
+    /// Say what is right and what is wrong with this configuration
+    Check,
     /// Make the tables in a database that lacks them; leave chatbot-ui's own
     /// schema alone
     Migrate,
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
     match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => cli::serve::run(),
         Command::Demo => cli::demo::run(),
+        Command::Check => cli::check::run(),
         Command::Migrate => cli::migrate::run(),
     }
 }
