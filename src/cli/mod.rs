@@ -3,10 +3,13 @@
 
 pub mod check;
 pub mod demo;
+pub mod health;
+pub mod help;
 pub mod migrate;
 pub mod postgres;
 pub mod serve;
 pub mod session;
+pub mod token;
 
 use std::{future::Future, process::ExitCode};
 

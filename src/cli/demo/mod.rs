@@ -224,11 +224,5 @@ async fn make_user(connection: &mut PgConnection, base_url: &str) -> sqlx::Resul
     .bind(base_url)
     .execute(&mut *connection)
     .await?;
-    let session = Uuid::new_v4();
-    sqlx::query("insert into auth.sessions (id, user_id) values ($1, $2)")
-        .bind(session)
-        .bind(USER)
-        .execute(connection)
-        .await?;
-    Ok(session)
+    session::start(connection, USER).await
 }
