@@ -28,7 +28,9 @@ enum Command {
     Serve,
     /// Everything on this machine: a Postgres of its own, a user, a scripted
     /// provider and the server
-    #[command(after_help = "Examples:\n  chatbot-ui-api demo\n  PORT=8001 chatbot-ui-api demo              a second one")]
+    #[command(
+        after_help = "Examples:\n  chatbot-ui-api demo\n  PORT=8001 chatbot-ui-api demo              a second one"
+    )]
     Demo,
     /// Make the tables in a database that lacks them; leave chatbot-ui's own
     /// schema alone

@@ -36,6 +36,11 @@ fn colours(is_terminal: bool) -> bool {
     is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// What Postgres said, without the line of its source that sqlx adds.
+fn refusal(error: &sqlx::Error) -> String {
+    error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
+}
+
 /// Waits for Ctrl-C or SIGTERM; can be asked again.
 struct StopSignals {
     interrupt: tokio::signal::unix::Signal,

@@ -342,9 +342,12 @@ fn first_number(name: &str) -> u32 {
     digits.and_then(|part| part.parse().ok()).unwrap_or(0)
 }
 
-/// Root has a folder of its own because Postgres, which then runs as another user, cannot look
-/// into `/root`.
-pub(super) async fn cache_folder() -> Result<PathBuf, Error> {
+/// Where fetched things are kept: `CHATBOT_UI_API_CACHE`, else a folder of the user's. Root has one of
+/// its own because Postgres, which then runs as another user, cannot look into `/root`.
+///
+/// # Errors
+/// If the user has no home.
+pub async fn cache_folder() -> Result<PathBuf, Error> {
     if let Some(folder) = variable("CHATBOT_UI_API_CACHE") {
         return Ok(folder);
     }

@@ -48,9 +48,9 @@ pub fn run(email: &str, json: bool) -> ExitCode {
             )
         })?;
         let (user, email) = find(&mut connection, email).await?;
-        let session = session::start(&mut connection, user)
-            .await
-            .map_err(|error| format!("the session cannot be written into auth.sessions: {error}. {AS_WHOM}"))?;
+        let session = session::start(&mut connection, user).await.map_err(|error| {
+            format!("the session cannot be written into auth.sessions: {}. {AS_WHOM}", super::refusal(&error))
+        })?;
         let token = session::access_token(secret.expose_secret().as_bytes(), user, &email, session, LIFETIME)?;
         let cookie = cookie(sessions.cookie_name(), &token, user, &email);
         let url = format!("http://{}:{}", super::health::host(&config.host), config.port);
@@ -69,12 +69,10 @@ const AS_WHOM: &str = "Run this with a DATABASE_URL whose role may (local stack:
 /// The user and the address as it is written there.
 async fn find(connection: &mut PgConnection, email: &str) -> Result<(Uuid, String), String> {
     let sql = "select id, email from auth.users where lower(email) = lower($1) and deleted_at is null";
-    let found: Option<(Uuid, String)> = sqlx::query_as(sql)
-        .bind(email)
-        .persistent(false)
-        .fetch_optional(connection)
-        .await
-        .map_err(|error| format!("the users cannot be looked up in auth.users: {error}. {AS_WHOM}"))?;
+    let found: Option<(Uuid, String)> =
+        sqlx::query_as(sql).bind(email).persistent(false).fetch_optional(connection).await.map_err(|error| {
+            format!("the users cannot be looked up in auth.users: {}. {AS_WHOM}", super::refusal(&error))
+        })?;
     found.ok_or_else(|| {
         format!("no user has the address {email}: sign up in the front end, or with `supabase db reset` in this repository there is demo@example.com")
     })

@@ -29,8 +29,7 @@ const DELETE_ITEMS: &str = "delete from public.file_items where file_id = $1";
 /// Whether chatbot-ui's collections exist.
 pub(super) const HAS_COLLECTIONS: &str =
     "select to_regclass('public.collections') is not null and to_regclass('public.collection_files') is not null";
-const READABLE: &str =
-    "select id from public.files where id = any($1) and (user_id = $2 or sharing <> 'private')";
+const READABLE: &str = "select id from public.files where id = any($1) and (user_id = $2 or sharing <> 'private')";
 const READABLE_WITH_COLLECTIONS: &str = "select id from public.files \
      where id = any($1) and (user_id = $2 or sharing <> 'private' or exists ( \
          select from public.collection_files member join public.collections on collections.id = member.collection_id \
@@ -167,11 +166,7 @@ pub async fn replace_items(
         if updated.rows_affected() == 0 {
             return Ok(Err(NoFile::Missing));
         }
-        sqlx::query(DELETE_ITEMS)
-            .bind(file)
-            .persistent(named)
-            .execute(&mut *connection)
-            .await?;
+        sqlx::query(DELETE_ITEMS).bind(file).persistent(named).execute(&mut *connection).await?;
         let sql = insert_items(column);
         for (number, part) in chunks.chunks(ROWS).enumerate() {
             // Postgres holds no NUL in a text.
@@ -239,8 +234,7 @@ pub async fn nearest(
 }
 
 async fn readable(connection: &mut PgConnection, named: bool, user: Uuid, files: &[Uuid]) -> Result<Vec<Uuid>, Error> {
-    let collections: bool =
-        sqlx::query_scalar(HAS_COLLECTIONS).persistent(named).fetch_one(&mut *connection).await?;
+    let collections: bool = sqlx::query_scalar(HAS_COLLECTIONS).persistent(named).fetch_one(&mut *connection).await?;
     let sql = if collections { READABLE_WITH_COLLECTIONS } else { READABLE };
     Ok(sqlx::query_scalar(sql).bind(files).bind(user).persistent(named).fetch_all(connection).await?)
 }

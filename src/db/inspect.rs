@@ -76,7 +76,7 @@ pub async fn missing_key_columns(connection: &mut PgConnection) -> sqlx::Result<
     let names: Vec<String> = keys::TABLE.iter().map(|row| format!("'{}'", row.column)).collect();
     let sql = format!(
         "select name from unnest(array[{}]) name where not exists ( \
-             select from pg_attribute where attrelid = to_regclass('public.profiles') and attname = name and not attisdropped)",
+             select from pg_attribute where attrelid = to_regclass('public.profiles') and attname = name and not attisdropped) order by name",
         names.join(", ")
     );
     let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await?;
@@ -139,7 +139,8 @@ pub async fn hidden(connection: &mut PgConnection, check: SessionCheck) -> sqlx:
              select from pg_policy policy \
              where policy.polrelid = pg_class.oid and policy.polpermissive and policy.polcmd::text in ('*', needed.command) \
                and exists (select from unnest(policy.polroles) role where case role when 0 then true else pg_has_role(role, 'usage') end) \
-               and pg_get_expr(coalesce(case needed.command when 'a' then policy.polwithcheck end, policy.polqual), policy.polrelid) = 'true')"
+               and pg_get_expr(coalesce(case needed.command when 'a' then policy.polwithcheck end, policy.polqual), policy.polrelid) = 'true') \
+         order by name, \"from\""
     );
     let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await?;
     rows.iter().map(Hidden::from_row).collect()

@@ -24,8 +24,7 @@ pub struct VectorType {
     pub iterates: bool,
 }
 
-pub(super) const LOOK_UP: &str =
-    "select type.oid as oid, type.typarray as array_oid, quote_ident(space.nspname) as schema, \
+pub(super) const LOOK_UP: &str = "select type.oid as oid, type.typarray as array_oid, quote_ident(space.nspname) as schema, \
             string_to_array(extension.extversion, '.')::int[] >= array[0, 8] as iterates \
      from pg_extension extension \
      join pg_namespace space on space.oid = extension.extnamespace \

@@ -2,6 +2,8 @@
 //! that are real servers. Files are named by what a client asks for.
 
 mod chat;
+mod check;
+mod commands;
 mod conformance;
 mod custom;
 mod health;
@@ -11,5 +13,6 @@ mod protocols;
 mod refresh;
 mod retrieval;
 mod sessions;
+mod supabase_cli;
 mod support;
 mod tools;

@@ -37,7 +37,9 @@ pub async fn lines(config: &Config) -> Vec<Line> {
     };
     match tokio::time::timeout(STATEMENTS_LIMIT, all).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => lines.push(fail(format!("database: it broke off: {error}"), "run check again, and see the database's log")),
+        Ok(Err(error)) => {
+            lines.push(fail(format!("database: it broke off: {error}"), "run check again, and see the database's log"))
+        }
         Err(_) => lines.push(fail("database: it does not answer in time", "see what it is busy with")),
     }
     lines

@@ -41,7 +41,10 @@ pub fn address(variables: &Variables, config: &Config) -> Vec<Line> {
         ));
     }
     if database.to_uppercase().contains("YOUR-PASSWORD") {
-        lines.push(fail("project: DATABASE_URL still has the dashboard's [YOUR-PASSWORD]", "put the database's password there, percent-encoded"));
+        lines.push(fail(
+            "project: DATABASE_URL still has the dashboard's [YOUR-PASSWORD]",
+            "put the database's password there, percent-encoded",
+        ));
     }
     if let (Some(of_url), Some(of_database)) = (project_of_url(&sessions.supabase_url), project_of_database(config))
         && of_url != of_database
@@ -104,8 +107,7 @@ pub fn keys(variables: &Variables, config: &Config, now: u64) -> Vec<Line> {
         }
     }
     let is_set = |name: &str| variables.get(name).is_some_and(|value| !value.trim().is_empty());
-    let variable =
-        if is_set("SUPABASE_ANON_KEY") { "SUPABASE_ANON_KEY" } else { "NEXT_PUBLIC_SUPABASE_ANON_KEY" };
+    let variable = if is_set("SUPABASE_ANON_KEY") { "SUPABASE_ANON_KEY" } else { "NEXT_PUBLIC_SUPABASE_ANON_KEY" };
     let public = Place { variable, role: "anon", prefix: "sb_publishable_", other: "sb_secret_" };
     lines.push(match &sessions.anon_key {
         Some(key) => key_line(&public, key, config, now),
@@ -184,7 +186,9 @@ fn key_line(place: &Place, key: &str, config: &Config, now: u64) -> Line {
     let by_secret = jsonwebtoken::decode_header(key).is_ok_and(|header| header.alg == Algorithm::HS256);
     match &sessions.jwt_secret {
         Some(secret) if by_secret && !is_signed(key, secret.expose_secret()) => fail(
-            format!("{variable}: was not signed with SUPABASE_JWT_SECRET, so the secret or the key is another project's"),
+            format!(
+                "{variable}: was not signed with SUPABASE_JWT_SECRET, so the secret or the key is another project's"
+            ),
             "copy the secret again (dashboard: Project Settings, JWT Keys, legacy secret; local stack: supabase status)",
         ),
         Some(_) if by_secret => ok(format!("{variable}: a key for the role {role}, signed with SUPABASE_JWT_SECRET")),
@@ -247,9 +251,11 @@ mod tests {
 
     #[test]
     fn a_good_project() {
-        let (anon, service) = (key("anon", "abcdefgh", SECRET, NOW + 1), key("service_role", "abcdefgh", SECRET, NOW + 1));
+        let (anon, service) =
+            (key("anon", "abcdefgh", SECRET, NOW + 1), key("service_role", "abcdefgh", SECRET, NOW + 1));
         let secret = ("SUPABASE_JWT_SECRET", SECRET);
-        let lines = check(&[HOSTED, DATABASE, secret, ("SUPABASE_ANON_KEY", &anon), ("SUPABASE_SERVICE_ROLE_KEY", &service)]);
+        let lines =
+            check(&[HOSTED, DATABASE, secret, ("SUPABASE_ANON_KEY", &anon), ("SUPABASE_SERVICE_ROLE_KEY", &service)]);
         assert!(lines.iter().all(|line| line.level == Level::Ok), "{lines:?}");
         assert!(lines.iter().any(|line| line.what.contains("signed with SUPABASE_JWT_SECRET")), "{lines:?}");
         assert_eq!(
@@ -264,10 +270,26 @@ mod tests {
         let anon = key("anon", "abcdefgh", SECRET, NOW + 1);
         let service = key("service_role", "abcdefgh", SECRET, NOW + 1);
         for (variable, value, words) in [
-            ("SUPABASE_ANON_KEY", "sb_secret_hunter2", "FAIL SUPABASE_ANON_KEY: holds a key that begins with sb_secret_"),
-            ("NEXT_PUBLIC_SUPABASE_ANON_KEY", service.as_str(), "FAIL NEXT_PUBLIC_SUPABASE_ANON_KEY: is a key for the role service_role"),
-            ("SUPABASE_SERVICE_ROLE_KEY", "sb_publishable_x", "SUPABASE_SERVICE_ROLE_KEY: holds a key that begins with sb_publishable_"),
-            ("SUPABASE_SERVICE_ROLE_KEY", anon.as_str(), "is a key for the role anon, and must be one for service_role"),
+            (
+                "SUPABASE_ANON_KEY",
+                "sb_secret_hunter2",
+                "FAIL SUPABASE_ANON_KEY: holds a key that begins with sb_secret_",
+            ),
+            (
+                "NEXT_PUBLIC_SUPABASE_ANON_KEY",
+                service.as_str(),
+                "FAIL NEXT_PUBLIC_SUPABASE_ANON_KEY: is a key for the role service_role",
+            ),
+            (
+                "SUPABASE_SERVICE_ROLE_KEY",
+                "sb_publishable_x",
+                "SUPABASE_SERVICE_ROLE_KEY: holds a key that begins with sb_publishable_",
+            ),
+            (
+                "SUPABASE_SERVICE_ROLE_KEY",
+                anon.as_str(),
+                "is a key for the role anon, and must be one for service_role",
+            ),
             ("SUPABASE_SERVICE_ROLE_KEY", "hunter2", "SUPABASE_SERVICE_ROLE_KEY: is no key of Supabase's"),
             ("SUPABASE_JWT_SECRET", "sb_secret_hunter2", "SUPABASE_JWT_SECRET is an API key"),
             ("SUPABASE_JWT_SECRET", anon.as_str(), "SUPABASE_JWT_SECRET is an API key"),

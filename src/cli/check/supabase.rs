@@ -34,7 +34,12 @@ fn late() -> String {
 }
 
 /// The status of an answer to `GET` with this key; `None` without a key.
-async fn ask(http: &reqwest::Client, sessions: &Sessions, path: &str, key: Option<&str>) -> Option<Result<u16, String>> {
+async fn ask(
+    http: &reqwest::Client,
+    sessions: &Sessions,
+    path: &str,
+    key: Option<&str>,
+) -> Option<Result<u16, String>> {
     let base = sessions.supabase_url.as_str().trim_end_matches('/');
     let Some(request) = storage::with_key(http.get(format!("{base}/{path}")), key?) else {
         return Some(Err("the key holds what no header may".to_owned()));
@@ -63,7 +68,9 @@ fn key_set(keys: Result<Vec<String>, String>, sessions: &Sessions) -> Line {
             "set it (dashboard: Project Settings, JWT Keys, legacy secret)",
         ),
         Err(reason) if secret && local => warn(
-            format!("session keys: the key set cannot be read ({reason}), so only sessions signed with the secret are known"),
+            format!(
+                "session keys: the key set cannot be read ({reason}), so only sessions signed with the secret are known"
+            ),
             "start the local stack (supabase start): since 2026 it signs with ES256",
         ),
         Err(reason) => fail(
@@ -122,7 +129,8 @@ mod tests {
     #[test]
     fn a_key_set_is_needed_where_no_secret_is() {
         let hosted = sessions(&[("SUPABASE_URL", "https://abc.supabase.co")]);
-        let secret = sessions(&[("SUPABASE_URL", "https://abc.supabase.co"), ("SUPABASE_JWT_SECRET", "a secret of our own")]);
+        let secret =
+            sessions(&[("SUPABASE_URL", "https://abc.supabase.co"), ("SUPABASE_JWT_SECRET", "a secret of our own")]);
         let local = sessions(&[]);
         let none = || Ok(Vec::new());
         let broken = || Err("refused".to_owned());

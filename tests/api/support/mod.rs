@@ -1,7 +1,9 @@
 //! What the tests stand on: a running server with its own database, a
 //! scripted provider, sessions.
 
+pub mod binary;
 pub mod postgres;
+pub mod programs;
 pub mod retrieval;
 pub mod tokens;
 pub mod upstream;
