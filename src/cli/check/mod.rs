@@ -11,6 +11,7 @@ use std::{fmt, io::IsTerminal, process::ExitCode, time::Duration};
 
 use crate::{
     config::{self, Config, Variables},
+    llm::causes,
     outbound::{Clients, guard},
 };
 
@@ -124,7 +125,7 @@ async fn of_project(config: &Config) -> Vec<Line> {
     match Clients::new(config, guard::system_lookup) {
         Ok(clients) => supabase::lines(&clients.trusted, config).await,
         Err(error) => vec![fail(
-            format!("TLS cannot be set up: {error}"),
+            format!("TLS cannot be set up: {}", causes(&error)),
             "install the system's certificates (Debian: apt install ca-certificates)",
         )],
     }
