@@ -7,6 +7,7 @@ pub mod health;
 pub mod help;
 pub mod migrate;
 pub mod postgres;
+mod progress;
 pub mod serve;
 pub mod session;
 pub mod token;

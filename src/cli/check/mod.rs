@@ -9,6 +9,7 @@ mod supabase;
 
 use std::{fmt, io::IsTerminal, process::ExitCode, time::Duration};
 
+use super::progress;
 use crate::{
     config::{self, Config, Variables},
     llm::causes,
@@ -68,7 +69,8 @@ impl fmt::Display for Line {
 /// Runs the command: 0 where nothing that is needed fails, else 1.
 pub fn run() -> ExitCode {
     super::run(async {
-        let lines = look(&config::variables()?).await;
+        let variables = config::variables()?;
+        let lines = progress::during("Looking at the configuration", String::new, Box::pin(look(&variables))).await;
         let colours = super::colours(std::io::stdout().is_terminal());
         for line in &lines {
             super::say(&coloured(line, colours));

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::{
     StopSignals, migrate,
     postgres::{self, Options, Programs, Server},
-    say, serve, session,
+    progress, say, serve, session,
 };
 use crate::{
     app,
@@ -165,12 +165,14 @@ impl Database {
                 let folder =
                     postgres::cache_folder().await.map_err(|error| error.to_string())?.join(format!("demo-{port}"));
                 let options = Options { durable: true, max_connections: 50, remove: false };
-                say(&format!("Starting Postgres in {}", folder.display()));
-                let server = Server::start(&programs, &folder, options).await.map_err(|error| error.to_string())?;
+                let words = format!("Starting Postgres in {}", folder.display());
+                let start = Server::start(&programs, &folder, options);
+                let server = progress::during(&words, String::new, start).await.map_err(|error| error.to_string())?;
                 Self { url: server.url("postgres"), server: Some(server) }
             }
         };
-        migrate::apply(&mut connect(&database.url).await?).await?;
+        let mut connection = connect(&database.url).await?;
+        progress::during("Making the tables", String::new, migrate::apply(&mut connection)).await?;
         Ok(database)
     }
 
