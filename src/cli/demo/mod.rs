@@ -165,9 +165,10 @@ impl Database {
                 let folder =
                     postgres::cache_folder().await.map_err(|error| error.to_string())?.join(format!("demo-{port}"));
                 let options = Options { durable: true, max_connections: 50, remove: false };
-                let words = format!("Starting Postgres in {}", folder.display());
+                say(&format!("Starting Postgres in {}", folder.display()));
                 let start = Server::start(&programs, &folder, options);
-                let server = progress::during(&words, String::new, start).await.map_err(|error| error.to_string())?;
+                let started = progress::during("Waiting until it is ready", String::new, start).await;
+                let server = started.map_err(|error| error.to_string())?;
                 Self { url: server.url("postgres"), server: Some(server) }
             }
         };
