@@ -136,6 +136,9 @@ pub struct Sessions {
     /// `SUPABASE_URL`, else `NEXT_PUBLIC_SUPABASE_URL`, default
     /// `http://127.0.0.1:54321`.
     pub supabase_url: Url,
+    /// `SUPABASE_COOKIE_NAME`, default by the URL: for a server that reaches
+    /// Supabase under another name than the browsers do.
+    cookie: String,
     /// `SUPABASE_JWT_SECRET`: for tokens signed with HS256. The local stack's
     /// published secret is its default where the URL is on this machine, and
     /// refused anywhere else.
@@ -199,6 +202,13 @@ impl BaseUrls {
 pub struct ConfigError {
     variable: &'static str,
     problem: String,
+}
+
+impl ConfigError {
+    /// The variable's name.
+    pub fn variable(&self) -> &'static str {
+        self.variable
+    }
 }
 
 /// The variables by name, as a file or the environment gave them.
@@ -427,21 +437,30 @@ impl Reader<'_> {
             Some(_) => return Err(wrong("SESSION_CHECK", "must be `database` or `token`")),
         };
         let anon_key = self.text("SUPABASE_ANON_KEY").or_else(|| self.text("NEXT_PUBLIC_SUPABASE_ANON_KEY"));
-        Ok(Sessions { supabase_url, jwt_secret, jwks_url, check, anon_key: anon_key.map(str::to_owned) })
+        let cookie = self.text("SUPABASE_COOKIE_NAME").map_or_else(|| cookie_name(&supabase_url), str::to_owned);
+        if cookie.contains(['=', ';', ',', ' ']) || !cookie.is_ascii() {
+            return Err(wrong("SUPABASE_COOKIE_NAME", "must be a cookie's name, such as sb-127-auth-token"));
+        }
+        Ok(Sessions { supabase_url, cookie, jwt_secret, jwks_url, check, anon_key: anon_key.map(str::to_owned) })
     }
 }
 
 impl Sessions {
-    /// The name of the session's cookie: `sb-<ref>-auth-token`, `<ref>` being
-    /// the first label of the Supabase URL's host, as supabase-js derives it.
-    pub fn cookie_name(&self) -> String {
-        let host = match self.supabase_url.host() {
-            Some(Host::Domain(name)) => name.to_owned(),
-            Some(host @ (Host::Ipv4(_) | Host::Ipv6(_))) => host.to_string(),
-            None => String::new(),
-        };
-        format!("sb-{}-auth-token", host.split('.').next().unwrap_or_default())
+    /// The name of the session's cookie.
+    pub fn cookie_name(&self) -> &str {
+        &self.cookie
     }
+}
+
+/// The name that Supabase's clients give the cookie of the project at `url`:
+/// `sb-<ref>-auth-token`, `<ref>` being the first label of the host.
+pub fn cookie_name(url: &Url) -> String {
+    let host = match url.host() {
+        Some(Host::Domain(name)) => name.to_owned(),
+        Some(host @ (Host::Ipv4(_) | Host::Ipv6(_))) => host.to_string(),
+        None => String::new(),
+    };
+    format!("sb-{}-auth-token", host.split('.').next().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -499,6 +518,7 @@ mod tests {
         assert!(problem(&[("SUPABASE_URL", "abc.supabase.co")]).starts_with("SUPABASE_URL must be a URL"));
         assert!(problem(&[("NEXT_PUBLIC_SUPABASE_URL", "x")]).starts_with("NEXT_PUBLIC_SUPABASE_URL must"));
         assert!(problem(&[("OPENAI_BASE_URL", "ftp://x")]).starts_with("OPENAI_BASE_URL must"));
+        assert!(problem(&[("SUPABASE_COOKIE_NAME", "a=b")]).starts_with("SUPABASE_COOKIE_NAME must"));
         assert!(problem(&[("SESSION_CHECK", "no")]).starts_with("SESSION_CHECK must"));
         for address in ["9090", ":9090", "::1:9090", "localhost:", "localhost:70000", "http://x:1"] {
             assert!(problem(&[("METRICS_ADDR", address)]).starts_with("METRICS_ADDR must be HOST:PORT"), "{address}");

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use chatbot_ui_api::cli;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// The /api routes of chatbot-ui as one small server.
 ///
@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Examples:\n  chatbot-ui-api demo              try it, with nothing to set up\n  chatbot-ui-api migrate           make the tables in DATABASE_URL\n  PORT=9000 chatbot-ui-api         serve on another port"
+    after_help = "Examples:\n  chatbot-ui-api demo              try it, with nothing to set up\n  chatbot-ui-api check             see what is wrong with the settings\n  chatbot-ui-api migrate           make the tables in DATABASE_URL\n  PORT=9000 chatbot-ui-api         serve on another port"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -22,13 +22,65 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Serve (the default)
+    #[command(
+        after_help = "Examples:\n  chatbot-ui-api serve                       with .env and .env.local of this folder\n  HOST=0.0.0.0 chatbot-ui-api serve          for others too\n  LOG_FORMAT=json RUST_LOG=debug chatbot-ui-api serve"
+    )]
     Serve,
     /// Everything on this machine: a Postgres of its own, a user, a scripted
     /// provider and the server
+    #[command(
+        after_help = "Examples:\n  chatbot-ui-api demo\n  PORT=8001 chatbot-ui-api demo              a second one"
+    )]
     Demo,
     /// Make the tables in a database that lacks them; leave chatbot-ui's own
     /// schema alone
+    #[command(
+        after_help = "Examples:\n  chatbot-ui-api migrate                     in the local Supabase stack's database\n  DATABASE_URL=postgresql://me:secret@db/app chatbot-ui-api migrate"
+    )]
     Migrate,
+    /// Say in a line each what is right and what is wrong with this
+    /// configuration, and what to do; exit status 1 if something that is
+    /// needed fails
+    #[command(
+        after_help = "Examples:\n  chatbot-ui-api check                       before the first start\n  chatbot-ui-api check | grep -v '^ok'       only what is to be done"
+    )]
+    Check,
+    /// A session for a user of a local database: a token, a cookie and a curl
+    /// line
+    #[command(
+        after_help = "Examples:\n  chatbot-ui-api token --user demo@example.com\n  chatbot-ui-api token --user demo@example.com --json | jq -r .token"
+    )]
+    Token {
+        /// The user's e-mail address
+        #[arg(long, value_name = "EMAIL")]
+        user: String,
+        /// One JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// Whether a server with these settings answers here: exit status 0 if it
+    /// does, for container health checks
+    #[command(
+        after_help = "Examples:\n  chatbot-ui-api health                      the process serves (/healthz)\n  chatbot-ui-api health --ready              the database answers too (/readyz)"
+    )]
+    Health {
+        /// Ask /readyz rather than /healthz
+        #[arg(long)]
+        ready: bool,
+    },
+    /// Print a script that completes this command's words in a shell
+    #[command(
+        after_help = "Examples:\n  chatbot-ui-api completions bash > ~/.local/share/bash-completion/completions/chatbot-ui-api\n  chatbot-ui-api completions zsh > ~/.zfunc/_chatbot-ui-api\n  chatbot-ui-api completions fish > ~/.config/fish/completions/chatbot-ui-api.fish"
+    )]
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    #[command(
+        after_help = "Examples:\n  chatbot-ui-api man | man -l -\n  chatbot-ui-api man > /usr/local/share/man/man1/chatbot-ui-api.1"
+    )]
+    Man,
 }
 
 fn main() -> ExitCode {
@@ -37,5 +89,10 @@ fn main() -> ExitCode {
         Command::Serve => cli::serve::run(),
         Command::Demo => cli::demo::run(),
         Command::Migrate => cli::migrate::run(),
+        Command::Check => cli::check::run(),
+        Command::Token { user, json } => cli::token::run(&user, json),
+        Command::Health { ready } => cli::health::run(ready),
+        Command::Completions { shell } => cli::help::completions(shell, &mut Arguments::command()),
+        Command::Man => cli::help::manual(Arguments::command()),
     }
 }

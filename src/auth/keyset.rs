@@ -18,7 +18,7 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use super::token::VerifyingKey;
-use crate::outbound;
+use crate::{llm::causes, outbound};
 
 /// Supabase asks not to keep keys longer: a key that is revoked must stop working.
 const MAX_AGE: Duration = Duration::from_secs(600);
@@ -143,8 +143,16 @@ impl KeySet {
     }
 }
 
+/// The algorithms of the usable keys at `url`, for `check`.
+///
+/// # Errors
+/// Why the set cannot be read.
+pub async fn algorithms(http: &reqwest::Client, url: &Url) -> Result<Vec<Algorithm>, String> {
+    Ok(download(http, url).await?.values().filter_map(|key| key.algorithm()).collect())
+}
+
 async fn download(http: &reqwest::Client, url: &Url) -> Result<HashMap<String, Arc<VerifyingKey>>, String> {
-    let response = http.get(url.clone()).send().await.map_err(|error| error.without_url().to_string())?;
+    let response = http.get(url.clone()).send().await.map_err(|error| causes(&error))?;
     if !response.status().is_success() {
         return Err(format!("status {}", response.status()));
     }

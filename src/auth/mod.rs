@@ -69,7 +69,7 @@ impl Verifier {
     /// What the settings say.
     pub fn new(sessions: &Sessions) -> Self {
         Self {
-            cookie_name: sessions.cookie_name(),
+            cookie_name: sessions.cookie_name().to_owned(),
             secret: sessions
                 .jwt_secret
                 .as_ref()

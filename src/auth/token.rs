@@ -50,6 +50,11 @@ impl VerifyingKey {
         Self { key, validation }
     }
 
+    /// What the key is for.
+    pub fn algorithm(&self) -> Option<Algorithm> {
+        self.validation.algorithms.first().copied()
+    }
+
     /// Whether tokens of this algorithm are for this key.
     #[cfg(test)]
     pub fn is_for(&self, algorithm: Algorithm) -> bool {

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use sqlx::{Connection, PgConnection, migrate::Migrator};
 
+use super::progress;
 use crate::config::{self, Config};
 
 /// What [`apply`] found and did.
@@ -26,10 +27,12 @@ pub fn run() -> ExitCode {
         }
         let options = &config.database.options;
         let place = format!("{}:{}", options.get_host(), options.get_port());
-        let mut connection = PgConnection::connect_with(options)
+        let connecting = progress::during("Connecting", String::new, PgConnection::connect_with(options));
+        let mut connection = connecting
             .await
-            .map_err(|error| format!("the database at {place} cannot be reached: {error}. Is DATABASE_URL right?"))?;
-        super::say(match apply(&mut connection).await? {
+            .map_err(|error| format!("the database at {place} cannot be reached: {error}. Is DATABASE_URL right? `chatbot-ui-api check` says more"))?;
+        let outcome = progress::during("Making the tables", String::new, apply(&mut connection)).await?;
+        super::say(match outcome {
             Outcome::Applied => "The tables are made.",
             Outcome::UpToDate => "The tables are there already, and up to date.",
             Outcome::LeftAlone => {

@@ -1,11 +1,16 @@
 //! What the commands do. Each ends with an exit status: 0 when all went
 //! well, 1 when not, after one sentence on standard error that says why.
 
+pub mod check;
 pub mod demo;
+pub mod health;
+pub mod help;
 pub mod migrate;
 pub mod postgres;
+mod progress;
 pub mod serve;
 pub mod session;
+pub mod token;
 
 use std::{future::Future, process::ExitCode};
 
@@ -25,6 +30,16 @@ fn run(command: impl Future<Output = Result<(), String>>) -> ExitCode {
 #[expect(clippy::print_stdout, reason = "a command talks to a person")]
 fn say(words: &str) {
     println!("{words}");
+}
+
+/// Whether to write in colours: on a terminal, unless `NO_COLOR` is set.
+fn colours(is_terminal: bool) -> bool {
+    is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// What Postgres said, without the line of its source that sqlx adds.
+fn refusal(error: &sqlx::Error) -> String {
+    error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 
 /// Waits for Ctrl-C or SIGTERM; can be asked again.

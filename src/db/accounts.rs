@@ -88,6 +88,19 @@ static UNCHECKED: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
+/// The statement of every request.
+pub(super) fn statement(check: SessionCheck) -> &'static str {
+    match check {
+        SessionCheck::Database => &CHECKED,
+        SessionCheck::Token => &UNCHECKED,
+    }
+}
+
+/// What is sent for names, for [`super::inspect`].
+pub(super) const NAMES: [&str; 2] = [USERNAME_TAKEN, USERNAME];
+const USERNAME_TAKEN: &str = "select exists (select from public.profiles where username = $1)";
+const USERNAME: &str = "select username from public.profiles where user_id = $1";
+
 impl FromRow<'_, PgRow> for Account {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
         let profile = if row.try_get("has_profile")? {
@@ -119,11 +132,7 @@ pub async fn find(
     check: SessionCheck,
     environment: &Arc<Keys>,
 ) -> Result<Result<Option<Profile>, Refused>, Error> {
-    let sql: &'static str = match check {
-        SessionCheck::Database => &CHECKED,
-        SessionCheck::Token => &UNCHECKED,
-    };
-    let query = sqlx::query_as::<_, Account>(sql).bind(claims.user).bind(claims.session);
+    let query = sqlx::query_as::<_, Account>(statement(check)).bind(claims.user).bind(claims.session);
     let Some(account) = db.optional(query).await? else {
         return Ok(Err(Refused::Gone));
     };
@@ -143,7 +152,7 @@ pub async fn find(
 /// # Errors
 /// Where the database does not answer.
 pub async fn is_username_taken(db: &Db, username: &str) -> Result<bool, Error> {
-    let query = sqlx::query_as::<_, (bool,)>("select exists (select from public.profiles where username = $1)");
+    let query = sqlx::query_as::<_, (bool,)>(USERNAME_TAKEN);
     Ok(db.optional(query.bind(username)).await?.is_some_and(|(taken,)| taken))
 }
 
@@ -152,6 +161,6 @@ pub async fn is_username_taken(db: &Db, username: &str) -> Result<bool, Error> {
 /// # Errors
 /// Where the database does not answer.
 pub async fn username(db: &Db, user: Uuid) -> Result<Option<String>, Error> {
-    let query = sqlx::query_as::<_, (String,)>("select username from public.profiles where user_id = $1");
+    let query = sqlx::query_as::<_, (String,)>(USERNAME);
     Ok(db.optional(query.bind(user)).await?.map(|(name,)| name))
 }

@@ -21,6 +21,56 @@ const EXACT_UP_TO: i64 = 10_000;
 /// Passages a statement.
 const ROWS: usize = 500;
 
+/// Of somebody else's row nothing is read.
+const OWN: &str = "select case when user_id = $2 then name end, case when user_id = $2 then file_path end \
+     from public.files where id = $1";
+const COUNT_TOKENS: &str = "update public.files set tokens = $3 where id = $1 and user_id = $2";
+const DELETE_ITEMS: &str = "delete from public.file_items where file_id = $1";
+/// Whether chatbot-ui's collections exist.
+pub(super) const HAS_COLLECTIONS: &str =
+    "select to_regclass('public.collections') is not null and to_regclass('public.collection_files') is not null";
+const READABLE: &str = "select id from public.files where id = any($1) and (user_id = $2 or sharing <> 'private')";
+const READABLE_WITH_COLLECTIONS: &str = "select id from public.files \
+     where id = any($1) and (user_id = $2 or sharing <> 'private' or exists ( \
+         select from public.collection_files member join public.collections on collections.id = member.collection_id \
+         where member.file_id = files.id and collections.sharing <> 'private'))";
+
+fn insert_items(column: Column) -> String {
+    format!(
+        // A microsecond apart, so that a file's passages can be read in order.
+        "insert into public.file_items (file_id, user_id, created_at, content, tokens, {}) \
+         select $1, $2, now() + (item.number + $6) * interval '1 microsecond', item.content, item.tokens, item.vector \
+         from unnest($3::text[], $4::int4[], $5) with ordinality as item (content, tokens, vector, number)",
+        column.name()
+    )
+}
+
+/// Compares every passage: `materialized` keeps the planner from the index,
+/// which knows nothing of the files and may return too few.
+fn compare_all(column: Column, schema: &str) -> String {
+    format!(
+        "with item as materialized ( \
+             select id, file_id, content, tokens, {} operator({schema}.<=>) $1 as distance \
+             from public.file_items where file_id = any($2)) \
+         select id, file_id, content, tokens, 1 - distance as similarity from item \
+         order by distance, id limit $3",
+        column.name()
+    )
+}
+
+/// What is sent for files, for [`super::inspect`]; `schema` is the vector
+/// type's.
+pub(super) fn statements(schema: &str, collections: bool) -> Vec<String> {
+    let readable = if collections { READABLE_WITH_COLLECTIONS } else { READABLE };
+    let mut all = [OWN, COUNT_TOKENS, DELETE_ITEMS, readable].map(str::to_owned).to_vec();
+    for column in [Column::OpenAi, Column::Local] {
+        // Elsewhere the parameter's type is sent with it.
+        all.push(insert_items(column).replace("$5", &format!("$5::{schema}.vector[]")));
+        all.push(compare_all(column, schema));
+    }
+    all
+}
+
 /// A file of the user's own.
 pub struct File {
     /// Says what kind of file it is.
@@ -75,11 +125,7 @@ pub struct Found {
 /// # Errors
 /// Where the database does not answer.
 pub async fn find_own(db: &Db, user: Uuid, id: Uuid) -> Result<Result<File, NoFile>, Error> {
-    // Of somebody else's row nothing is read.
-    let query = sqlx::query_as::<_, (Option<String>, Option<String>)>(
-        "select case when user_id = $2 then name end, case when user_id = $2 then file_path end \
-         from public.files where id = $1",
-    );
+    let query = sqlx::query_as::<_, (Option<String>, Option<String>)>(OWN);
     Ok(match db.optional(query.bind(id).bind(user)).await? {
         Some((Some(name), Some(path))) => Ok(File { name, path }),
         Some(_) => Err(NoFile::Foreign),
@@ -110,7 +156,7 @@ pub async fn replace_items(
     db.transaction(LIMIT, async |connection| {
         // Locks the row: of two that process one file, one comes after the other.
         let total: i64 = chunks.iter().map(|chunk| i64::from(chunk.tokens)).sum();
-        let updated = sqlx::query("update public.files set tokens = $3 where id = $1 and user_id = $2")
+        let updated = sqlx::query(COUNT_TOKENS)
             .bind(file)
             .bind(user)
             .bind(i32::try_from(total).unwrap_or(i32::MAX))
@@ -120,18 +166,8 @@ pub async fn replace_items(
         if updated.rows_affected() == 0 {
             return Ok(Err(NoFile::Missing));
         }
-        sqlx::query("delete from public.file_items where file_id = $1")
-            .bind(file)
-            .persistent(named)
-            .execute(&mut *connection)
-            .await?;
-        let sql = format!(
-            // A microsecond apart, so that a file's passages can be read in order.
-            "insert into public.file_items (file_id, user_id, created_at, content, tokens, {}) \
-             select $1, $2, now() + (item.number + $6) * interval '1 microsecond', item.content, item.tokens, item.vector \
-             from unnest($3::text[], $4::int4[], $5) with ordinality as item (content, tokens, vector, number)",
-            column.name()
-        );
+        sqlx::query(DELETE_ITEMS).bind(file).persistent(named).execute(&mut *connection).await?;
+        let sql = insert_items(column);
         for (number, part) in chunks.chunks(ROWS).enumerate() {
             // Postgres holds no NUL in a text.
             let contents: Vec<String> = part.iter().map(|chunk| chunk.content.replace('\0', "")).collect();
@@ -198,19 +234,8 @@ pub async fn nearest(
 }
 
 async fn readable(connection: &mut PgConnection, named: bool, user: Uuid, files: &[Uuid]) -> Result<Vec<Uuid>, Error> {
-    let collections: bool = sqlx::query_scalar(
-        "select to_regclass('public.collections') is not null and to_regclass('public.collection_files') is not null",
-    )
-    .persistent(named)
-    .fetch_one(&mut *connection)
-    .await?;
-    let sql = if collections {
-        "select id from public.files where id = any($1) and (user_id = $2 or sharing <> 'private' or exists ( \
-             select from public.collection_files member join public.collections on collections.id = member.collection_id \
-             where member.file_id = files.id and collections.sharing <> 'private'))"
-    } else {
-        "select id from public.files where id = any($1) and (user_id = $2 or sharing <> 'private')"
-    };
+    let collections: bool = sqlx::query_scalar(HAS_COLLECTIONS).persistent(named).fetch_one(&mut *connection).await?;
+    let sql = if collections { READABLE_WITH_COLLECTIONS } else { READABLE };
     Ok(sqlx::query_scalar(sql).bind(files).bind(user).persistent(named).fetch_all(connection).await?)
 }
 
@@ -224,19 +249,8 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Compares every passage: `materialized` keeps the planner from the
-    /// index, which knows nothing of the files and may return too few.
     async fn exactly(&self, connection: &mut PgConnection) -> Result<Vec<Found>, Error> {
-        let sql = format!(
-            "with item as materialized ( \
-                 select id, file_id, content, tokens, {} operator({}.<=>) $1 as distance \
-                 from public.file_items where file_id = any($2)) \
-             select id, file_id, content, tokens, 1 - distance as similarity from item \
-             order by distance, id limit $3",
-            self.column.name(),
-            self.vector_type.schema
-        );
-        self.run(connection, sql).await
+        self.run(connection, compare_all(self.column, &self.vector_type.schema)).await
     }
 
     async fn by_index(&self, connection: &mut PgConnection) -> Result<Vec<Found>, Error> {

@@ -7,6 +7,9 @@ use uuid::Uuid;
 use super::Db;
 use crate::error::Error;
 
+pub(super) const ALLOWED: &str = "select base_url, api_key from public.models \
+     where id = $1 and (user_id = $2 or sharing <> 'private')";
+
 #[derive(FromRow)]
 struct Row {
     base_url: String,
@@ -29,10 +32,7 @@ pub struct CustomModel {
 /// # Errors
 /// Where the database does not answer.
 pub async fn find(db: &Db, user: Uuid, id: Uuid) -> Result<Option<CustomModel>, Error> {
-    let query = sqlx::query_as::<_, Row>(
-        "select base_url, api_key from public.models \
-         where id = $1 and (user_id = $2 or sharing <> 'private')",
-    );
+    let query = sqlx::query_as::<_, Row>(ALLOWED);
     let row = db.optional(query.bind(id).bind(user)).await?;
     Ok(row.map(|row| CustomModel { base_url: row.base_url, api_key: row.api_key.into() }))
 }

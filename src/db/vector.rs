@@ -24,6 +24,13 @@ pub struct VectorType {
     pub iterates: bool,
 }
 
+pub(super) const LOOK_UP: &str = "select type.oid as oid, type.typarray as array_oid, quote_ident(space.nspname) as schema, \
+            string_to_array(extension.extversion, '.')::int[] >= array[0, 8] as iterates \
+     from pg_extension extension \
+     join pg_namespace space on space.oid = extension.extnamespace \
+     join pg_type type on type.typnamespace = space.oid and type.typname = 'vector' \
+     where extension.extname = 'vector'";
+
 impl Db {
     /// The database's vector type, looked up the first time.
     ///
@@ -32,14 +39,7 @@ impl Db {
     pub(super) async fn vector_type(&self) -> Result<&VectorType, Error> {
         self.vector
             .get_or_try_init(|| async {
-                let query = sqlx::query_as::<_, VectorType>(
-                    "select type.oid as oid, type.typarray as array_oid, quote_ident(space.nspname) as schema, \
-                            string_to_array(extension.extversion, '.')::int[] >= array[0, 8] as iterates \
-                     from pg_extension extension \
-                     join pg_namespace space on space.oid = extension.extnamespace \
-                     join pg_type type on type.typnamespace = space.oid and type.typname = 'vector' \
-                     where extension.extname = 'vector'",
-                );
+                let query = sqlx::query_as::<_, VectorType>(LOOK_UP);
                 self.optional(query).await?.ok_or_else(|| {
                     Error::Internal(
                         "the database has no pgvector: run `create extension vector`, then migrate".to_owned(),

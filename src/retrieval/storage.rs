@@ -41,14 +41,8 @@ pub async fn download(
     let base = supabase_url.as_str().trim_end_matches('/');
     let url = format!("{base}/storage/v1/object/files/{}", path.join("/"));
 
-    let mut apikey =
-        HeaderValue::from_str(key.expose_secret()).map_err(|_| failed("SUPABASE_SERVICE_ROLE_KEY is not a key"))?;
-    apikey.set_sensitive(true);
-    let mut request = http.get(url).header(HeaderName::from_static("apikey"), apikey);
-    // The newer secret keys are no tokens, and refused as such.
-    if !key.expose_secret().starts_with("sb_") {
-        request = request.header(AUTHORIZATION, format!("Bearer {}", key.expose_secret()));
-    }
+    let request =
+        with_key(http.get(url), key.expose_secret()).ok_or_else(|| failed("SUPABASE_SERVICE_ROLE_KEY is not a key"))?;
     let response = request.send().await.map_err(|_| failed("the storage server cannot be reached"))?;
     if !response.status().is_success() {
         // Storage says 400 for an object that is not there.
@@ -66,4 +60,13 @@ pub async fn download(
         },
         ReadError::Broken(..) => failed("the storage server broke off"),
     })
+}
+
+/// Adds one of the project's API keys; `None` where it holds what no header may.
+pub fn with_key(request: reqwest::RequestBuilder, key: &str) -> Option<reqwest::RequestBuilder> {
+    let mut apikey = HeaderValue::from_str(key).ok()?;
+    apikey.set_sensitive(true);
+    let request = request.header(HeaderName::from_static("apikey"), apikey);
+    // The newer keys are no tokens, and refused as such.
+    Some(if key.starts_with("sb_") { request } else { request.header(AUTHORIZATION, format!("Bearer {key}")) })
 }

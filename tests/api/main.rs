@@ -3,7 +3,9 @@
 
 mod access;
 mod chat;
+mod check;
 mod clients;
+mod commands;
 mod conformance;
 mod custom;
 mod database;
@@ -21,6 +23,7 @@ mod refresh;
 mod retrieval;
 mod secrets;
 mod sessions;
+mod supabase_cli;
 mod support;
 mod telemetry;
 mod tools;

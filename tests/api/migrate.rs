@@ -14,15 +14,15 @@ async fn connect(url: &str) -> PgConnection {
 }
 
 /// Every table, column, index, policy, function and trigger, as one text.
-async fn picture(connection: &mut PgConnection) -> Vec<String> {
+pub async fn picture(connection: &mut PgConnection) -> Vec<String> {
     let rows = sqlx::query(
         "select table_schema || '.' || table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable || ' ' || coalesce(column_default, '') \
-           from information_schema.columns where table_schema not in ('pg_catalog', 'information_schema') \
-         union all select indexdef from pg_indexes where schemaname not in ('pg_catalog', 'information_schema') \
+           from information_schema.columns where table_schema not in ('pg_catalog', 'information_schema', 'supabase_migrations') \
+         union all select indexdef from pg_indexes where schemaname not in ('pg_catalog', 'information_schema', 'supabase_migrations') \
          union all select schemaname || tablename || policyname || coalesce(qual, '') from pg_policies \
-         union all select nspname || '.' || proname from pg_proc join pg_namespace on pg_namespace.oid = pronamespace where nspname not in ('pg_catalog', 'information_schema') \
+         union all select nspname || '.' || proname from pg_proc join pg_namespace on pg_namespace.oid = pronamespace where nspname not in ('pg_catalog', 'information_schema', 'supabase_migrations') \
          union all select tgrelid::regclass || ' ' || tgname from pg_trigger where not tgisinternal \
-         union all select nspname::text from pg_namespace \
+         union all select nspname::text from pg_namespace where nspname <> 'supabase_migrations' \
          order by 1",
     )
     .fetch_all(connection)

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::{
     StopSignals, migrate,
     postgres::{self, Options, Programs, Server},
-    say, serve, session,
+    progress, say, serve, session,
 };
 use crate::{
     app,
@@ -166,11 +166,14 @@ impl Database {
                     postgres::cache_folder().await.map_err(|error| error.to_string())?.join(format!("demo-{port}"));
                 let options = Options { durable: true, max_connections: 50, remove: false };
                 say(&format!("Starting Postgres in {}", folder.display()));
-                let server = Server::start(&programs, &folder, options).await.map_err(|error| error.to_string())?;
+                let start = Server::start(&programs, &folder, options);
+                let started = progress::during("Waiting until it is ready", String::new, start).await;
+                let server = started.map_err(|error| error.to_string())?;
                 Self { url: server.url("postgres"), server: Some(server) }
             }
         };
-        migrate::apply(&mut connect(&database.url).await?).await?;
+        let mut connection = connect(&database.url).await?;
+        progress::during("Making the tables", String::new, migrate::apply(&mut connection)).await?;
         Ok(database)
     }
 
@@ -224,11 +227,5 @@ async fn make_user(connection: &mut PgConnection, base_url: &str) -> sqlx::Resul
     .bind(base_url)
     .execute(&mut *connection)
     .await?;
-    let session = Uuid::new_v4();
-    sqlx::query("insert into auth.sessions (id, user_id) values ($1, $2)")
-        .bind(session)
-        .bind(USER)
-        .execute(connection)
-        .await?;
-    Ok(session)
+    session::start(connection, USER).await
 }

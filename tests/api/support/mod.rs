@@ -1,6 +1,7 @@
 //! What the tests stand on: a running server with its own database, a
 //! scripted provider, sessions.
 
+pub mod binary;
 pub mod gate;
 pub mod pgbouncer;
 pub mod postgres;

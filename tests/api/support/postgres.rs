@@ -17,6 +17,8 @@ const ROLE_PASSWORD: &str = "only-for-tests";
 pub struct Database {
     /// As the superuser.
     pub pool: PgPool,
+    /// The same.
+    pub superuser_url: String,
     /// As the role that `docs/role.sql` makes.
     pub role_url: String,
 }
@@ -82,7 +84,8 @@ async fn clone(template: &str) -> String {
 async fn for_an_app(url: String) -> Database {
     let pool = PgPoolOptions::new().max_connections(4).connect(&url).await.expect("connects");
     let (_, place) = url.rsplit_once('@').expect("a password");
-    Database { pool, role_url: format!("postgresql://chatbot_ui_api:{ROLE_PASSWORD}@{place}") }
+    let role_url = format!("postgresql://chatbot_ui_api:{ROLE_PASSWORD}@{place}");
+    Database { pool, role_url, superuser_url: url }
 }
 
 /// A database with this project's tables.

@@ -1,0 +1,309 @@
+//! The database: whether it can be reached, what stands between, and whether
+//! it lets through what the server sends.
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, postgres::PgSslMode};
+
+use super::{LIMIT, Line, fail, ok, warn};
+use crate::{
+    config::{Config, Database, SessionCheck},
+    db::inspect,
+    outbound::guard,
+};
+
+/// For all statements together.
+const STATEMENTS_LIMIT: Duration = Duration::from_secs(15);
+const ROLE: &str = "run docs/role.sql as the owner of the tables";
+
+/// Connects, and looks at everything where that works.
+pub async fn lines(config: &Config) -> Vec<Line> {
+    let settings = &config.database;
+    let mut connection = match connect(settings).await {
+        Ok(connection) => connection,
+        Err(line) => return vec![line],
+    };
+    let options = &settings.options;
+    let place = format!("{}:{}", options.get_host(), options.get_port());
+    let mut lines = vec![ok(format!("database: {place} answers, and lets {} in", options.get_username()))];
+    lines.extend(encryption(settings).await);
+    let all = async {
+        lines.extend(pooler(settings, &mut connection).await?);
+        lines.extend(accounts(config, &mut connection).await?);
+        lines.extend(models(&mut connection).await?);
+        lines.extend(files(&mut connection).await?);
+        lines.extend(hidden(config, &mut connection).await?);
+        Ok::<_, sqlx::Error>(())
+    };
+    match tokio::time::timeout(STATEMENTS_LIMIT, all).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            lines.push(fail(format!("database: it broke off: {error}"), "run check again, and see the database's log"))
+        }
+        Err(_) => lines.push(fail("database: it does not answer in time", "see what it is busy with")),
+    }
+    lines
+}
+
+async fn connect(settings: &Database) -> Result<PgConnection, Line> {
+    let error = match tokio::time::timeout(LIMIT, inspect::connect(settings)).await {
+        Ok(Ok(connection)) => return Ok(connection),
+        Ok(Err(error)) => error,
+        Err(_) => {
+            return Err(fail(
+                format!("database: {} gives no answer within {} s", place(settings), LIMIT.as_secs()),
+                "see that DATABASE_URL is right and no firewall is between",
+            ));
+        }
+    };
+    Err(unreachable(settings, &error))
+}
+
+fn place(settings: &Database) -> String {
+    format!("{}:{}", settings.options.get_host(), settings.options.get_port())
+}
+
+fn unreachable(settings: &Database, error: &sqlx::Error) -> Line {
+    let options = &settings.options;
+    let place = place(settings);
+    match error {
+        sqlx::Error::Database(refusal) => {
+            let user = options.get_username();
+            let words = refusal.message();
+            match refusal.code().as_deref() {
+                Some("3D000") => fail(
+                    format!("database: {place} has no database called {}", options.get_database().unwrap_or(user)),
+                    "mend the name at the end of DATABASE_URL (on Supabase: postgres)",
+                ),
+                Some("28P01" | "28000") => fail(
+                    format!("database: {place} refuses the login of {user}: {words}"),
+                    "mend the user and the password in DATABASE_URL; special characters are percent-encoded",
+                ),
+                _ if words.contains("enant or user not found") => fail(
+                    format!("database: the pooler {place} does not know {user}"),
+                    "use postgres.<project> as the user and the host that the dashboard shows (Connect)",
+                ),
+                _ => fail(format!("database: {place} refuses: {words}"), "see that DATABASE_URL is right"),
+            }
+        }
+        sqlx::Error::Io(problem) => {
+            let direct = options.get_host().starts_with("db.") && options.get_host().ends_with(".supabase.co");
+            let todo = if direct {
+                "a project's direct address is IPv6 only: where there is none, take the session pooler's (dashboard: Connect)"
+            } else if guard::is_this_machine(options.get_host()) {
+                "start it (local stack: supabase start), or mend DATABASE_URL"
+            } else {
+                "see that DATABASE_URL is right, the project is not paused and no firewall is between"
+            };
+            fail(format!("database: {place} cannot be reached: {problem}"), todo)
+        }
+        sqlx::Error::Tls(problem) => fail(
+            format!("database: no TLS with {place}: {problem}"),
+            "mend sslmode (and sslrootcert) in DATABASE_URL, or set the server's certificate up",
+        ),
+        other => fail(format!("database: {place}: {other}"), "see that DATABASE_URL is right"),
+    }
+}
+
+/// Whether others can read along. On this machine nobody could.
+async fn encryption(settings: &Database) -> Option<Line> {
+    let local = guard::is_this_machine(settings.options.get_host()) || settings.options.get_socket().is_some();
+    if local {
+        return None;
+    }
+    let with_tls = match settings.options.get_ssl_mode() {
+        PgSslMode::Disable | PgSslMode::Allow => false,
+        PgSslMode::Prefer => {
+            tokio::time::timeout(LIMIT, inspect::connect_with_tls(settings)).await.is_ok_and(|it| it.is_ok())
+        }
+        _ => true,
+    };
+    Some(if with_tls {
+        ok("database: the connection is encrypted")
+    } else {
+        warn(
+            "database: the connection is not encrypted, so the password and every row can be read on the way",
+            "set up TLS there and add ?sslmode=require to DATABASE_URL, unless the network is yours alone",
+        )
+    })
+}
+
+/// Two connections at once that have one process behind them have a pooler
+/// between that hands it out by the transaction.
+async fn pooler(settings: &Database, one: &mut PgConnection) -> sqlx::Result<Option<Line>> {
+    let Ok(mut two) = connect(settings).await else {
+        return Ok(Some(warn(
+            "database: there is no room for a second connection",
+            "raise its limit, or lower DATABASE_POOL_SIZE",
+        )));
+    };
+    let mut shared = false;
+    for _ in 0..3 {
+        shared |= inspect::process(one).await? == inspect::process(&mut two).await?;
+    }
+    Ok(pooler_line(settings.transaction_pooler, shared, settings.options.get_port()))
+}
+
+fn pooler_line(set: bool, seen: bool, port: u16) -> Option<Line> {
+    match (set, seen) {
+        (false, true) => Some(fail(
+            format!("pooler: port {port} leads to a pooler in transaction mode, and DATABASE_POOLER says session"),
+            "set DATABASE_POOLER=transaction, or use the direct connection or the session pooler (port 5432)",
+        )),
+        (false, false) if port == 6543 => Some(warn(
+            "pooler: port 6543 is the transaction pooler's on Supabase, and DATABASE_POOLER says session",
+            "unset DATABASE_POOLER, unless this is another server",
+        )),
+        (false, false) => Some(ok("pooler: none in transaction mode")),
+        (true, _) => Some(ok("pooler: in transaction mode, as DATABASE_POOLER or the port says")),
+    }
+}
+
+async fn refusals(connection: &mut PgConnection, statements: &[String]) -> sqlx::Result<Vec<Refusal>> {
+    let mut refusals: Vec<Refusal> = Vec::new();
+    for statement in statements {
+        match inspect::explain(connection, statement).await {
+            Ok(()) => {}
+            Err(sqlx::Error::Database(error)) => {
+                let code = error.code().unwrap_or_default().into_owned();
+                let refusal = Refusal { code, words: error.message().to_owned() };
+                if !refusals.contains(&refusal) {
+                    refusals.push(refusal);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(refusals)
+}
+
+/// What Postgres said of a statement.
+#[derive(Debug, PartialEq, Eq)]
+struct Refusal {
+    code: String,
+    words: String,
+}
+
+impl Refusal {
+    fn is_missing(&self) -> bool {
+        matches!(self.code.as_str(), "42P01" | "3F000" | "42703")
+    }
+
+    fn line(&self, what: &str) -> Line {
+        let todo = match self.code.as_str() {
+            "42P01" | "3F000" => {
+                "run chatbot-ui-api migrate (or chatbot-ui's own migrations), or let DATABASE_URL lead to the database that has the tables"
+            }
+            "42703" => "apply chatbot-ui's newer migrations (in its folder: supabase db push)",
+            "42501" => ROLE,
+            _ => "see the database's log",
+        };
+        fail(format!("{what}: {}", self.words), todo)
+    }
+}
+
+async fn accounts(config: &Config, connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
+    let check = config.sessions.check;
+    let missing = inspect::missing_key_columns(connection).await?;
+    let all = refusals(connection, &inspect::accounts(check)).await?;
+    if all.is_empty() {
+        let line = match check {
+            SessionCheck::Database => ok("accounts: users, sessions and profiles can be read"),
+            SessionCheck::Token => warn(
+                "accounts: profiles can be read; SESSION_CHECK=token, so users who signed out or were banned get in until their token runs out",
+                "unset it where the role may read the schema auth (docs/role.sql)",
+            ),
+        };
+        return Ok(vec![line]);
+    }
+    let without_auth = refusals(connection, &inspect::accounts(SessionCheck::Token)).await?;
+    if check == SessionCheck::Database && without_auth.is_empty() {
+        let words = all.first().map_or("", |it| it.words.as_str());
+        return Ok(vec![fail(
+            format!("accounts: sessions cannot be looked up: {words}"),
+            format!("{ROLE}; or set SESSION_CHECK=token, and signing out works when the token runs out"),
+        )]);
+    }
+    let columns_missing = !missing.is_empty() && all.iter().any(|it| it.code == "42703");
+    if columns_missing {
+        return Ok(vec![fail(
+            format!("accounts: public.profiles lacks {}", missing.join(", ")),
+            "apply chatbot-ui's newer migrations (in its folder: supabase db push)",
+        )]);
+    }
+    Ok(all.iter().map(|it| it.line("accounts")).collect())
+}
+
+async fn models(connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
+    let all = refusals(connection, &inspect::models()).await?;
+    if all.is_empty() {
+        return Ok(vec![ok("custom models: they can be read")]);
+    }
+    Ok(all.iter().map(|it| it.line("custom models")).collect())
+}
+
+/// Chat works without them, so what is missing is no failure; what is there
+/// and may not be used is.
+async fn files(connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
+    let Some(schema) = inspect::vector_schema(connection).await? else {
+        return Ok(vec![warn(
+            "files: the database has no pgvector, so retrieval does not work",
+            "create extension vector, then run chatbot-ui-api migrate",
+        )]);
+    };
+    let statements = inspect::files(connection, &schema).await?;
+    let all = refusals(connection, &statements).await?;
+    if all.iter().any(|it| it.code == "42P01") && all.iter().all(Refusal::is_missing) {
+        return Ok(vec![warn(
+            "files: there are no tables for them, so retrieval does not work",
+            "run chatbot-ui-api migrate",
+        )]);
+    }
+    let mut lines: Vec<Line> = all.iter().map(|it| it.line("files")).collect();
+    let unfit = inspect::unfit_vectors(connection).await?;
+    lines.extend(unfit.iter().map(|(column, kind)| {
+        fail(
+            format!("files: public.file_items.{column} is a {kind}"),
+            "it must be vector(384) for local_embedding and vector(1536) for openai_embedding, as chatbot-ui's migrations make it",
+        )
+    }));
+    if lines.is_empty() {
+        lines.push(ok("files: they and their passages can be read and written, with pgvector"));
+    }
+    Ok(lines)
+}
+
+async fn hidden(config: &Config, connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
+    let all = inspect::hidden(connection, config.sessions.check).await?;
+    if all.is_empty() {
+        return Ok(vec![ok("row level security: it hides nothing from this role")]);
+    }
+    let user = config.database.options.get_username();
+    let tables: Vec<String> = all.iter().map(|it| format!("{} ({})", it.name, it.from)).collect();
+    Ok(vec![fail(
+        format!("row level security: it hides rows from {user}, so users seem not to exist: {}", tables.join(", ")),
+        format!("{ROLE}, which makes a role with policies, or use a role that bypasses it (on Supabase: postgres)"),
+    )])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Level, *};
+
+    #[test]
+    fn a_pooler_that_is_not_told_of_fails() {
+        let level = |set, seen, port| pooler_line(set, seen, port).map(|line| line.level);
+        assert_eq!(level(false, true, 6432), Some(Level::Fail));
+        assert_eq!(level(false, false, 6543), Some(Level::Warn));
+        assert_eq!(level(false, false, 5432), Some(Level::Ok));
+        assert_eq!(level(true, true, 6543), Some(Level::Ok));
+    }
+
+    #[test]
+    fn each_refusal_says_what_to_do() {
+        for (code, todo) in [("42P01", "migrate"), ("42703", "newer migrations"), ("42501", "docs/role.sql")] {
+            let line = Refusal { code: code.to_owned(), words: "no".to_owned() }.line("accounts");
+            assert!(line.level == Level::Fail && line.to_string().contains(todo), "{line}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! `check`: a line each for what is right and what is wrong with this
+//! configuration, and what to do about it. Nothing is changed, no line holds
+//! a secret, and what can be looked at is looked at, whatever failed before.
+
+mod database;
+mod project;
+mod settings;
+mod supabase;
+
+use std::{fmt, io::IsTerminal, process::ExitCode, time::Duration};
+
+use super::progress;
+use crate::{
+    config::{self, Config, Variables},
+    llm::causes,
+    outbound::{Clients, guard},
+};
+
+/// For one thing that is asked of another server.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// How a thing stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Ok,
+    /// It works, but for what the line says.
+    Warn,
+    /// Something that is needed does not work, or a door is open.
+    Fail,
+}
+
+/// One line of the answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Line {
+    level: Level,
+    what: String,
+    /// What to do about it.
+    todo: Option<String>,
+}
+
+fn ok(what: impl Into<String>) -> Line {
+    Line { level: Level::Ok, what: what.into(), todo: None }
+}
+
+fn warn(what: impl Into<String>, todo: impl Into<String>) -> Line {
+    Line { level: Level::Warn, what: what.into(), todo: Some(todo.into()) }
+}
+
+fn fail(what: impl Into<String>, todo: impl Into<String>) -> Line {
+    Line { level: Level::Fail, what: what.into(), todo: Some(todo.into()) }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let level = match self.level {
+            Level::Ok => "ok  ",
+            Level::Warn => "warn",
+            Level::Fail => "FAIL",
+        };
+        // A server may answer with more than one line.
+        let what = self.what.replace(['\n', '\r'], " ");
+        match &self.todo {
+            None => write!(f, "{level} {what}"),
+            Some(todo) => write!(f, "{level} {what} → {todo}"),
+        }
+    }
+}
+
+/// Runs the command: 0 where nothing that is needed fails, else 1.
+pub fn run() -> ExitCode {
+    super::run(async {
+        let variables = config::variables()?;
+        let lines = progress::during("Looking at the configuration", String::new, Box::pin(look(&variables))).await;
+        let colours = super::colours(std::io::stdout().is_terminal());
+        for line in &lines {
+            super::say(&coloured(line, colours));
+        }
+        let failed = lines.iter().filter(|line| line.level == Level::Fail).count();
+        match failed {
+            0 => Ok(()),
+            1 => Err("1 check failed".to_owned()),
+            _ => Err(format!("{failed} checks failed")),
+        }
+    })
+}
+
+fn coloured(line: &Line, colours: bool) -> String {
+    let text = line.to_string();
+    let colour = match line.level {
+        Level::Ok => "32",
+        Level::Warn => "33",
+        Level::Fail => "1;31",
+    };
+    match text.split_at_checked(4) {
+        Some((level, rest)) if colours => format!("\x1b[{colour}m{level}\x1b[0m{rest}"),
+        _ => text,
+    }
+}
+
+async fn look(variables: &Variables) -> Vec<Line> {
+    let (config, wrong) = settings::read(variables);
+    let mut lines = settings::problems(&wrong);
+    let Some(config) = config else { return lines };
+    let is_usable = |prefixes: &[&str]| !wrong.iter().any(|it| prefixes.iter().any(|p| it.variable().starts_with(p)));
+    let project = is_usable(&["SUPABASE_", "NEXT_PUBLIC_SUPABASE_", "SESSION_"]);
+    let database = is_usable(&["DATABASE_"]);
+
+    lines.extend(settings::exposure(&config));
+    if project {
+        lines.extend(project::address(variables, &config));
+        lines.extend(project::keys(variables, &config, jsonwebtoken::get_current_timestamp()));
+    }
+    // The slow ones side by side.
+    let (of_database, of_project, of_model) = tokio::join!(
+        async { if database { database::lines(&config).await } else { Vec::new() } },
+        async { if project { of_project(&config).await } else { Vec::new() } },
+        settings::embeddings(&config),
+    );
+    lines.extend(of_database);
+    lines.extend(of_project);
+    lines.extend(of_model);
+    lines.extend(settings::provider_keys(&config));
+    lines
+}
+
+async fn of_project(config: &Config) -> Vec<Line> {
+    match Clients::new(config, guard::system_lookup) {
+        Ok(clients) => supabase::lines(&clients.trusted, config).await,
+        Err(error) => vec![fail(
+            format!("TLS cannot be set up: {}", causes(&error)),
+            "install the system's certificates (Debian: apt install ca-certificates)",
+        )],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_line_and_says_what_to_do() {
+        assert_eq!(ok("all is well").to_string(), "ok   all is well");
+        assert_eq!(warn("two\nlines", "look").to_string(), "warn two lines → look");
+        assert_eq!(fail("broken", "mend it").to_string(), "FAIL broken → mend it");
+    }
+
+    #[test]
+    fn colours_are_around_the_first_word_only() {
+        assert_eq!(coloured(&ok("x"), false), "ok   x");
+        assert_eq!(coloured(&fail("x", "y"), true), "\x1b[1;31mFAIL\x1b[0m x → y");
+    }
+}

@@ -1,0 +1,338 @@
+//! The Supabase project by its settings alone: whether they speak of one
+//! project, and whether each key stands where it belongs. Pure.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+use serde_json::Value;
+use url::Url;
+
+use super::{Line, fail, ok, warn};
+use crate::{
+    config::{Config, Variables},
+    outbound::guard,
+};
+
+const WHERE_THE_KEYS_ARE: &str = "copy it again (dashboard: Project Settings, API Keys; local stack: supabase status)";
+
+/// Whether the addresses lead to one project, and the front end's cookie is
+/// the one that is looked for.
+pub fn address(variables: &Variables, config: &Config) -> Vec<Line> {
+    let sessions = &config.sessions;
+    let mut lines = Vec::new();
+    let name = sessions.cookie_name();
+    let front_end = variables.get("NEXT_PUBLIC_SUPABASE_URL").and_then(|url| Url::parse(url.trim()).ok());
+    let theirs = front_end.map(|supabase_url| crate::config::cookie_name(&supabase_url));
+    lines.push(match theirs {
+        Some(theirs) if theirs != name => fail(
+            format!("cookie: the front end's is {theirs} (by NEXT_PUBLIC_SUPABASE_URL), this server looks for {name}"),
+            format!("set SUPABASE_URL to the same host, or SUPABASE_COOKIE_NAME={theirs}"),
+        ),
+        _ => ok(format!("cookie: {name}")),
+    });
+
+    let remote = !sessions.supabase_url.host_str().is_some_and(guard::is_this_machine);
+    let database = variables.get("DATABASE_URL").map(String::as_str).unwrap_or_default().trim();
+    if remote && database.is_empty() {
+        lines.push(fail(
+            "project: SUPABASE_URL is elsewhere, and DATABASE_URL is not set, so a local stack's database is asked",
+            "set DATABASE_URL to the project's (dashboard: Connect)",
+        ));
+    }
+    if database.to_uppercase().contains("YOUR-PASSWORD") {
+        lines.push(fail(
+            "project: DATABASE_URL still has the dashboard's [YOUR-PASSWORD]",
+            "put the database's password there, percent-encoded",
+        ));
+    }
+    if let (Some(of_url), Some(of_database)) = (project_of_url(&sessions.supabase_url), project_of_database(config))
+        && of_url != of_database
+    {
+        lines.push(fail(
+            format!("project: SUPABASE_URL is of the project {of_url}, DATABASE_URL of {of_database}"),
+            "take both from one project",
+        ));
+    }
+    lines
+}
+
+/// The project's name in `https://<name>.supabase.co`.
+fn project_of_url(url: &Url) -> Option<&str> {
+    let (name, rest) = url.host_str()?.split_once('.')?;
+    matches!(rest, "supabase.co" | "supabase.in").then_some(name)
+}
+
+/// The project's name in a direct address, or in the user name of a pooler's.
+fn project_of_database(config: &Config) -> Option<&str> {
+    let options = &config.database.options;
+    let host = options.get_host();
+    if let Some(name) = host.strip_prefix("db.").and_then(|host| host.strip_suffix(".supabase.co")) {
+        return Some(name);
+    }
+    let (_, name) = options.get_username().split_once('.')?;
+    host.ends_with(".pooler.supabase.com").then_some(name)
+}
+
+/// What a legacy API key says of itself.
+#[derive(Deserialize)]
+struct Claims {
+    role: Option<String>,
+    #[serde(rename = "ref")]
+    project: Option<String>,
+    iss: Option<String>,
+    exp: Option<u64>,
+}
+
+/// Where a key is found, and what it is for.
+struct Place {
+    variable: &'static str,
+    role: &'static str,
+    /// How the new keys for it begin, and those for the other place.
+    prefix: &'static str,
+    other: &'static str,
+}
+
+/// The secret, the public key and the service key; `now` in seconds since 1970.
+pub fn keys(variables: &Variables, config: &Config, now: u64) -> Vec<Line> {
+    let sessions = &config.sessions;
+    let mut lines = Vec::new();
+    if let Some(secret) = &sessions.jwt_secret {
+        let secret = secret.expose_secret();
+        if secret.starts_with("sb_") || claims(secret).is_some() {
+            lines.push(fail(
+                "session secret: SUPABASE_JWT_SECRET is an API key",
+                "set the legacy JWT secret (dashboard: Project Settings, JWT Keys), or unset it where the project signs with ES256 or RS256",
+            ));
+        }
+    }
+    let is_set = |name: &str| variables.get(name).is_some_and(|value| !value.trim().is_empty());
+    let variable = if is_set("SUPABASE_ANON_KEY") { "SUPABASE_ANON_KEY" } else { "NEXT_PUBLIC_SUPABASE_ANON_KEY" };
+    let public = Place { variable, role: "anon", prefix: "sb_publishable_", other: "sb_secret_" };
+    lines.push(match &sessions.anon_key {
+        Some(key) => key_line(&public, key, config, now),
+        None => warn(
+            "public key: SUPABASE_ANON_KEY is not set, so sessions whose token has run out are not refreshed",
+            "set it as the front end has it",
+        ),
+    });
+    let service = Place {
+        variable: "SUPABASE_SERVICE_ROLE_KEY",
+        role: "service_role",
+        prefix: "sb_secret_",
+        other: "sb_publishable_",
+    };
+    lines.push(match &config.service_role_key {
+        Some(key) => key_line(&service, key.expose_secret(), config, now),
+        None => warn(
+            "service key: SUPABASE_SERVICE_ROLE_KEY is not set, so uploaded files cannot be read",
+            "set it for retrieval; chat needs it not",
+        ),
+    });
+    lines
+}
+
+fn key_line(place: &Place, key: &str, config: &Config, now: u64) -> Line {
+    let Place { variable, role, prefix, other } = place;
+    let sessions = &config.sessions;
+    if key.starts_with(prefix) {
+        return ok(format!("{variable}: a key that begins with {prefix}"));
+    }
+    if key.starts_with(other) {
+        let todo = if *other == "sb_secret_" {
+            "set the one that begins with sb_publishable_; and if browsers were given this one, make a new secret key: it opens every row"
+        } else {
+            "set the one that begins with sb_secret_"
+        };
+        return fail(format!("{variable}: holds a key that begins with {other}, which is for another place"), todo);
+    }
+    let Some(claims) = claims(key) else {
+        return fail(format!("{variable}: is no key of Supabase's"), WHERE_THE_KEYS_ARE);
+    };
+    if claims.role.as_deref() != Some(role) {
+        let said = claims.role.as_deref().unwrap_or("none");
+        let todo = if said == "service_role" {
+            "set the anon key; and if browsers were given this one, make a new one: it opens every row"
+        } else {
+            WHERE_THE_KEYS_ARE
+        };
+        return fail(format!("{variable}: is a key for the role {said}, and must be one for {role}"), todo);
+    }
+    if claims.exp.is_some_and(|exp| exp <= now) {
+        return fail(format!("{variable}: has expired"), WHERE_THE_KEYS_ARE);
+    }
+    let local = sessions.supabase_url.host_str().is_some_and(guard::is_this_machine);
+    match (&claims.project, project_of_url(&sessions.supabase_url)) {
+        (Some(of_key), Some(of_url)) if of_key != of_url => {
+            return fail(
+                format!("{variable}: is of the project {of_key}, SUPABASE_URL of {of_url}"),
+                "take both from one project",
+            );
+        }
+        (Some(of_key), None) if local => {
+            return fail(
+                format!("{variable}: is of the hosted project {of_key}, SUPABASE_URL is on this machine"),
+                "take both from one project",
+            );
+        }
+        (None, Some(_)) if claims.iss.as_deref() == Some("supabase-demo") => {
+            return fail(
+                format!("{variable}: is the published key of local stacks, SUPABASE_URL a hosted project"),
+                WHERE_THE_KEYS_ARE,
+            );
+        }
+        _ => {}
+    }
+    let by_secret = jsonwebtoken::decode_header(key).is_ok_and(|header| header.alg == Algorithm::HS256);
+    match &sessions.jwt_secret {
+        Some(secret) if by_secret && !is_signed(key, secret.expose_secret()) => fail(
+            format!(
+                "{variable}: was not signed with SUPABASE_JWT_SECRET, so the secret or the key is another project's"
+            ),
+            "copy the secret again (dashboard: Project Settings, JWT Keys, legacy secret; local stack: supabase status)",
+        ),
+        Some(_) if by_secret => ok(format!("{variable}: a key for the role {role}, signed with SUPABASE_JWT_SECRET")),
+        _ => ok(format!("{variable}: a key for the role {role}")),
+    }
+}
+
+fn claims(key: &str) -> Option<Claims> {
+    let mut parts = key.split('.');
+    let (_, claims, _, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else {
+        return None;
+    };
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
+}
+
+fn is_signed(key: &str, secret: &str) -> bool {
+    let mut signature_only = Validation::new(Algorithm::HS256);
+    signature_only.required_spec_claims.clear();
+    signature_only.validate_exp = false;
+    signature_only.validate_aud = false;
+    jsonwebtoken::decode::<Value>(key, &DecodingKey::from_secret(secret.as_bytes()), &signature_only).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Level, *};
+    use jsonwebtoken::{EncodingKey, Header, encode};
+    use serde_json::json;
+
+    const SECRET: &str = "a secret of the project's own";
+    const NOW: u64 = 1_800_000_000;
+    const HOSTED: (&str, &str) = ("SUPABASE_URL", "https://abcdefgh.supabase.co");
+    const DATABASE: (&str, &str) =
+        ("DATABASE_URL", "postgresql://postgres.abcdefgh:hunter2@aws-0-x.pooler.supabase.com:5432/postgres");
+
+    fn key(role: &str, project: &str, secret: &str, exp: u64) -> String {
+        let claims = json!({ "iss": "supabase", "ref": project, "role": role, "iat": 1, "exp": exp });
+        encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(secret.as_bytes())).expect("signs")
+    }
+
+    fn check(pairs: &[(&str, &str)]) -> Vec<Line> {
+        let variables: Variables =
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let config = Config::new(&variables).expect("settings");
+        let mut lines = address(&variables, &config);
+        lines.extend(keys(&variables, &config, NOW));
+        lines
+    }
+
+    /// What fails, as one text.
+    fn failures(pairs: &[(&str, &str)]) -> String {
+        let lines = check(pairs);
+        assert!(!format!("{lines:?}").contains("hunter2"), "{lines:?}");
+        lines.iter().filter(|line| line.level == Level::Fail).map(Line::to_string).collect::<Vec<_>>().join("\n")
+    }
+
+    fn hosted(more: &[(&str, &str)]) -> String {
+        failures(&[&[HOSTED, DATABASE], more].concat())
+    }
+
+    #[test]
+    fn a_good_project() {
+        let (anon, service) =
+            (key("anon", "abcdefgh", SECRET, NOW + 1), key("service_role", "abcdefgh", SECRET, NOW + 1));
+        let secret = ("SUPABASE_JWT_SECRET", SECRET);
+        let lines =
+            check(&[HOSTED, DATABASE, secret, ("SUPABASE_ANON_KEY", &anon), ("SUPABASE_SERVICE_ROLE_KEY", &service)]);
+        assert!(lines.iter().all(|line| line.level == Level::Ok), "{lines:?}");
+        assert!(lines.iter().any(|line| line.what.contains("signed with SUPABASE_JWT_SECRET")), "{lines:?}");
+        assert_eq!(
+            hosted(&[("SUPABASE_ANON_KEY", "sb_publishable_x"), ("SUPABASE_SERVICE_ROLE_KEY", "sb_secret_hunter2")]),
+            ""
+        );
+        assert_eq!(failures(&[]), "", "the local stack");
+    }
+
+    #[test]
+    fn keys_in_the_wrong_place() {
+        let anon = key("anon", "abcdefgh", SECRET, NOW + 1);
+        let service = key("service_role", "abcdefgh", SECRET, NOW + 1);
+        for (variable, value, words) in [
+            (
+                "SUPABASE_ANON_KEY",
+                "sb_secret_hunter2",
+                "FAIL SUPABASE_ANON_KEY: holds a key that begins with sb_secret_",
+            ),
+            (
+                "NEXT_PUBLIC_SUPABASE_ANON_KEY",
+                service.as_str(),
+                "FAIL NEXT_PUBLIC_SUPABASE_ANON_KEY: is a key for the role service_role",
+            ),
+            (
+                "SUPABASE_SERVICE_ROLE_KEY",
+                "sb_publishable_x",
+                "SUPABASE_SERVICE_ROLE_KEY: holds a key that begins with sb_publishable_",
+            ),
+            (
+                "SUPABASE_SERVICE_ROLE_KEY",
+                anon.as_str(),
+                "is a key for the role anon, and must be one for service_role",
+            ),
+            ("SUPABASE_SERVICE_ROLE_KEY", "hunter2", "SUPABASE_SERVICE_ROLE_KEY: is no key of Supabase's"),
+            ("SUPABASE_JWT_SECRET", "sb_secret_hunter2", "SUPABASE_JWT_SECRET is an API key"),
+            ("SUPABASE_JWT_SECRET", anon.as_str(), "SUPABASE_JWT_SECRET is an API key"),
+        ] {
+            let failures = hosted(&[(variable, value)]);
+            assert!(failures.contains(words), "{variable}: {failures}");
+        }
+    }
+
+    #[test]
+    fn keys_that_do_not_fit_the_project() {
+        let of = |project: &str, secret: &str, exp: u64| key("anon", project, secret, exp);
+        let secret = ("SUPABASE_JWT_SECRET", SECRET);
+        for (key, words) in [
+            (of("another", SECRET, NOW + 1), "is of the project another, SUPABASE_URL of abcdefgh"),
+            (of("abcdefgh", "hunter2-hunter2-hunter2", NOW + 1), "was not signed with SUPABASE_JWT_SECRET"),
+            (of("abcdefgh", SECRET, NOW), "has expired"),
+        ] {
+            let failures = hosted(&[secret, ("SUPABASE_ANON_KEY", &key)]);
+            assert!(failures.contains(words), "{words}: {failures}");
+        }
+        let local = failures(&[("SUPABASE_ANON_KEY", &of("abcdefgh", SECRET, NOW + 1))]);
+        assert!(local.contains("is of the hosted project abcdefgh"), "{local}");
+    }
+
+    #[test]
+    fn addresses_of_two_projects() {
+        let front_end = ("NEXT_PUBLIC_SUPABASE_URL", "http://localhost:54321");
+        let failed = failures(&[front_end, ("SUPABASE_URL", "http://127.0.0.1:54321")]);
+        assert!(failed.contains("the front end's is sb-localhost-auth-token"), "{failed}");
+        assert!(failed.contains("SUPABASE_COOKIE_NAME=sb-localhost-auth-token"), "{failed}");
+        let named = ("SUPABASE_COOKIE_NAME", "sb-localhost-auth-token");
+        assert_eq!(failures(&[front_end, ("SUPABASE_URL", "http://127.0.0.1:54321"), named]), "");
+
+        assert!(failures(&[HOSTED]).contains("DATABASE_URL is not set"));
+        for url in [
+            "postgresql://postgres.another:hunter2@aws-0-x.pooler.supabase.com:6543/postgres",
+            "postgresql://postgres:hunter2@db.another.supabase.co:5432/postgres",
+        ] {
+            let failed = failures(&[HOSTED, ("DATABASE_URL", url)]);
+            assert!(failed.contains("is of the project abcdefgh, DATABASE_URL of another"), "{failed}");
+        }
+        let placeholder = "postgresql://postgres:[YOUR-PASSWORD]@db.abcdefgh.supabase.co:5432/postgres";
+        assert!(failures(&[HOSTED, ("DATABASE_URL", placeholder)]).contains("[YOUR-PASSWORD]"));
+    }
+}

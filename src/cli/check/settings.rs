@@ -1,0 +1,162 @@
+//! The settings by themselves: those that cannot be used, what they open to
+//! others, the providers' keys, the model for embeddings.
+
+use secrecy::ExposeSecret;
+
+use super::{LIMIT, Line, fail, ok, warn};
+use crate::{
+    config::{Config, ConfigError, PUBLISHED_JWT_SECRET, Variables},
+    keys::{self, Key},
+    outbound::guard,
+    retrieval::local::LocalEmbeddings,
+};
+
+/// The settings, with the default for each that cannot be used, and those.
+pub fn read(variables: &Variables) -> (Option<Config>, Vec<ConfigError>) {
+    let mut variables = variables.clone();
+    let mut wrong = Vec::new();
+    loop {
+        match Config::new(&variables) {
+            Ok(config) => return (Some(config), wrong),
+            Err(error) => {
+                let was_set = variables.remove(error.variable()).is_some();
+                wrong.push(error);
+                if !was_set {
+                    return (None, wrong);
+                }
+            }
+        }
+    }
+}
+
+pub fn problems(wrong: &[ConfigError]) -> Vec<Line> {
+    if wrong.is_empty() {
+        return vec![ok("settings: all can be read")];
+    }
+    wrong.iter().map(|error| fail(format!("setting {error}"), format!("mend {}", error.variable()))).collect()
+}
+
+pub fn exposure(config: &Config) -> Vec<Line> {
+    let host = &config.host;
+    let here = guard::is_this_machine(host);
+    let mut lines = Vec::new();
+    lines.push(match (here, config.private_upstreams.allow) {
+        (true, true) => ok(format!(
+            "exposure: HOST {host} is this machine's own, and users' URLs may lead to private addresses (set PRIVATE_UPSTREAMS=deny if a proxy makes the server public)"
+        )),
+        (false, true) => warn(
+            format!("exposure: others reach HOST {host}, and PRIVATE_UPSTREAMS lets users' URLs lead to private addresses"),
+            "set PRIVATE_UPSTREAMS=deny, or list the hosts that users' models need",
+        ),
+        (_, false) => ok(format!("exposure: HOST {host}; users' URLs lead to no private address that is not listed")),
+    });
+    let published = config.sessions.jwt_secret.as_ref().is_some_and(|it| it.expose_secret() == PUBLISHED_JWT_SECRET);
+    if published && !here {
+        lines.push(warn(
+            format!("exposure: others reach HOST {host}, and sessions may be signed with the secret that every local Supabase stack is published with"),
+            "set SUPABASE_JWT_SECRET to a secret of your own, here and in the stack",
+        ));
+    }
+    lines
+}
+
+/// Which keys are set here. Nothing is asked of the providers: a question may
+/// cost, and most keys stand in the users' profiles.
+pub fn provider_keys(config: &Config) -> Vec<Line> {
+    let set: Vec<&keys::Row> = keys::TABLE.iter().filter(|row| config.keys.get(row.key).is_some()).collect();
+    let mut lines: Vec<Line> = set
+        .iter()
+        .filter(|row| {
+            config.keys.get(row.key).is_some_and(|key| {
+                let key = key.expose_secret();
+                key.chars().any(|c| c.is_whitespace() || c.is_control()) || !key.is_ascii()
+            })
+        })
+        .map(|row| {
+            fail(
+                format!("provider keys: {} holds a space, a line end or a letter that no key has", row.variable),
+                "copy it again, without what stands around it",
+            )
+        })
+        .collect();
+    if config.keys.get(Key::AzureOpenAi).is_some() && config.keys.get(Key::AzureEndpoint).is_none() {
+        lines.push(warn(
+            "provider keys: AZURE_OPENAI_API_KEY is set without AZURE_OPENAI_ENDPOINT",
+            "set the endpoint too, or each user's profile needs one",
+        ));
+    }
+    if lines.is_empty() {
+        let names: Vec<&str> = set.iter().map(|row| row.variable).collect();
+        lines.push(ok(if names.is_empty() {
+            "provider keys: none is set here; each user's profile has its own".to_owned()
+        } else {
+            format!("provider keys: {} (used for every user)", names.join(", "))
+        }));
+    }
+    lines
+}
+
+/// Loads the model and embeds a word with it.
+pub async fn embeddings(config: &Config) -> Vec<Line> {
+    if config.local_embeddings_dir.is_none() {
+        return vec![ok("local embeddings: LOCAL_EMBEDDINGS_DIR is not set; files need OpenAI's or Azure's")];
+    }
+    let model = LocalEmbeddings::new(config.local_embeddings_dir.clone());
+    let embedded = tokio::time::timeout(LIMIT * 6, model.embed(vec!["hello".to_owned()])).await;
+    vec![match embedded {
+        Ok(Ok(_)) => ok("local embeddings: the model loads and works"),
+        Ok(Err(error)) => fail(format!("local embeddings: {error}"), "mend LOCAL_EMBEDDINGS_DIR, or unset it"),
+        Err(_) => fail("local embeddings: the model does not load in time", "look at the folder LOCAL_EMBEDDINGS_DIR"),
+    }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Level, *};
+
+    fn variables(pairs: &[(&str, &str)]) -> Variables {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn config(pairs: &[(&str, &str)]) -> Config {
+        Config::new(&variables(pairs)).expect("settings")
+    }
+
+    fn levels(lines: &[Line]) -> Vec<Level> {
+        lines.iter().map(|line| line.level).collect()
+    }
+
+    #[test]
+    fn every_wrong_setting_is_named_not_the_first_alone() {
+        let (config, wrong) = read(&variables(&[("PORT", "x"), ("SESSION_CHECK", "y"), ("DATABASE_URL", "z")]));
+        assert!(config.is_some());
+        let mut names: Vec<_> = wrong.iter().map(ConfigError::variable).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["DATABASE_URL", "PORT", "SESSION_CHECK"]);
+        assert_eq!(levels(&problems(&wrong)), [Level::Fail; 3]);
+        let (_, wrong) = read(&variables(&[]));
+        assert_eq!(levels(&problems(&wrong)), [Level::Ok]);
+    }
+
+    #[test]
+    fn what_others_reach_is_not_open_unsaid() {
+        let of = |pairs: &[(&str, &str)]| levels(&exposure(&config(pairs)));
+        assert_eq!(of(&[]), [Level::Ok]);
+        assert_eq!(of(&[("HOST", "0.0.0.0")]), [Level::Ok, Level::Warn], "the published secret");
+        let own = ("SUPABASE_JWT_SECRET", "a secret of our own");
+        assert_eq!(of(&[("HOST", "0.0.0.0"), own]), [Level::Ok]);
+        assert_eq!(of(&[("HOST", "0.0.0.0"), own, ("PRIVATE_UPSTREAMS", "allow")]), [Level::Warn]);
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_one_is_named_and_not_shown() {
+        let of = |pairs: &[(&str, &str)]| provider_keys(&config(pairs));
+        assert_eq!(levels(&of(&[])), [Level::Ok]);
+        let good = of(&[("GROQ_API_KEY", "gsk-hunter2")]);
+        assert!(good[0].what.contains("GROQ_API_KEY") && !good[0].what.contains("hunter2"), "{good:?}");
+        let bad = of(&[("GROQ_API_KEY", "gsk-hunter2\n")]);
+        assert_eq!(levels(&bad), [Level::Fail]);
+        assert!(bad[0].what.contains("GROQ_API_KEY") && !bad[0].what.contains("hunter2"), "{bad:?}");
+        assert_eq!(levels(&of(&[("AZURE_OPENAI_API_KEY", "k")])), [Level::Warn]);
+    }
+}

@@ -1,0 +1,161 @@
+//! What the Supabase project answers: its key set, its auth server, its
+//! storage.
+
+use secrecy::ExposeSecret;
+
+use super::{LIMIT, Line, fail, ok, warn};
+use crate::{
+    auth::keyset,
+    config::{Config, Sessions},
+    llm::causes,
+    outbound::guard,
+    retrieval::storage,
+};
+
+/// Asks all three, side by side.
+pub async fn lines(http: &reqwest::Client, config: &Config) -> Vec<Line> {
+    let sessions = &config.sessions;
+    let anon = sessions.anon_key.as_deref();
+    let service = config.service_role_key.as_ref().map(ExposeSecret::expose_secret);
+    let (keys, auth, files) = tokio::join!(
+        tokio::time::timeout(LIMIT, keyset::algorithms(http, &sessions.jwks_url)),
+        ask(http, sessions, "auth/v1/settings", anon),
+        ask(http, sessions, "storage/v1/bucket/files", service),
+    );
+    let keys = keys.unwrap_or_else(|_| Err(late()));
+    let mut lines = vec![key_set(keys.map(|all| all.iter().map(|it| format!("{it:?}")).collect()), sessions)];
+    lines.extend(auth.map(auth_server));
+    lines.extend(files.map(bucket));
+    lines
+}
+
+fn late() -> String {
+    format!("no answer within {} s", LIMIT.as_secs())
+}
+
+/// The status of an answer to `GET` with this key; `None` without a key.
+async fn ask(
+    http: &reqwest::Client,
+    sessions: &Sessions,
+    path: &str,
+    key: Option<&str>,
+) -> Option<Result<u16, String>> {
+    let base = sessions.supabase_url.as_str().trim_end_matches('/');
+    let Some(request) = storage::with_key(http.get(format!("{base}/{path}")), key?) else {
+        return Some(Err("the key holds what no header may".to_owned()));
+    };
+    Some(match tokio::time::timeout(LIMIT, request.send()).await {
+        Ok(Ok(response)) => Ok(response.status().as_u16()),
+        Ok(Err(error)) => Err(causes(&error)),
+        Err(_) => Err(late()),
+    })
+}
+
+/// `keys` has the algorithm of each usable key.
+fn key_set(keys: Result<Vec<String>, String>, sessions: &Sessions) -> Line {
+    let local = sessions.supabase_url.host_str().is_some_and(guard::is_this_machine);
+    let secret = sessions.jwt_secret.is_some();
+    match keys {
+        Ok(keys) if !keys.is_empty() => ok(format!(
+            "session keys: {} public ({}){}",
+            keys.len(),
+            keys.join(", "),
+            if secret { ", and the secret for HS256" } else { "" }
+        )),
+        Ok(_) if secret => ok("session keys: the secret for HS256; the project has no public ones"),
+        Ok(_) => fail(
+            "session keys: the project has no public ones, so it signs with a secret, and SUPABASE_JWT_SECRET is not set",
+            "set it (dashboard: Project Settings, JWT Keys, legacy secret)",
+        ),
+        Err(reason) if secret && local => warn(
+            format!(
+                "session keys: the key set cannot be read ({reason}), so only sessions signed with the secret are known"
+            ),
+            "start the local stack (supabase start): since 2026 it signs with ES256",
+        ),
+        Err(reason) => fail(
+            format!("session keys: the key set of SUPABASE_URL cannot be read ({reason})"),
+            "see that SUPABASE_URL is right and the project is not paused; set SUPABASE_JWKS_URL where the keys are elsewhere",
+        ),
+    }
+}
+
+fn auth_server(answer: Result<u16, String>) -> Line {
+    match answer {
+        Ok(200..=299) => ok("auth server: it takes SUPABASE_ANON_KEY"),
+        Ok(401 | 403) => fail(
+            "auth server: it refuses SUPABASE_ANON_KEY, so sessions are not refreshed",
+            "copy the key again (dashboard: Project Settings, API Keys); legacy keys may be disabled there",
+        ),
+        Ok(status) => warn(format!("auth server: it answers with status {status}"), "see its log"),
+        Err(reason) => warn(
+            format!("auth server: it cannot be reached ({reason}), so sessions are not refreshed"),
+            "see that SUPABASE_URL is right and the project runs",
+        ),
+    }
+}
+
+fn bucket(answer: Result<u16, String>) -> Line {
+    match answer {
+        Ok(200..=299) => ok("storage: it takes SUPABASE_SERVICE_ROLE_KEY and has the bucket files"),
+        Ok(401 | 403) => fail(
+            "storage: it refuses SUPABASE_SERVICE_ROLE_KEY, so uploaded files cannot be read",
+            "copy the key again (dashboard: Project Settings, API Keys); legacy keys may be disabled there",
+        ),
+        // So storage says that there is none.
+        Ok(400 | 404) => warn(
+            "storage: there is no bucket files, or not for this key, so files cannot be uploaded or read",
+            "apply chatbot-ui's migrations, which make it, and see that the key is the service key",
+        ),
+        Ok(status) => warn(format!("storage: it answers with status {status}"), "see its log"),
+        Err(reason) => warn(
+            format!("storage: it cannot be reached ({reason}), so uploaded files cannot be read"),
+            "see that SUPABASE_URL is right and the project runs",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Level, *};
+    use crate::config::Variables;
+
+    fn sessions(pairs: &[(&str, &str)]) -> Sessions {
+        let variables: Variables =
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Config::new(&variables).expect("settings").sessions
+    }
+
+    #[test]
+    fn a_key_set_is_needed_where_no_secret_is() {
+        let hosted = sessions(&[("SUPABASE_URL", "https://abc.supabase.co")]);
+        let secret =
+            sessions(&[("SUPABASE_URL", "https://abc.supabase.co"), ("SUPABASE_JWT_SECRET", "a secret of our own")]);
+        let local = sessions(&[]);
+        let none = || Ok(Vec::new());
+        let broken = || Err("refused".to_owned());
+        for (keys, sessions, level) in [
+            (Ok(vec!["ES256".to_owned()]), &hosted, Level::Ok),
+            (none(), &hosted, Level::Fail),
+            (none(), &secret, Level::Ok),
+            (none(), &local, Level::Ok),
+            (broken(), &hosted, Level::Fail),
+            (broken(), &secret, Level::Fail),
+            (broken(), &local, Level::Warn),
+        ] {
+            let line = key_set(keys, sessions);
+            assert_eq!(line.level, level, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_refused_key_fails_and_an_unreachable_server_warns() {
+        for line in [auth_server, bucket] {
+            let level = |answer| line(answer).level;
+            assert_eq!(level(Ok(200)), Level::Ok);
+            assert_eq!(level(Ok(401)), Level::Fail);
+            assert_eq!(level(Ok(500)), Level::Warn);
+            assert_eq!(level(Err("refused".to_owned())), Level::Warn);
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! `check`, run as a person runs it: a good configuration, then each usual
+//! mistake, which it must name, and end with status 1.
+
+use std::{net::TcpListener, process::Stdio, time::Duration};
+
+use actix_web::{App as Web, HttpRequest, HttpResponse, HttpServer, web};
+use serde_json::json;
+use sqlx::Executor;
+use tokio::{net::TcpStream, process::Command};
+
+use crate::support::{
+    binary::{Said, run},
+    postgres, programs, tokens,
+};
+
+const SECRET: &str = "a secret that only this project has";
+const KEY_SET: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","alg":"ES256","kid":"a","use":"sig","x":"M5Sjqn5zwC9Kl1zVfUUGvv9boQjCGd45G8sdopBExB4","y":"P6IXMvA2WYXSHSOMTBH2jsw_9rrzGy89FjPf6oOsIxQ"}]}"#;
+
+fn key(role: &str) -> String {
+    tokens::sign(&json!({ "iss": "supabase", "role": role, "exp": 4_000_000_000u64 }), SECRET)
+}
+
+/// A stand-in for the project: its key set, its auth server, its storage.
+/// Only the project's own keys are let in.
+fn project() -> String {
+    async fn allowed(request: HttpRequest, role: &'static str) -> HttpResponse {
+        let given = request.headers().get("apikey").and_then(|key| key.to_str().ok());
+        if given == Some(&key(role)) {
+            HttpResponse::Ok().json(json!({}))
+        } else {
+            HttpResponse::Unauthorized().finish()
+        }
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        let server = HttpServer::new(|| {
+            Web::new()
+                .route("/auth/v1/.well-known/jwks.json", web::get().to(async || KEY_SET))
+                .route("/auth/v1/settings", web::get().to(|request| allowed(request, "anon")))
+                .route("/storage/v1/bucket/files", web::get().to(|request| allowed(request, "service_role")))
+        });
+        let server = server.workers(1).disable_signals().listen(listener).expect("listens").run();
+        actix_web::rt::System::new().block_on(server)
+    });
+    url
+}
+
+/// Settings with which all is well, for the role of `docs/role.sql`.
+struct Good {
+    database: postgres::Database,
+    variables: Vec<(String, String)>,
+}
+
+impl Good {
+    async fn new() -> Self {
+        Self::on(postgres::database().await)
+    }
+
+    fn on(database: postgres::Database) -> Self {
+        let variables = [
+            ("DATABASE_URL", database.role_url.clone()),
+            ("SUPABASE_URL", project()),
+            ("SUPABASE_JWT_SECRET", SECRET.to_owned()),
+            ("SUPABASE_ANON_KEY", key("anon")),
+            ("SUPABASE_SERVICE_ROLE_KEY", key("service_role")),
+            ("OPENAI_API_KEY", "sk-hunter2".to_owned()),
+        ];
+        Self { database, variables: variables.map(|(name, value)| (name.to_owned(), value)).to_vec() }
+    }
+
+    /// What `check` says of it, with these in the place of some.
+    async fn but(&self, changed: &[(&str, &str)]) -> Said {
+        let mut variables: Vec<(&str, &str)> =
+            self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        variables.retain(|(name, _)| changed.iter().all(|(other, _)| other != name));
+        variables.extend(changed);
+        let said = run(&["check"], &variables).await;
+        for secret in [SECRET, &key("anon"), &key("service_role"), "hunter2", "only-for-tests"] {
+            assert!(!said.out.contains(secret) && !said.err.contains(secret), "a secret is shown: {said:?}");
+        }
+        said
+    }
+
+    /// `check` fails with these words in a line that says what to do.
+    async fn fails(&self, changed: &[(&str, &str)], words: &str) {
+        let said = self.but(changed).await;
+        let named =
+            said.out.lines().any(|line| line.starts_with("FAIL") && line.contains(words) && line.contains(" → "));
+        assert!(named && said.status == 1, "{words}: {said:?}");
+    }
+
+    async fn warns(&self, changed: &[(&str, &str)], words: &str) {
+        let said = self.but(changed).await;
+        let named =
+            said.out.lines().any(|line| line.starts_with("warn") && line.contains(words) && line.contains(" → "));
+        assert!(named && said.status == 0, "{words}: {said:?}");
+    }
+
+    async fn sql(&self, sql: &'static str) {
+        self.database.pool.execute(sqlx::raw_sql(sql)).await.expect(sql);
+    }
+}
+
+#[tokio::test]
+async fn a_good_configuration_passes() {
+    let own = Good::new().await;
+    let supabase = Good::on(postgres::supabase_database_for_an_app().await);
+    for good in [own, supabase] {
+        let said = good.but(&[]).await;
+        assert_eq!(said.status, 0, "{said:?}");
+        assert!(said.out.lines().all(|line| line.starts_with("ok   ")), "{}", said.out);
+        for words in [
+            "lets chatbot_ui_api in",
+            "users, sessions and profiles can be read",
+            "custom models: they can be read",
+            "can be read and written, with pgvector",
+            "it hides nothing from this role",
+            "1 public (ES256), and the secret",
+            "it takes SUPABASE_ANON_KEY",
+            "it takes SUPABASE_SERVICE_ROLE_KEY",
+            "OPENAI_API_KEY (used for every user)",
+        ] {
+            assert!(said.out.contains(words), "{words}: {}", said.out);
+        }
+        assert!(!said.out.contains('\x1b'), "no colours where there is no terminal");
+    }
+}
+
+#[tokio::test]
+async fn every_wrong_setting_is_named_and_the_rest_is_looked_at_all_the_same() {
+    let good = Good::new().await;
+    let said = good.but(&[("PORT", "eighty"), ("LOCAL_EMBEDDINGS_DIR", "/nowhere")]).await;
+    assert_eq!(said.status, 1);
+    assert!(said.out.contains("FAIL setting PORT must be a whole number"), "{}", said.out);
+    assert!(said.out.contains("FAIL local embeddings:"), "{}", said.out);
+    assert!(said.out.contains("ok   accounts:"), "{}", said.out);
+    assert!(said.err.ends_with("chatbot-ui-api: 2 checks failed\n"), "{}", said.err);
+}
+
+#[tokio::test]
+async fn databases_that_cannot_be_reached() {
+    let good = Good::new().await;
+    let url = &good.database.role_url;
+    let closed = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").to_string();
+    good.fails(&[("DATABASE_URL", &format!("postgresql://me:hunter2@{closed}/x"))], "cannot be reached").await;
+    good.fails(&[("DATABASE_URL", &url.replace("only-for-tests", "hunter2"))], "refuses the login of chatbot_ui_api")
+        .await;
+    let (server, _) = url.rsplit_once('/').expect("a path");
+    good.fails(&[("DATABASE_URL", &format!("{server}/nothing"))], "has no database called nothing").await;
+    // One that accepts and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let place = silent.local_addr().expect("an address");
+    good.fails(&[("DATABASE_URL", &format!("postgresql://me:hunter2@{place}/x"))], "gives no answer within 5 s").await;
+}
+
+#[tokio::test]
+async fn tables_columns_and_rights_that_are_missing() {
+    let good = Good::new().await;
+    good.sql("alter table public.profiles drop column groq_api_key, drop column openrouter_api_key").await;
+    good.fails(&[], "public.profiles lacks groq_api_key, openrouter_api_key").await;
+
+    let good = Good::new().await;
+    good.sql("drop table public.models").await;
+    good.fails(&[], "custom models: relation \"public.models\" does not exist").await;
+
+    let good = Good::new().await;
+    good.sql("revoke insert on public.file_items from chatbot_ui_api; revoke insert (file_id, user_id, created_at, content, tokens, local_embedding, openai_embedding) on public.file_items from chatbot_ui_api").await;
+    good.fails(&[], "files: permission denied for table file_items").await;
+
+    let good = Good::new().await;
+    good.sql("alter table public.file_items drop column local_embedding; alter table public.file_items add column local_embedding vector(3); grant select (local_embedding), insert (local_embedding) on public.file_items to chatbot_ui_api").await;
+    good.fails(&[], "public.file_items.local_embedding is a vector(3)").await;
+
+    let good = Good::new().await;
+    good.sql("drop table public.file_items; drop table public.files").await;
+    good.warns(&[], "there are no tables for them, so retrieval does not work").await;
+}
+
+#[tokio::test]
+async fn a_schema_auth_that_may_not_be_read() {
+    let good = Good::new().await;
+    good.sql("revoke usage on schema auth from chatbot_ui_api").await;
+    good.fails(&[], "sessions cannot be looked up: permission denied for schema auth").await;
+    good.warns(&[("SESSION_CHECK", "token")], "profiles can be read; SESSION_CHECK=token").await;
+}
+
+#[tokio::test]
+async fn row_level_security_that_hides_rows() {
+    let good = Good::new().await;
+    good.sql("drop policy \"chatbot_ui_api reads\" on public.profiles").await;
+    good.fails(&[], "it hides rows from chatbot_ui_api, so users seem not to exist: public.profiles (reads)").await;
+
+    let good = Good::new().await;
+    good.sql("drop policy \"chatbot_ui_api\" on public.file_items; create policy reads on public.file_items for select to chatbot_ui_api using (true)").await;
+    good.fails(&[], "public.file_items (deletes), public.file_items (inserts)").await;
+}
+
+#[tokio::test]
+async fn keys_and_addresses_that_do_not_fit() {
+    let good = Good::new().await;
+    let service = key("service_role");
+    good.fails(&[("SUPABASE_JWT_SECRET", "another-secret-of-some-length")], "SUPABASE_ANON_KEY: was not signed with")
+        .await;
+    good.fails(
+        &[("SUPABASE_ANON_KEY", "sb_secret_hunter2")],
+        "SUPABASE_ANON_KEY: holds a key that begins with sb_secret_",
+    )
+    .await;
+    good.fails(&[("SUPABASE_SERVICE_ROLE_KEY", "sb_publishable_x")], "SUPABASE_SERVICE_ROLE_KEY: holds a key that")
+        .await;
+    good.fails(&[("SUPABASE_JWT_SECRET", "sb_secret_hunter2")], "SUPABASE_JWT_SECRET is an API key").await;
+    good.fails(&[("SUPABASE_ANON_KEY", &service)], "is a key for the role service_role").await;
+    good.fails(&[("SUPABASE_ANON_KEY", "sb_publishable_x")], "it refuses SUPABASE_ANON_KEY").await;
+    good.fails(&[("SUPABASE_SERVICE_ROLE_KEY", "sb_secret_hunter2")], "it refuses SUPABASE_SERVICE_ROLE_KEY").await;
+    good.fails(&[("NEXT_PUBLIC_SUPABASE_URL", "http://localhost:54321")], "the front end's is sb-localhost-auth-token")
+        .await;
+    good.fails(&[("OPENAI_API_KEY", "sk-hunter2\n")], "OPENAI_API_KEY holds a space").await;
+    let closed = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+    good.warns(&[("SUPABASE_URL", &format!("http://{closed}"))], "the key set cannot be read").await;
+    good.warns(&[("SUPABASE_SERVICE_ROLE_KEY", "")], "uploaded files cannot be read").await;
+    good.warns(&[("HOST", "0.0.0.0"), ("PRIVATE_UPSTREAMS", "allow")], "lets users' URLs lead to private").await;
+}
+
+#[tokio::test]
+async fn a_pooler_in_transaction_mode_that_is_not_told_of() {
+    let Some(pgbouncer) = programs::find("pgbouncer", "pgbouncer") else { return };
+    let good = Good::new().await;
+    let server: url::Url = good.database.role_url.parse().expect("a URL");
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+    let folder = std::env::temp_dir().join(format!("chatbot-ui-api-check-pooler-{port}"));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let (users, settings) = (folder.join("users"), folder.join("settings.ini"));
+    std::fs::write(&users, "\"chatbot_ui_api\" \"only-for-tests\"\n").expect("writes");
+    let text = format!(
+        "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = plain\nauth_file = {}\npool_mode = transaction\ndefault_pool_size = 2\n",
+        server.port().expect("a port"),
+        users.display()
+    );
+    std::fs::write(&settings, text).expect("writes");
+    let mut command = Command::new(pgbouncer);
+    // It does not run as root.
+    if std::fs::metadata("/proc/self").is_ok_and(|it| std::os::unix::fs::MetadataExt::uid(&it) == 0) {
+        command.args(["--user", "nobody"]);
+    }
+    let _pooler = command.arg(&settings).stderr(Stdio::null()).kill_on_drop(true).spawn().expect("starts");
+    let up = async {
+        while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), up).await.expect("pgbouncer listens");
+
+    let mut url = server;
+    url.set_port(Some(port)).expect("a port");
+    good.fails(
+        &[("DATABASE_URL", url.as_str())],
+        "leads to a pooler in transaction mode, and DATABASE_POOLER says session",
+    )
+    .await;
+    let said = good.but(&[("DATABASE_URL", url.as_str()), ("DATABASE_POOLER", "transaction")]).await;
+    assert!(said.status == 0 && said.out.contains("ok   pooler: in transaction mode"), "{said:?}");
+    std::fs::remove_dir_all(&folder).ok();
+}

@@ -1,0 +1,42 @@
+//! The program itself, as a person runs it: in a folder without `.env`, with
+//! these variables and no others.
+
+use std::{path::PathBuf, process::Stdio, time::Duration};
+
+use tokio::process::Command;
+
+/// What a command said and how it ended.
+#[derive(Debug)]
+pub struct Said {
+    pub status: i32,
+    pub out: String,
+    pub err: String,
+}
+
+/// The program, not yet started.
+pub fn command(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chatbot-ui-api"));
+    command
+        .args(arguments)
+        .env_clear()
+        .envs(variables.iter().copied())
+        .current_dir(folder())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+/// Runs the program to its end.
+pub async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Said {
+    let output = tokio::time::timeout(Duration::from_secs(60), command(arguments, variables).output());
+    let output = output.await.expect("ends in time").expect("starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    Said { status: output.status.code().expect("a status"), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// A folder that has nothing in it.
+fn folder() -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("chatbot-ui-api-empty-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    folder
+}
