@@ -9,7 +9,7 @@ use std::{
 
 use actix_web::{
     App, HttpServer,
-    middleware::{DefaultHeaders, from_fn},
+    middleware::{Condition, DefaultHeaders, from_fn},
     rt::net::TcpStream,
     web::{Data, PayloadConfig},
 };
@@ -20,7 +20,9 @@ use tokio::sync::Semaphore;
 use crate::{
     auth::{self, Verifier},
     config::Config,
+    cors,
     db::Db,
+    frontend,
     outbound::{Clients, guard},
     retrieval::local::LocalEmbeddings,
     routes, telemetry,
@@ -90,15 +92,17 @@ pub async fn serve_with_lookup(
     let server = HttpServer::new(move || {
         let state = for_workers.clone();
         let limit = state.config.max_body_bytes;
+        let (origins, with_front_end) = (&state.config.cors_origins, state.config.frontend_url.is_some());
         let mut app = App::new().app_data(PayloadConfig::new(limit)).app_data(state.clone());
         match clients(&state.config) {
             Ok(clients) => app = app.app_data(Data::new(clients)),
             Err(error) => tracing::error!(%error, "this worker has no HTTP client"),
         }
         app.configure(routes::configure)
-            .default_service(routes::not_found())
+            .default_service(if with_front_end { frontend::route() } else { routes::not_found() })
             .wrap(from_fn(auth::hand_back))
             .wrap(CatchPanic::default())
+            .wrap(Condition::new(!origins.is_empty(), cors::allow(origins)))
             .wrap(DefaultHeaders::new().add(("x-content-type-options", "nosniff")))
             .wrap(from_fn(telemetry::record_request))
     })

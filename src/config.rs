@@ -49,6 +49,12 @@ pub struct Config {
     /// `PROVIDER_IDLE_TIMEOUT`, in seconds, default 300: how long a provider
     /// may be silent, before its first byte and between two.
     pub provider_idle_timeout: Duration,
+    /// `FRONTEND_URL`, default none: the address of the Next.js app, to which
+    /// everything goes that is not this server's own.
+    pub frontend_url: Option<Url>,
+    /// `CORS_ORIGINS`, default none: the origins (scheme, host and port) whose
+    /// pages may call the routes, with commas between.
+    pub cors_origins: Vec<String>,
     /// `MAX_BODY_BYTES`, default 33554432: a larger request is answered 413.
     pub max_body_bytes: usize,
     /// `SUPABASE_SERVICE_ROLE_KEY`: only for reading files from storage.
@@ -207,9 +213,13 @@ impl Config {
             None if guard::is_this_machine(&host) => PrivateUpstreams::allow(),
             None => PrivateUpstreams::default(),
         };
+        let port = read.number("PORT", 8000)?;
+        let frontend_url = read.frontend_url(&host, port)?;
         Ok(Self {
             host,
-            port: read.number("PORT", 8000)?,
+            port,
+            frontend_url,
+            cors_origins: read.cors_origins()?,
             database: read.database()?,
             sessions: read.sessions()?,
             keys: Arc::new(Keys::try_from_rows(|row| Ok(read.untrimmed(row.variable).map(str::to_owned)))?),
@@ -281,6 +291,45 @@ impl Reader<'_> {
         let text = self.text(name).unwrap_or(default);
         self.http_url(name, text)?;
         Ok(text.trim_end_matches('/').to_owned())
+    }
+
+    fn frontend_url(&self, host: &str, port: u16) -> Result<Option<Url>, ConfigError> {
+        const NAME: &str = "FRONTEND_URL";
+        let Some(text) = self.text(NAME) else { return Ok(None) };
+        let url = self.http_url(NAME, text)?;
+        if url.path() != "/" || url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
+            return Err(wrong(NAME, "must be a scheme, a host and a port only, such as http://127.0.0.1:3000"));
+        }
+        let to = url.host_str().unwrap_or_default();
+        let same_host = guard::is_this_machine(to) || to.trim_matches(['[', ']']) == host.trim_matches(['[', ']']);
+        if same_host && url.port_or_known_default() == Some(port) {
+            return Err(wrong(
+                NAME,
+                "is this server's own address. It must be the Next.js app's; run one of them on another port",
+            ));
+        }
+        Ok(Some(url))
+    }
+
+    fn cors_origins(&self) -> Result<Vec<String>, ConfigError> {
+        const NAME: &str = "CORS_ORIGINS";
+        let origins = self.text(NAME).unwrap_or_default().split([',', ' ']).filter(|origin| !origin.is_empty());
+        let origin = |text: &str| {
+            if text == "*" {
+                return Err(wrong(
+                    NAME,
+                    "cannot be `*`: any site could then act with the sessions of its visitors. List the origins of your front ends",
+                ));
+            }
+            let origin = self.http_url(NAME, text).ok().map(|url| url.origin().ascii_serialization());
+            origin.filter(|origin| origin.eq_ignore_ascii_case(text)).ok_or_else(|| {
+                wrong(
+                    NAME,
+                    "must be a list of origins such as https://chat.example.com (scheme, host and, if it is not the usual, port; no slash at the end), with commas between",
+                )
+            })
+        };
+        origins.map(origin).collect()
     }
 
     fn database(&self) -> Result<Database, ConfigError> {
@@ -416,6 +465,20 @@ mod tests {
         assert!(problem(&[("OPENAI_BASE_URL", "ftp://x")]).starts_with("OPENAI_BASE_URL must"));
         assert!(problem(&[("SESSION_CHECK", "no")]).starts_with("SESSION_CHECK must"));
         assert!(problem(&[("PRIVATE_UPSTREAMS", "10.0.0.0/40")]).starts_with("PRIVATE_UPSTREAMS"));
+        for url in ["127.0.0.1:3000", "http://x/app", "http://x?a", "http://u:p@x", "http://localhost:8000"] {
+            assert!(problem(&[("FRONTEND_URL", url)]).starts_with("FRONTEND_URL "), "{url}");
+        }
+        for origins in [
+            "*",
+            "chat.example.com",
+            "https://chat.example.com/",
+            "https://a.example/x",
+            "https://a.example:443",
+            "null",
+        ] {
+            assert!(problem(&[("CORS_ORIGINS", origins)]).starts_with("CORS_ORIGINS "), "{origins}");
+        }
+        assert!(problem(&[("CORS_ORIGINS", "https://a.example,*")]).starts_with("CORS_ORIGINS cannot be `*`"));
         assert!(problem(&[("PROVIDER_IDLE_TIMEOUT", "0")]).starts_with("PROVIDER_IDLE_TIMEOUT must"));
         let url = problem(&[("DATABASE_URL", "postgresql://u:hunter2@:x/y")]);
         assert!(url.starts_with("DATABASE_URL must look like") && !url.contains("hunter2"), "{url}");
@@ -427,6 +490,12 @@ mod tests {
             let config = config(&[("HOST", host)]).expect(host);
             assert_eq!(config.private_upstreams.allow, allows, "{host}");
         }
+    }
+
+    #[test]
+    fn origins_are_listed_with_commas() {
+        let config = config(&[("CORS_ORIGINS", "https://Chat.example.com, http://localhost:3000,")]).expect("right");
+        assert_eq!(config.cors_origins, ["https://chat.example.com", "http://localhost:3000"]);
     }
 
     #[test]

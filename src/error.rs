@@ -57,6 +57,17 @@ pub enum Error {
         /// What happened.
         detail: String,
     },
+    /// 502 or 508: what is not this server's could not be passed on to the
+    /// front end.
+    #[error("{message}")]
+    FrontEnd {
+        /// Which of the two.
+        status: StatusCode,
+        /// What the client is told.
+        message: &'static str,
+        /// What happened.
+        detail: String,
+    },
     /// 503: Postgres is away, or all its connections are busy.
     #[error("The database is not available. Please try again in a moment.")]
     DatabaseUnavailable(String),
@@ -77,6 +88,7 @@ impl Error {
         match self {
             Self::UserNotFound(detail)
             | Self::Connection { detail, .. }
+            | Self::FrontEnd { detail, .. }
             | Self::DatabaseUnavailable(detail)
             | Self::Internal(detail) => Cow::Borrowed(detail),
             Self::BadRequest(_) => "the request cannot be understood".into(),
@@ -121,6 +133,7 @@ impl ResponseError for Error {
                 Ok(status) if (400..600).contains(&status.as_u16()) => status,
                 _ => StatusCode::BAD_GATEWAY,
             },
+            Self::FrontEnd { status, .. } => *status,
             Self::DatabaseUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -143,6 +156,7 @@ impl ResponseError for Error {
             | Self::RouteNotFound
             | Self::Provider { .. }
             | Self::Connection { .. }
+            | Self::FrontEnd { .. }
             | Self::Internal(_) => {}
         }
         response.json(Body { message: &self.to_string() })

@@ -29,6 +29,8 @@ enum Command {
     /// Make the tables in a database that lacks them; leave chatbot-ui's own
     /// schema alone
     Migrate,
+    /// Print the OpenAPI document of all routes
+    Openapi,
 }
 
 fn main() -> ExitCode {
@@ -37,5 +39,6 @@ fn main() -> ExitCode {
         Command::Serve => cli::serve::run(),
         Command::Demo => cli::demo::run(),
         Command::Migrate => cli::migrate::run(),
+        Command::Openapi => cli::openapi::run(),
     }
 }

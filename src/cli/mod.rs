@@ -3,6 +3,7 @@
 
 pub mod demo;
 pub mod migrate;
+pub mod openapi;
 pub mod postgres;
 pub mod serve;
 pub mod session;

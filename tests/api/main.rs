@@ -4,6 +4,8 @@
 mod chat;
 mod conformance;
 mod custom;
+mod docs;
+mod frontend;
 mod health;
 mod migrate;
 mod process;
