@@ -7,7 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_web::{App, HttpServer, middleware::from_fn, rt::net::TcpStream, web::Data};
+use actix_web::{
+    App, HttpServer,
+    middleware::{Condition, from_fn},
+    rt::net::TcpStream,
+    web::Data,
+};
 use actix_web_lab::middleware::CatchPanic;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::sync::Semaphore;
@@ -15,8 +20,10 @@ use tokio::sync::Semaphore;
 use crate::{
     auth::{self, Verifier},
     config::Config,
+    cors,
     db::Db,
     door::{self, Door},
+    frontend,
     limits::Limits,
     outbound::{Clients, guard},
     retrieval::local::LocalEmbeddings,
@@ -99,17 +106,19 @@ pub async fn serve_with_lookup(
     let connections = state.config.limits.max_requests.saturating_mul(2).div_ceil(workers).max(64);
     let server = HttpServer::new(move || {
         let state = for_workers.clone();
+        let (origins, with_front_end) = (&state.config.cors_origins, state.config.frontend_url.is_some());
         let mut app = App::new().app_data(state.clone());
         match clients(&state.config) {
             Ok(clients) => app = app.app_data(Data::new(clients)),
             Err(error) => tracing::error!(%error, "this worker has no HTTP client"),
         }
         app.configure(routes::configure)
-            .default_service(routes::not_found())
+            .default_service(if with_front_end { frontend::route() } else { routes::not_found() })
             .wrap(from_fn(auth::hand_back))
             .wrap(CatchPanic::default())
             .wrap(from_fn(door::let_in))
             // Outermost but for the log, so that every refusal has them too.
+            .wrap(Condition::new(!origins.is_empty(), cors::allow(origins)))
             .wrap(from_fn(routes::headers::add))
             .wrap(from_fn(telemetry::record_request))
     })

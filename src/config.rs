@@ -63,6 +63,12 @@ pub struct Config {
     /// `TOOL_TIMEOUT`, in seconds, default 60: for one call of a tool, its
     /// answer included.
     pub tool_timeout: Duration,
+    /// `FRONTEND_URL`, default none: the address of the Next.js app, to which
+    /// everything goes that is not this server's own.
+    pub frontend_url: Option<Url>,
+    /// `CORS_ORIGINS`, default none: the origins (scheme, host and port) whose
+    /// pages may call the routes, with commas between.
+    pub cors_origins: Vec<String>,
     /// `MAX_BODY_BYTES`, default 33554432: a larger request is answered 413.
     pub max_body_bytes: usize,
     /// `BODY_TIMEOUT`, in seconds, default 20: how long a request's body may
@@ -255,12 +261,16 @@ impl Config {
             None if guard::is_this_machine(&host) => PrivateUpstreams::allow(),
             None => PrivateUpstreams::default(),
         };
+        let port = read.number("PORT", 8000)?;
+        let frontend_url = read.frontend_url(&host, port)?;
         Ok(Self {
             host,
-            port: read.number("PORT", 8000)?,
             metrics_addr: read.host_and_port("METRICS_ADDR")?,
             #[cfg(feature = "otlp")]
             otlp: read.otlp()?,
+            port,
+            frontend_url,
+            cors_origins: read.cors_origins()?,
             database: read.database()?,
             sessions: read.sessions()?,
             keys: Arc::new(Keys::try_from_rows(|row| Ok(read.untrimmed(row.variable).map(str::to_owned)))?),
@@ -376,6 +386,45 @@ impl Reader<'_> {
             rate_per_minute: rate.transpose()?.and_then(NonZeroU32::new),
             redis: redis.transpose()?,
         })
+    }
+
+    fn frontend_url(&self, host: &str, port: u16) -> Result<Option<Url>, ConfigError> {
+        const NAME: &str = "FRONTEND_URL";
+        let Some(text) = self.text(NAME) else { return Ok(None) };
+        let url = self.http_url(NAME, text)?;
+        if url.path() != "/" || url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
+            return Err(wrong(NAME, "must be a scheme, a host and a port only, such as http://127.0.0.1:3000"));
+        }
+        let to = url.host_str().unwrap_or_default();
+        let same_host = guard::is_this_machine(to) || to.trim_matches(['[', ']']) == host.trim_matches(['[', ']']);
+        if same_host && url.port_or_known_default() == Some(port) {
+            return Err(wrong(
+                NAME,
+                "is this server's own address. It must be the Next.js app's; run one of them on another port",
+            ));
+        }
+        Ok(Some(url))
+    }
+
+    fn cors_origins(&self) -> Result<Vec<String>, ConfigError> {
+        const NAME: &str = "CORS_ORIGINS";
+        let origins = self.text(NAME).unwrap_or_default().split([',', ' ']).filter(|origin| !origin.is_empty());
+        let origin = |text: &str| {
+            if text == "*" {
+                return Err(wrong(
+                    NAME,
+                    "cannot be `*`: any site could then act with the sessions of its visitors. List the origins of your front ends",
+                ));
+            }
+            let origin = self.http_url(NAME, text).ok().map(|url| url.origin().ascii_serialization());
+            origin.filter(|origin| origin.eq_ignore_ascii_case(text)).ok_or_else(|| {
+                wrong(
+                    NAME,
+                    "must be a list of origins such as https://chat.example.com (scheme, host and, if it is not the usual, port; no slash at the end), with commas between",
+                )
+            })
+        };
+        origins.map(origin).collect()
     }
 
     fn database(&self) -> Result<Database, ConfigError> {
@@ -524,6 +573,20 @@ mod tests {
             assert!(problem(&[("METRICS_ADDR", address)]).starts_with("METRICS_ADDR must be HOST:PORT"), "{address}");
         }
         assert!(problem(&[("PRIVATE_UPSTREAMS", "10.0.0.0/40")]).starts_with("PRIVATE_UPSTREAMS"));
+        for url in ["127.0.0.1:3000", "http://x/app", "http://x?a", "http://u:p@x", "http://localhost:8000"] {
+            assert!(problem(&[("FRONTEND_URL", url)]).starts_with("FRONTEND_URL "), "{url}");
+        }
+        for origins in [
+            "*",
+            "chat.example.com",
+            "https://chat.example.com/",
+            "https://a.example/x",
+            "https://a.example:443",
+            "null",
+        ] {
+            assert!(problem(&[("CORS_ORIGINS", origins)]).starts_with("CORS_ORIGINS "), "{origins}");
+        }
+        assert!(problem(&[("CORS_ORIGINS", "https://a.example,*")]).starts_with("CORS_ORIGINS cannot be `*`"));
         assert!(problem(&[("PROVIDER_IDLE_TIMEOUT", "0")]).starts_with("PROVIDER_IDLE_TIMEOUT must"));
         assert!(problem(&[("TOOL_TIMEOUT", "a minute")]).starts_with("TOOL_TIMEOUT must"));
         for name in ["SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL", "SUPABASE_JWKS_URL", "OPENAI_BASE_URL"] {
@@ -567,6 +630,12 @@ mod tests {
         assert!(is_pooled(6543, "") && is_pooled(5432, "transaction") && is_pooled(6543, "transaction"));
         assert!(!is_pooled(5432, "") && !is_pooled(6543, "session") && !is_pooled(5432, "session"));
         assert!(problem(&[("DATABASE_POOLER", "pgbouncer")]).starts_with("DATABASE_POOLER must"));
+    }
+
+    #[test]
+    fn origins_are_listed_with_commas() {
+        let config = config(&[("CORS_ORIGINS", "https://Chat.example.com, http://localhost:3000,")]).expect("right");
+        assert_eq!(config.cors_origins, ["https://chat.example.com", "http://localhost:3000"]);
     }
 
     #[test]

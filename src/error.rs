@@ -69,6 +69,17 @@ pub enum Error {
     /// 503: as many requests are under way as the server takes.
     #[error("The server is busy. Please try again in a moment.")]
     Overloaded,
+    /// 502 or 508: what is not this server's could not be passed on to the
+    /// front end.
+    #[error("{message}")]
+    FrontEnd {
+        /// Which of the two.
+        status: StatusCode,
+        /// What the client is told.
+        message: &'static str,
+        /// What happened.
+        detail: String,
+    },
     /// 503: Postgres is away, or all its connections are busy.
     #[error("The database is not available. Please try again in a moment.")]
     DatabaseUnavailable(String),
@@ -92,6 +103,7 @@ impl Error {
         match self {
             Self::UserNotFound(detail)
             | Self::Connection { detail, .. }
+            | Self::FrontEnd { detail, .. }
             | Self::DatabaseUnavailable(detail)
             | Self::Internal(detail) => Cow::Borrowed(detail),
             Self::BadRequest(_) => "the request cannot be understood".into(),
@@ -143,6 +155,7 @@ impl ResponseError for Error {
                 _ => StatusCode::BAD_GATEWAY,
             },
             Self::TooManyStreams(_) | Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::FrontEnd { status, .. } => *status,
             Self::Overloaded | Self::DatabaseUnavailable(_) | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -172,6 +185,7 @@ impl ResponseError for Error {
             | Self::RouteNotFound
             | Self::Provider { .. }
             | Self::Connection { .. }
+            | Self::FrontEnd { .. }
             | Self::Internal(_) => {}
         }
         response.json(Body { message: &self.to_string() })

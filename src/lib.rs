@@ -17,19 +17,24 @@
 //! 6. What fails on the way is an [`error::Error`]: a status and a sentence.
 //!
 //! [`tools`] is what a model may call besides, [`retrieval`] how files become
-//! passages that can be found; [`config`] is every setting, [`cli`] what the commands do besides serving.
+//! passages that can be found; [`config`] is every setting, [`cli`] what the commands do besides serving,
+//! [`openapi`] what all of it looks like to a client.
+//! [`frontend`] is where everything else is passed on to.
 
 pub mod app;
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod cors;
 pub mod db;
 pub mod door;
 pub mod error;
+pub mod frontend;
 pub mod js;
 pub mod keys;
 pub mod limits;
 pub mod llm;
+pub mod openapi;
 pub mod outbound;
 pub mod retrieval;
 pub mod routes;

@@ -81,6 +81,8 @@ enum Command {
         after_help = "Examples:\n  chatbot-ui-api man | man -l -\n  chatbot-ui-api man > /usr/local/share/man/man1/chatbot-ui-api.1"
     )]
     Man,
+    /// Print the OpenAPI document of all routes
+    Openapi,
 }
 
 fn main() -> ExitCode {
@@ -94,5 +96,6 @@ fn main() -> ExitCode {
         Command::Health { ready } => cli::health::run(ready),
         Command::Completions { shell } => cli::help::completions(shell, &mut Arguments::command()),
         Command::Man => cli::help::manual(Arguments::command()),
+        Command::Openapi => cli::openapi::run(),
     }
 }

@@ -6,6 +6,7 @@ pub mod demo;
 pub mod health;
 pub mod help;
 pub mod migrate;
+pub mod openapi;
 pub mod postgres;
 mod progress;
 pub mod serve;

@@ -294,7 +294,7 @@ pub async fn send(clients: &Clients, call: &Call, log: &RequestLog) -> Result<Re
 
 /// What went wrong with a connection, without the URL, which may hold more
 /// than it should.
-pub(crate) fn causes(error: &reqwest::Error) -> String {
+pub fn causes(error: &reqwest::Error) -> String {
     let mut words = String::new();
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = source {

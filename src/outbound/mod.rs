@@ -20,6 +20,9 @@ pub struct Clients {
     pub trusted: reqwest::Client,
     /// For addresses that users choose: every connection is checked.
     pub guarded: reqwest::Client,
+    /// For the front end, where there is one: its answers are passed on as
+    /// they are.
+    pub frontend: Option<reqwest::Client>,
     /// What the guarded client checks by; ask it before a request, since
     /// reqwest resolves no name where the URL holds an address.
     pub policy: Arc<PrivateUpstreams>,
@@ -52,9 +55,21 @@ impl Clients {
                 .dns_resolver(Arc::new(GuardedResolver { policy: policy.clone(), lookup }))
                 .redirect(same_host(move |url| on_redirect.check_url(url)))
                 .build()?,
+            frontend: config.frontend_url.is_some().then(for_front_end).transpose()?,
             policy,
         })
     }
+}
+
+fn for_front_end() -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .connect_timeout(Duration::from_secs(10))
+        // Node closes an idle connection after five seconds.
+        .pool_idle_timeout(Duration::from_secs(4))
+        .http1_only()
+        .no_proxy()
+        .redirect(redirect::Policy::none())
+        .build()
 }
 
 /// Follows redirects within one origin, and to the same host over TLS.

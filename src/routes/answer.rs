@@ -104,7 +104,9 @@ impl Exchange {
             HttpResponse::Ok().content_type("text/plain; charset=utf-8").streaming(text)
         };
         let headers = response.headers_mut();
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        // Next.js, where it passes `/api` on by a rewrite, compresses and so
+        // gathers an answer that may be transformed.
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
         // nginx gathers an answer before it passes it on otherwise.
         headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
         response

@@ -5,6 +5,7 @@ mod assistants;
 pub mod body;
 mod chat;
 mod command;
+mod docs;
 pub mod headers;
 mod health;
 mod keys;
@@ -66,6 +67,9 @@ pub fn table() -> Vec<Row> {
         post("/api/username/get", User, username::get),
         // The front end asks before anybody has signed in.
         get("/api/keys", Anyone, keys::list),
+        // What the routes look like is no secret.
+        get("/openapi.json", Anyone, docs::document),
+        get("/api/docs", Anyone, docs::read),
         // Load balancers and orchestrators have no session.
         get("/healthz", Anyone, health::alive),
         get("/readyz", Anyone, health::ready),
@@ -83,14 +87,20 @@ pub fn configure(routes: &mut ServiceConfig) {
 /// What answers where no route does: a path with a slash too many is sent to
 /// where it leads without, as Next.js does.
 pub fn not_found() -> Route {
-    web::to(async |request: HttpRequest| {
-        let path: Vec<&str> = request.path().split('/').filter(|part| !part.is_empty()).collect();
-        let path = format!("/{}", path.join("/"));
-        if path.starts_with("/api/") && path != request.path() {
-            return Ok(HttpResponse::PermanentRedirect().insert_header((LOCATION, path.clone())).body(path));
-        }
-        Err(Error::RouteNotFound)
-    })
+    web::to(async |request: HttpRequest| no_route(&request))
+}
+
+/// [`not_found`], for whoever has looked further first.
+///
+/// # Errors
+/// That there is no such route.
+pub fn no_route(request: &HttpRequest) -> Result<HttpResponse, Error> {
+    let path: Vec<&str> = request.path().split('/').filter(|part| !part.is_empty()).collect();
+    let path = format!("/{}", path.join("/"));
+    if path.starts_with("/api/") && path != request.path() {
+        return Ok(HttpResponse::PermanentRedirect().insert_header((LOCATION, path.clone())).body(path));
+    }
+    Err(Error::RouteNotFound)
 }
 
 fn post<F, Args>(path: &str, access: Access, handler: F) -> Row

@@ -9,6 +9,8 @@ mod commands;
 mod conformance;
 mod custom;
 mod database;
+mod docs;
+mod frontend;
 mod headers;
 mod health;
 mod limits;

@@ -61,6 +61,8 @@ async fn a_wrong_setting_stops_the_start_with_its_name() {
         ("METRICS_ADDR", "9090"),
         ("MAX_BODY_BYTES", "1 MB"),
         ("REDIS_URL", "127.0.0.1:6379"),
+        ("FRONTEND_URL", "http://127.0.0.1:8000"),
+        ("CORS_ORIGINS", "*"),
     ] {
         let (status, said) = output(&["serve"], &[(name, value)]).await;
         assert_eq!(status, Some(1), "{name}: {said}");
@@ -83,6 +85,14 @@ async fn help_and_version() {
     assert!(status == Some(0) && said.contains("demo") && said.contains("Examples:"), "{said}");
     assert_eq!(output(&["--version"], &[]).await.1, format!("chatbot-ui-api {}\n", env!("CARGO_PKG_VERSION")));
     assert_eq!(output(&["nonsense"], &[]).await.0, Some(2));
+}
+
+#[tokio::test]
+async fn the_document_is_printed() {
+    // A wrong setting is no hindrance: nothing is served.
+    let (status, said) = output(&["openapi"], &[("PORT", "http")]).await;
+    let document: serde_json::Value = serde_json::from_str(&said).expect("JSON and nothing else");
+    assert_eq!((status, &document["openapi"]), (Some(0), &"3.1.0".into()));
 }
 
 /// The server, on a port of its own choice, and where it listens.

@@ -1,0 +1,197 @@
+//! With `FRONTEND_URL`, this server is the one address: what is not its own
+//! goes to the Next.js app there, and comes back as it is.
+//!
+//! Nothing is kept on the way: a body is passed on piece by piece in both
+//! directions, as fast as the slower side takes it, and whoever leaves takes
+//! the other's connection along.
+
+mod headers;
+mod upgrade;
+
+use std::io;
+
+use actix_web::{
+    HttpRequest, HttpResponse, HttpResponseBuilder, Route,
+    body::{BodyStream, SizedStream},
+    http::{
+        Method, StatusCode,
+        header::{
+            ACCEPT, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
+            TRANSFER_ENCODING,
+        },
+    },
+    web::{self, Bytes, Data, Payload},
+};
+use futures::{SinkExt, StreamExt, TryStreamExt, channel::mpsc, stream};
+use percent_encoding::percent_decode_str;
+use reqwest::Url;
+
+use crate::{app::State, error::Error, outbound::Clients, routes};
+
+/// What answers where no route does.
+pub fn route() -> Route {
+    web::to(
+        async |request: HttpRequest, payload: Payload| {
+            if is_ours(request.path()) { routes::no_route(&request) } else { pass_on(request, payload).await }
+        },
+    )
+}
+
+/// Whether a path lies below `/api`, however it is written. The front end has
+/// routes of the same names, which this server is there to replace, and it
+/// must not be led to them by a spelling that means the same to it.
+fn is_ours(path: &str) -> bool {
+    let path = percent_decode_str(path).decode_utf8_lossy();
+    let mut parts = Vec::new();
+    for part in path.split(['/', '\\']) {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.first() == Some(&"api")
+}
+
+async fn pass_on(request: HttpRequest, payload: Payload) -> Result<HttpResponse, Error> {
+    let (Some(state), Some(clients)) = (request.app_data::<Data<State>>(), request.app_data::<Data<Clients>>()) else {
+        return Err(Error::Internal("this worker lacks its state or its clients".to_owned()));
+    };
+    let (Some(base), Some(client)) = (&state.config.frontend_url, &clients.frontend) else {
+        return Err(Error::RouteNotFound);
+    };
+    let url = target(base, &request).ok_or(Error::RouteNotFound)?;
+    let method = reqwest::Method::from_bytes(request.method().as_str().as_bytes());
+    let method = method.map_err(|_| Error::RouteNotFound)?;
+    if method == reqwest::Method::CONNECT {
+        return Err(Error::RouteNotFound);
+    }
+    if headers::came_through_here(request.headers()) {
+        return Err(Error::FrontEnd {
+            status: StatusCode::LOOP_DETECTED,
+            message: "FRONTEND_URL leads back to this server. It must be the address of the Next.js app.",
+            detail: "a request came back".to_owned(),
+        });
+    }
+    let protocol = upgrade::asked_for(&request);
+    let mut outgoing = client.request(method, url).headers(headers::for_front_end(&request, protocol));
+    let has_body = request.headers().contains_key(CONTENT_LENGTH) || request.headers().contains_key(TRANSFER_ENCODING);
+    let mut payload = Some(payload);
+    if protocol.is_none()
+        && has_body
+        && let Some(payload) = payload.take()
+    {
+        outgoing = outgoing.body(body(payload));
+    }
+    let response = match outgoing.send().await {
+        Ok(response) => response,
+        Err(error) => return Ok(down(&request, &error)),
+    };
+    let status = StatusCode::from_u16(response.status().as_u16()).unwrap_or(StatusCode::BAD_GATEWAY);
+    let mut answer = HttpResponse::build(status);
+    headers::for_client(response.headers(), &mut answer);
+    match payload {
+        Some(payload) if status == StatusCode::SWITCHING_PROTOCOLS => {
+            upgrade::relay(response, payload, answer, state.clone()).await
+        }
+        _ => Ok(relay(&request, response, status, answer)),
+    }
+}
+
+/// The same path and query at the front end.
+fn target(base: &Url, request: &HttpRequest) -> Option<Url> {
+    let path = request.uri().path_and_query()?.as_str();
+    let origin = base.as_str().trim_end_matches('/');
+    path.starts_with('/').then(|| Url::parse(&format!("{origin}{path}")).ok())?
+}
+
+/// A client's body for the front end: one piece is under way at a time.
+fn body(mut payload: Payload) -> reqwest::Body {
+    // Between the worker, which alone may touch the payload, and the client,
+    // which wants what may move between threads.
+    let (mut sender, receiver) = mpsc::channel::<io::Result<Bytes>>(0);
+    actix_web::rt::spawn(async move {
+        while let Some(piece) = payload.next().await {
+            let broken = piece.is_err();
+            if sender.send(piece.map_err(|_| io::ErrorKind::UnexpectedEof.into())).await.is_err() || broken {
+                break;
+            }
+        }
+    });
+    reqwest::Body::wrap_stream(receiver)
+}
+
+/// The answer's body, piece by piece, with its length where that is known.
+fn relay(
+    request: &HttpRequest,
+    response: reqwest::Response,
+    status: StatusCode,
+    mut answer: HttpResponseBuilder,
+) -> HttpResponse {
+    let length = response.headers().get(reqwest::header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()).and_then(|length| length.parse::<u64>().ok());
+    let bodiless =
+        request.method() == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let pieces = response.bytes_stream().map_err(|_| Cut);
+    let pieces = if bodiless { stream::empty().left_stream() } else { pieces.right_stream() };
+    match length {
+        Some(length) => answer.body(SizedStream::new(length, pieces)),
+        None => answer.body(BodyStream::new(pieces)),
+    }
+}
+
+/// The front end broke off: so does this server.
+#[derive(Debug, thiserror::Error)]
+#[error("the front end's answer is cut")]
+struct Cut;
+
+/// No answer from the front end: a page for people, which tries again by
+/// itself, and an error for programs.
+fn down(request: &HttpRequest, error: &reqwest::Error) -> HttpResponse {
+    let detail = format!("the front end does not answer: {}", crate::llm::causes(error));
+    let error = Error::FrontEnd {
+        status: StatusCode::BAD_GATEWAY,
+        message: "The front end does not answer. Is the Next.js app running at FRONTEND_URL?",
+        detail,
+    };
+    let response = HttpResponse::from_error(error);
+    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !accept.contains("text/html") {
+        return response;
+    }
+    let mut response = response.set_body(include_str!("down.html")).map_into_boxed_body();
+    for (name, value) in [
+        (CONTENT_TYPE, "text/html; charset=utf-8"),
+        (CACHE_CONTROL, "no-store"),
+        (CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_spelling_leads_to_the_front_ends_own_api() {
+        for path in [
+            "/api",
+            "/api/",
+            "/api/keys",
+            "//api/keys",
+            "/%61pi/keys",
+            "/x/../api/keys",
+            "/x/%2e%2e/api/keys",
+            "/.%2Fapi/keys",
+            "/\\api",
+            "/..//api",
+        ] {
+            assert!(is_ours(path), "{path}");
+        }
+        for path in ["/", "/apis", "/login", "/en/api/keys", "/api/../login", "/_next/static/api.js", "/%", "/%ff"] {
+            assert!(!is_ours(path), "{path}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The API's own description: an OpenAPI document, written by hand in
+//! `document.json`, and a page made of it ([`page`]).
+//!
+//! By hand, because what matters in it (sentences, examples, which status
+//! means what) stands in no type; a test holds it against the route table.
+
+pub mod page;
+
+use std::sync::LazyLock;
+
+use serde_json::{Value, json};
+
+use crate::llm::providers::PROVIDERS;
+
+/// The chat route that `document.json` spells out, as an example of all whose
+/// provider is a row of [`PROVIDERS`].
+const EXAMPLE: &str = "/api/chat/openai";
+
+/// The document.
+///
+/// # Panics
+/// Where `document.json` is no JSON object; a test reads it.
+pub fn document() -> &'static Value {
+    static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
+        #[expect(clippy::expect_used, reason = "it is part of the program, and a test reads it")]
+        let mut document: Value = serde_json::from_str(include_str!("document.json")).expect("JSON");
+        document["info"]["version"] = json!(env!("CARGO_PKG_VERSION"));
+        add_providers(&mut document["paths"]);
+        document
+    });
+    &DOCUMENT
+}
+
+fn add_providers(paths: &mut Value) {
+    let rest = paths.as_object_mut().map(std::mem::take).unwrap_or_default();
+    for (path, item) in rest {
+        paths[&path] = item.clone();
+        if path != EXAMPLE {
+            continue;
+        }
+        for provider in &PROVIDERS {
+            let mut item = item.clone();
+            let operation = &mut item["post"];
+            for (member, text) in [
+                ("operationId", format!("chat{}", provider.name)),
+                ("summary", format!("A chat with a model of {}", provider.name)),
+                (
+                    "description",
+                    format!(
+                        "Needs the user's key for {}, in the profile or in the server's environment. `messages` is passed on as it stands.",
+                        provider.name
+                    ),
+                ),
+            ] {
+                operation[member] = text.into();
+            }
+            paths[format!("/api/chat/{}", provider.path)] = item;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::routes::{self, Access};
+
+    /// Method and path of each operation, and who may use it.
+    fn operations() -> BTreeMap<(String, String), Access> {
+        let paths = document()["paths"].as_object().expect("paths");
+        let operations = paths.iter().flat_map(|(path, item)| {
+            item.as_object().expect("an item").iter().map(move |(method, operation)| {
+                let ways = operation["security"].as_array().expect("security stands with every operation");
+                let access = if ways.is_empty() { Access::Anyone } else { Access::User };
+                ((method.to_uppercase(), path.clone()), access)
+            })
+        });
+        operations.collect()
+    }
+
+    #[test]
+    fn the_document_and_the_route_table_are_of_one_mind() {
+        let mut described = operations();
+        // The one route that answers a method besides its own.
+        assert_eq!(
+            described.remove(&("OPTIONS".to_owned(), "/api/assistants/openai".to_owned())),
+            Some(Access::Anyone)
+        );
+        let table: BTreeMap<_, _> =
+            routes::table().into_iter().map(|row| ((row.method.to_string(), row.path), row.access)).collect();
+        assert_eq!(described, table);
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        fn walk(value: &Value, document: &Value) {
+            match value {
+                Value::Object(members) => {
+                    if let Some(Value::String(reference)) = members.get("$ref") {
+                        let pointer = reference.strip_prefix('#').expect("within the document");
+                        assert!(document.pointer(pointer).is_some(), "{reference}");
+                    }
+                    members.values().for_each(|value| walk(value, document));
+                }
+                Value::Array(items) => items.iter().for_each(|value| walk(value, document)),
+                _ => {}
+            }
+        }
+        walk(document(), document());
+    }
+
+    #[test]
+    fn operations_have_names_of_their_own() {
+        let paths = document()["paths"].as_object().expect("paths");
+        let names: Vec<_> = paths
+            .values()
+            .flat_map(|item| item.as_object().expect("an item").values())
+            .map(|operation| operation["operationId"].as_str().expect("a name"))
+            .collect();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
+    }
+}

@@ -1,0 +1,86 @@
+//! `/openapi.json`, `/api/docs`, and pages of other origins.
+
+use reqwest::Method;
+use serde_json::Value;
+
+use crate::support::{App, client};
+
+#[tokio::test]
+async fn the_document_and_its_page_are_for_everybody() {
+    let app = App::start(&[]).await;
+    let document = client().get(app.url("/openapi.json")).send().await.expect("an answer");
+    assert_eq!(document.headers()["content-type"], "application/json");
+    let document: Value = serde_json::from_str(&document.text().await.expect("text")).expect("JSON");
+    assert_eq!(
+        (document["openapi"].as_str(), document["info"]["version"].as_str()),
+        (Some("3.1.0"), Some(env!("CARGO_PKG_VERSION")))
+    );
+
+    let page = client().get(app.url("/api/docs")).send().await.expect("an answer");
+    assert_eq!(
+        (page.status().as_u16(), page.headers()["content-type"].to_str().expect("ascii")),
+        (200, "text/html; charset=utf-8")
+    );
+    assert!(page.headers()["content-security-policy"].to_str().expect("ascii").starts_with("default-src 'none';"));
+    assert!(page.text().await.expect("text").contains("<section id=\"chatOpenai\""));
+}
+
+async fn preflight(app: &App, origin: &str) -> reqwest::Response {
+    let request = client()
+        .request(Method::OPTIONS, app.url("/api/chat/openai"))
+        .header("origin", origin)
+        .header("access-control-request-method", "POST")
+        .header("access-control-request-headers", "authorization,content-type");
+    request.send().await.expect("an answer")
+}
+
+fn header<'a>(answer: &'a reqwest::Response, name: &str) -> Option<&'a str> {
+    answer.headers().get(name).map(|value| value.to_str().expect("ascii"))
+}
+
+#[tokio::test]
+async fn listed_origins_may_ask_and_others_may_not() {
+    const LISTED: &str = "https://chat.example.com";
+    let app = App::start(&[("CORS_ORIGINS", "http://localhost:3000, https://chat.example.com")]).await;
+
+    let allowed = preflight(&app, LISTED).await;
+    assert_eq!(allowed.status(), 200);
+    assert_eq!(header(&allowed, "access-control-allow-origin"), Some(LISTED));
+    assert_eq!(header(&allowed, "access-control-allow-credentials"), Some("true"));
+    assert_eq!(header(&allowed, "access-control-max-age"), Some("7200"));
+    assert!(header(&allowed, "access-control-allow-methods").is_some_and(|methods| methods.contains("POST")));
+    assert!(
+        header(&allowed, "access-control-allow-headers")
+            .is_some_and(|names| names.to_lowercase().contains("authorization"))
+    );
+    assert_eq!(header(&preflight(&app, "https://evil.example").await, "access-control-allow-origin"), None);
+    // The parts of an origin are compared, not its beginning.
+    assert_eq!(
+        header(&preflight(&app, "https://chat.example.com.evil.example").await, "access-control-allow-origin"),
+        None
+    );
+
+    for path in ["/api/keys", "/api/nothing"] {
+        let ask = |origin: &'static str| client().get(app.url(path)).header("origin", origin).send();
+        let answer = ask(LISTED).await.expect("an answer");
+        assert_eq!(header(&answer, "access-control-allow-origin"), Some(LISTED), "{path}");
+        let exposed = header(&answer, "access-control-expose-headers").expect("exposed");
+        assert!(exposed.contains("x-request-id") && exposed.contains("retry-after"), "{exposed}");
+        assert!(header(&answer, "vary").is_some_and(|vary| vary.contains("Origin")));
+        let answer = ask("https://evil.example").await.expect("an answer");
+        assert_eq!(header(&answer, "access-control-allow-origin"), None, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_list_nothing_changes() {
+    let app = App::start(&[]).await;
+    assert_eq!(preflight(&app, "https://chat.example.com").await.status(), 405);
+    let answer = client()
+        .get(app.url("/api/keys"))
+        .header("origin", "https://chat.example.com")
+        .send()
+        .await
+        .expect("an answer");
+    assert!(answer.headers().keys().all(|name| !name.as_str().starts_with("access-control") && name != "vary"));
+}
