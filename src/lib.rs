@@ -16,7 +16,8 @@
 //! 6. What fails on the way is an [`error::Error`]: a status and a sentence.
 //!
 //! [`tools`] is what a model may call besides, [`retrieval`] how files become
-//! passages that can be found; [`config`] is every setting, [`cli`] what the commands do besides serving.
+//! passages that can be found; [`config`] is every setting, [`cli`] what the commands do besides serving,
+//! [`playground`] a page to try it all with.
 
 pub mod app;
 pub mod auth;
@@ -28,6 +29,7 @@ pub mod js;
 pub mod keys;
 pub mod llm;
 pub mod outbound;
+pub mod playground;
 pub mod retrieval;
 pub mod routes;
 pub mod telemetry;

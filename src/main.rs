@@ -22,7 +22,12 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Serve (the default)
-    Serve,
+    Serve {
+        /// Besides, a page at / to try the server with, for the Supabase
+        /// project's users
+        #[arg(long)]
+        playground: bool,
+    },
     /// Everything on this machine: a Postgres of its own, a user, a scripted
     /// provider and the server
     Demo,
@@ -33,8 +38,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match arguments.command.unwrap_or(Command::Serve) {
-        Command::Serve => cli::serve::run(),
+    match arguments.command.unwrap_or(Command::Serve { playground: false }) {
+        Command::Serve { playground } => cli::serve::run(playground),
         Command::Demo => cli::demo::run(),
         Command::Migrate => cli::migrate::run(),
     }
