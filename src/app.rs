@@ -11,7 +11,7 @@ use actix_web::{
     App, HttpServer,
     middleware::{Condition, from_fn},
     rt::net::TcpStream,
-    web::Data,
+    web::{Data, ServiceConfig},
 };
 use actix_web_lab::middleware::CatchPanic;
 use socket2::{SockRef, TcpKeepalive};
@@ -26,6 +26,7 @@ use crate::{
     frontend,
     limits::Limits,
     outbound::{Clients, guard},
+    playground,
     retrieval::local::LocalEmbeddings,
     routes,
     telemetry::{self, Telemetry, metrics},
@@ -78,7 +79,7 @@ impl State {
 /// # Errors
 /// Where the listener or TLS for the providers cannot be used.
 pub async fn serve(config: Config, listener: TcpListener, stop: impl AsyncFnMut()) -> io::Result<()> {
-    serve_with_lookup(config, listener, stop, guard::system_lookup).await
+    serve_with(config, listener, stop, guard::system_lookup, |_| {}).await
 }
 
 /// [`serve`], with another way to resolve the names of user-chosen URLs.
@@ -88,8 +89,23 @@ pub async fn serve(config: Config, listener: TcpListener, stop: impl AsyncFnMut(
 pub async fn serve_with_lookup(
     config: Config,
     listener: TcpListener,
+    stop: impl AsyncFnMut(),
+    lookup: guard::Lookup,
+) -> io::Result<()> {
+    serve_with(config, listener, stop, lookup, |_| {}).await
+}
+
+/// [`serve`], with another way to resolve the names of user-chosen URLs, and
+/// with routes besides its own.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_with(
+    config: Config,
+    listener: TcpListener,
     mut stop: impl AsyncFnMut(),
     lookup: guard::Lookup,
+    more_routes: impl Fn(&mut ServiceConfig) + Clone + Send + 'static,
 ) -> io::Result<()> {
     // Once here, so that what is wrong is said before serving; in the
     // workers it is then known to work.
@@ -112,7 +128,11 @@ pub async fn serve_with_lookup(
             Ok(clients) => app = app.app_data(Data::new(clients)),
             Err(error) => tracing::error!(%error, "this worker has no HTTP client"),
         }
+        if let Some(settings) = &state.config.playground {
+            app = app.configure(|routes| playground::configure(routes, settings));
+        }
         app.configure(routes::configure)
+            .configure(&more_routes)
             .default_service(if with_front_end { frontend::route() } else { routes::not_found() })
             .wrap(from_fn(auth::hand_back))
             .wrap(CatchPanic::default())

@@ -21,6 +21,7 @@ use crate::{
     keys::Keys,
     limits::shared::Redis,
     outbound::guard::{self, PrivateUpstreams},
+    playground,
 };
 
 /// The secret that every local Supabase stack is published with. It protects
@@ -87,6 +88,9 @@ pub struct Config {
     /// `SHUTDOWN_GRACE`, in seconds, default 30: how long streams may go on
     /// once the server was told to stop.
     pub shutdown_grace: Duration,
+    /// The page at `/`, which `demo` and `serve --playground` have. No
+    /// variable: whoever runs the command says so.
+    pub playground: Option<playground::Settings>,
 }
 
 /// How to reach Postgres.
@@ -145,6 +149,9 @@ pub struct Sessions {
     /// `SUPABASE_COOKIE_NAME`, default by the URL: for a server that reaches
     /// Supabase under another name than the browsers do.
     cookie: String,
+    /// `NEXT_PUBLIC_SUPABASE_URL`, else as [`Self::supabase_url`]: where
+    /// browsers reach the project, which the playground's page needs to know.
+    pub public_supabase_url: Url,
     /// `SUPABASE_JWT_SECRET`: for tokens signed with HS256. The local stack's
     /// published secret is its default where the URL is on this machine, and
     /// refused anywhere else.
@@ -294,6 +301,7 @@ impl Config {
             local_embeddings_dir: read.text("LOCAL_EMBEDDINGS_DIR").map(PathBuf::from),
             max_file_bytes: read.number("MAX_FILE_BYTES", 50 * 1024 * 1024)?,
             shutdown_grace: read.seconds("SHUTDOWN_GRACE", 30)?,
+            playground: None,
         })
     }
 }
@@ -457,6 +465,10 @@ impl Reader<'_> {
             .find_map(|name| Some((name, self.text(name)?)))
             .unwrap_or(("SUPABASE_URL", "http://127.0.0.1:54321"));
         let supabase_url = self.http_url(name, url.trim_end_matches('/'))?;
+        let public_supabase_url = match self.text("NEXT_PUBLIC_SUPABASE_URL") {
+            Some(url) => self.http_url("NEXT_PUBLIC_SUPABASE_URL", url.trim_end_matches('/'))?,
+            None => supabase_url.clone(),
+        };
         let local = supabase_url.host_str().is_some_and(guard::is_this_machine);
         let jwt_secret = match self.text("SUPABASE_JWT_SECRET") {
             None => local.then(|| SecretString::from(PUBLISHED_JWT_SECRET)),
@@ -486,11 +498,12 @@ impl Reader<'_> {
             Some(_) => return Err(wrong("SESSION_CHECK", "must be `database` or `token`")),
         };
         let anon_key = self.text("SUPABASE_ANON_KEY").or_else(|| self.text("NEXT_PUBLIC_SUPABASE_ANON_KEY"));
+        let anon_key = anon_key.map(str::to_owned);
         let cookie = self.text("SUPABASE_COOKIE_NAME").map_or_else(|| cookie_name(&supabase_url), str::to_owned);
         if cookie.contains(['=', ';', ',', ' ']) || !cookie.is_ascii() {
             return Err(wrong("SUPABASE_COOKIE_NAME", "must be a cookie's name, such as sb-127-auth-token"));
         }
-        Ok(Sessions { supabase_url, cookie, jwt_secret, jwks_url, check, anon_key: anon_key.map(str::to_owned) })
+        Ok(Sessions { supabase_url, public_supabase_url, cookie, jwt_secret, jwks_url, check, anon_key })
     }
 }
 

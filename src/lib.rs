@@ -20,6 +20,7 @@
 //! passages that can be found; [`config`] is every setting, [`cli`] what the commands do besides serving,
 //! [`openapi`] what all of it looks like to a client.
 //! [`frontend`] is where everything else is passed on to.
+//! [`playground`] a page to try it all with.
 
 pub mod app;
 pub mod auth;
@@ -36,6 +37,7 @@ pub mod limits;
 pub mod llm;
 pub mod openapi;
 pub mod outbound;
+pub mod playground;
 pub mod retrieval;
 pub mod routes;
 pub mod telemetry;

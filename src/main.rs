@@ -23,9 +23,14 @@ struct Arguments {
 enum Command {
     /// Serve (the default)
     #[command(
-        after_help = "Examples:\n  chatbot-ui-api serve                       with .env and .env.local of this folder\n  HOST=0.0.0.0 chatbot-ui-api serve          for others too\n  LOG_FORMAT=json RUST_LOG=debug chatbot-ui-api serve"
+        after_help = "Examples:\n  chatbot-ui-api serve                       with .env and .env.local of this folder\n  HOST=0.0.0.0 chatbot-ui-api serve          for others too\n  chatbot-ui-api serve --playground          with a page at / to try it\n  LOG_FORMAT=json RUST_LOG=debug chatbot-ui-api serve"
     )]
-    Serve,
+    Serve {
+        /// Besides, a page at / to try the server with, for the Supabase
+        /// project's users
+        #[arg(long)]
+        playground: bool,
+    },
     /// Everything on this machine: a Postgres of its own, a user, a scripted
     /// provider and the server
     #[command(
@@ -87,8 +92,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match arguments.command.unwrap_or(Command::Serve) {
-        Command::Serve => cli::serve::run(),
+    match arguments.command.unwrap_or(Command::Serve { playground: false }) {
+        Command::Serve { playground } => cli::serve::run(playground),
         Command::Demo => cli::demo::run(),
         Command::Migrate => cli::migrate::run(),
         Command::Check => cli::check::run(),

@@ -8,17 +8,24 @@ use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use super::StopSignals;
 use crate::{
     app,
-    config::{self, Config, PUBLISHED_JWT_SECRET, SessionCheck},
+    config::{self, Config, PUBLISHED_JWT_SECRET, SessionCheck, Sessions},
     outbound::guard,
-    telemetry,
+    playground, telemetry,
 };
 
-/// Runs the command.
-pub fn run() -> ExitCode {
+/// Runs the command; with `playground`, there is a page at `/`.
+pub fn run(playground: bool) -> ExitCode {
     super::run(async {
         let variables = config::variables()?;
         telemetry::start(&variables)?;
-        let config = Config::new(&variables).map_err(|error| error.to_string())?;
+        let mut config = Config::new(&variables).map_err(|error| error.to_string())?;
+        if playground {
+            if config.frontend_url.is_some() {
+                return Err("--playground and FRONTEND_URL both want the page at /: leave one of them out".to_owned());
+            }
+            let Sessions { public_supabase_url, anon_key, .. } = &config.sessions;
+            config.playground = Some(playground::Settings::of_a_project(public_supabase_url, anon_key.as_deref())?);
+        }
         let listener = listen(&config)?;
         announce(&config, &listener);
         let remote = !config.sessions.supabase_url.host_str().is_some_and(guard::is_this_machine);
@@ -60,6 +67,9 @@ async fn try_database(options: PgConnectOptions) {
 fn announce(config: &Config, listener: &TcpListener) {
     if let Ok(address) = listener.local_addr() {
         tracing::info!("listening on http://{address}");
+        if config.playground.is_some() {
+            tracing::info!("the playground is at http://{address}/");
+        }
     }
     tracing::info!(
         "database {}:{}{}, sessions of {}",

@@ -71,6 +71,14 @@ async fn a_wrong_setting_stops_the_start_with_its_name() {
 }
 
 #[tokio::test]
+async fn the_playground_shows_no_secret_key() {
+    for (key, sentence) in [("", "--playground needs SUPABASE_ANON_KEY"), ("sb_secret_x", "--playground shows")] {
+        let (status, said) = output(&["serve", "--playground"], &[("SUPABASE_ANON_KEY", key)]).await;
+        assert!(status == Some(1) && said.starts_with(&format!("chatbot-ui-api: {sentence}")), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn a_port_that_is_taken_is_said() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("an address").port().to_string();

@@ -1,7 +1,9 @@
 //! `demo`: everything on one machine with nothing to set up: a Postgres, the
-//! tables, a user with keys, a scripted provider, the server.
+//! tables, a user with keys, a scripted provider, the server and its playground.
 
+mod answer;
 mod provider;
+mod supabase;
 
 use std::{
     net::{Ipv4Addr, TcpListener},
@@ -9,8 +11,12 @@ use std::{
     time::Duration,
 };
 
+use actix_web::web::{self, Data, ServiceConfig};
 use secrecy::ExposeSecret;
-use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::{
+    Connection, PgConnection,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
 use uuid::Uuid;
 
 use super::{
@@ -21,12 +27,14 @@ use super::{
 use crate::{
     app,
     config::{self, Config, PUBLISHED_JWT_SECRET, Variables},
-    keys,
-    llm::providers::{OPENAI, PROVIDERS},
+    keys::{self, Key},
+    outbound::guard,
+    playground::{self, DemoUser},
     telemetry,
 };
+use supabase::Supabase;
 
-const EMAIL: &str = "demo@example.com";
+const DEMO_USER: DemoUser = DemoUser { email: "demo@example.com", password: "demo" };
 /// Always the same, so that a demo started again on its data knows its user.
 const USER: Uuid = Uuid::from_u128(0xdec0_0000_0000_4000_8000_0000_0000_0001);
 const CUSTOM_MODEL: Uuid = Uuid::from_u128(0xdec0_0000_0000_4000_8000_0000_0000_0002);
@@ -64,43 +72,62 @@ async fn serve_demo(
     database: &Database,
     signals: &mut StopSignals,
 ) -> Result<(), String> {
-    let base_url = format!("http://127.0.0.1:{}/v1", port(&provider)?);
+    let provider_url = format!("http://127.0.0.1:{}", port(&provider)?);
     let mut set = |name: &str, value: &str| variables.insert(name.to_owned(), value.to_owned());
     set("DATABASE_URL", &database.url);
-    // Its own provider is on this machine, wherever it listens.
-    set("PRIVATE_UPSTREAMS", "allow");
+    // The stand-ins for Supabase and the provider, wherever the demo listens.
+    set("SUPABASE_URL", &provider_url);
+    set("PRIVATE_UPSTREAMS", "127.0.0.1");
     set("SHUTDOWN_GRACE", "1");
-    // The last two speak protocols that the demo's provider does not; they
-    // have no keys, and lead nowhere else.
-    for name in [
-        "OPENAI_BASE_URL",
-        "GROQ_BASE_URL",
-        "MISTRAL_BASE_URL",
-        "OPENROUTER_BASE_URL",
-        "PERPLEXITY_BASE_URL",
-        "ANTHROPIC_BASE_URL",
-        "GOOGLE_GEMINI_BASE_URL",
+    for (name, path) in [
+        ("OPENAI_BASE_URL", "/v1"),
+        ("GROQ_BASE_URL", "/v1"),
+        ("MISTRAL_BASE_URL", "/v1"),
+        ("OPENROUTER_BASE_URL", "/v1"),
+        ("PERPLEXITY_BASE_URL", "/v1"),
+        ("ANTHROPIC_BASE_URL", ""),
+        ("GOOGLE_GEMINI_BASE_URL", ""),
     ] {
-        set(name, &base_url);
+        set(name, &format!("{provider_url}{path}"));
     }
-    let config = Config::new(&variables).map_err(|error| error.to_string())?;
+    let mut config = Config::new(&variables).map_err(|error| error.to_string())?;
     let secret = config.sessions.jwt_secret.as_ref().map_or(PUBLISHED_JWT_SECRET, ExposeSecret::expose_secret);
     let mut connection = connect(&database.url).await?;
-    let session = make_user(&mut connection, &base_url)
+    let session = make_user(&mut connection, &provider_url)
         .await
         .map_err(|error| format!("the demo's user cannot be made: {error}"))?;
     drop(connection);
-    let token = session::access_token(secret.as_bytes(), USER, EMAIL, session, LIFETIME)?;
-    let provider = provider::serve(provider).map_err(|error| error.to_string())?;
+    let token = session::access_token(secret.as_bytes(), USER, DEMO_USER.email, session, LIFETIME)?;
+    let pool =
+        PgPoolOptions::new().max_connections(2).connect_lazy(&database.url).map_err(|error| error.to_string())?;
+    let supabase = Data::new(Supabase::new(pool, secret.to_owned(), (USER, DEMO_USER)));
+    config.service_role_key = Some(supabase.service_key.as_str().into());
+    config.playground = Some(playground::Settings::of_the_demo(DEMO_USER));
+
+    let answers = Data::new(provider::Answers::default());
+    let for_the_server = {
+        let supabase = supabase.clone();
+        move |routes: &mut ServiceConfig| supabase::for_the_server(routes, supabase.clone())
+    };
+    let provider = provider::serve(provider, answers.clone(), for_the_server).map_err(|error| error.to_string())?;
     let handle = provider.handle();
     actix_web::rt::spawn(provider);
 
     let mut address = listener.local_addr().map_err(|error| error.to_string())?;
+    let open_to_others = !address.ip().is_loopback();
     if address.ip().is_unspecified() {
         address.set_ip(Ipv4Addr::LOCALHOST.into());
     }
     say(&what_to_try(&format!("http://{address}"), &token));
-    let served = app::serve(config, listener, async || signals.next().await).await;
+    if open_to_others {
+        say("Whoever reaches this address can use the demo: HOST is not this machine alone.\n");
+    }
+    let for_the_page = move |routes: &mut ServiceConfig| {
+        supabase::for_the_page(routes, supabase.clone());
+        routes.app_data(answers.clone()).route("/demo/answers", web::get().to(provider::watch));
+    };
+    let stop = async || signals.next().await;
+    let served = app::serve_with(config, listener, stop, guard::system_lookup, for_the_page).await;
     handle.stop(false).await;
     served.map_err(|error| error.to_string())
 }
@@ -114,7 +141,8 @@ fn what_to_try(url: &str, token: &str) -> String {
     let custom = format!(",\"customModelId\":\"{CUSTOM_MODEL}\"");
     format!(
         "
-The demo runs at {url} until Ctrl-C. It asks nobody outside this machine.
+Open {url}/ to try it in a browser. The demo runs until Ctrl-C and asks
+nobody outside this machine.
 
 An answer, word by word:
 
@@ -124,8 +152,8 @@ A custom model of the user's own:
 
   {}
 
-The same routes take groq, mistral, openrouter and perplexity. Ask for an
-\"error\" to see one. {url}/readyz says whether all is well.
+The other providers' routes work too. Ask for an \"error\" to see one, or to be
+\"cut off\". {url}/readyz says whether all is well.
 ",
         ask("openai", "gpt-4o", "Count to 30", ""),
         ask("custom", "llama3", "Hello there", &custom),
@@ -208,23 +236,28 @@ async fn connect(url: &str) -> Result<PgConnection, String> {
 }
 
 /// The user, a session, a key for every provider and a custom model.
-async fn make_user(connection: &mut PgConnection, base_url: &str) -> sqlx::Result<Uuid> {
+async fn make_user(connection: &mut PgConnection, provider_url: &str) -> sqlx::Result<Uuid> {
     sqlx::query("insert into auth.users (id, aud, role, email) values ($1, 'authenticated', 'authenticated', $2) on conflict (id) do nothing")
         .bind(USER)
-        .bind(EMAIL)
+        .bind(DEMO_USER.email)
         .execute(&mut *connection)
         .await?;
-    let spoken = PROVIDERS.iter().chain([&OPENAI]).map(|provider| keys::TABLE[provider.key as usize].column);
-    let columns: Vec<String> = spoken.map(|column| format!("{column} = 'sk-demo'")).collect();
-    let sql = format!("update public.profiles set {} where user_id = $1", columns.join(", "));
-    sqlx::query(sqlx::AssertSqlSafe(sql)).bind(USER).execute(&mut *connection).await?;
+    for row in &keys::TABLE {
+        let value = match row.key {
+            Key::OpenAiOrganization => "",
+            Key::AzureEndpoint => provider_url,
+            _ => "demo",
+        };
+        let sql = format!("update public.profiles set {} = $2 where user_id = $1", row.column);
+        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(USER).bind(value).execute(&mut *connection).await?;
+    }
     sqlx::query(
         "insert into public.models (id, user_id, api_key, base_url, description, model_id, name) \
          values ($1, $2, '', $3, '', 'llama3', 'Demo') on conflict (id) do update set base_url = excluded.base_url",
     )
     .bind(CUSTOM_MODEL)
     .bind(USER)
-    .bind(base_url)
+    .bind(format!("{provider_url}/v1"))
     .execute(&mut *connection)
     .await?;
     session::start(connection, USER).await

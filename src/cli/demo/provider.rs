@@ -1,99 +1,213 @@
-//! The demo's provider: it speaks OpenAI's wire, needs no key and no network,
-//! and says something that depends on the question, word by word.
+//! The demo's provider: it speaks the wires of OpenAI, Anthropic and Google,
+//! needs no key and no network, and says its [`answer`](super::answer) word by
+//! word. Its vectors count words.
 
-use std::{io, net::TcpListener, time::Duration};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
+    net::TcpListener,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use actix_web::{
     App, HttpResponse, HttpServer,
     dev::Server,
-    web::{self, Bytes, Json, JsonConfig},
+    web::{self, Bytes, Data, Json, JsonConfig, ServiceConfig},
 };
-use futures::{StreamExt, stream};
+use futures::stream;
 use serde_json::{Value, json};
 
-/// Between two words.
-const PACE: Duration = Duration::from_millis(60);
+use super::answer::{Answer, answer, words_of};
 
-/// Serves on `listener`, under any path.
+/// Before the first word.
+const THINKING: Duration = Duration::from_millis(250);
+/// Of a vector, as OpenAI's model makes them.
+const DIMENSIONS: usize = 1536;
+
+/// What became of the answers so far.
+#[derive(Default)]
+pub struct Answers {
+    under_way: AtomicUsize,
+    /// The server went away before their end.
+    left: AtomicUsize,
+}
+
+/// Serves on `listener`, under any path, besides `more_routes`.
 ///
 /// # Errors
 /// Where the listener cannot be used.
-pub fn serve(listener: TcpListener) -> io::Result<Server> {
-    let server = HttpServer::new(|| {
+pub fn serve(
+    listener: TcpListener,
+    answers: Data<Answers>,
+    more_routes: impl Fn(&mut ServiceConfig) + Clone + Send + 'static,
+) -> io::Result<Server> {
+    let server = HttpServer::new(move || {
         App::new()
             .app_data(JsonConfig::default().limit(64 * 1024 * 1024))
-            .route("/{path:.*}/chat/completions", web::post().to(complete))
+            .app_data(answers.clone())
+            .configure(&more_routes)
+            .route("/{path:.*}/chat/completions", web::post().to(open_ai))
+            .route("/{path:.*}/embeddings", web::post().to(embeddings))
+            .route("/v1/messages", web::post().to(anthropic))
+            .route("/v1beta/{model:.*}", web::post().to(google))
     });
     Ok(server.workers(1).h1_allow_half_closed(false).tcp_nodelay(true).disable_signals().listen(listener)?.run())
 }
 
-async fn complete(request: Json<Value>) -> HttpResponse {
+/// How the answers fare, for people who want to see that Stop stops them.
+pub async fn watch(answers: Data<Answers>) -> HttpResponse {
+    let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+    HttpResponse::Ok().json(json!({ "underWay": count(&answers.under_way), "left": count(&answers.left) }))
+}
+
+async fn open_ai(request: Json<Value>, answers: Data<Answers>) -> HttpResponse {
     let model = request["model"].as_str().unwrap_or("demo").to_owned();
-    let question = question(&request["messages"]);
-    if question.to_lowercase().contains("error") {
-        let words = "This is what a provider's error looks like: you asked for one";
-        return HttpResponse::BadRequest().json(json!({ "error": { "message": words, "type": "demo" } }));
-    }
-    let answer = answer(&question);
+    let said = said(&request["messages"], "content");
     if request["stream"] != true {
-        let message = json!({ "role": "assistant", "content": answer });
-        let choice = json!({ "index": 0, "message": message, "finish_reason": "stop" });
+        let Answer::Whole(text) = answer(&said) else { return refusal("This needs a stream") };
+        let choice =
+            json!({ "index": 0, "message": { "role": "assistant", "content": text }, "finish_reason": "stop" });
         return HttpResponse::Ok().json(json!({ "object": "chat.completion", "model": model, "choices": [choice] }));
     }
     let chunk = move |delta: Value, finish: Value| {
         let choice = json!({ "index": 0, "delta": delta, "finish_reason": finish });
         format!("data: {}\n\n", json!({ "object": "chat.completion.chunk", "model": model, "choices": [choice] }))
     };
-    let mut events = vec![chunk(json!({ "role": "assistant", "content": "" }), Value::Null)];
-    events.extend(answer.split_inclusive(' ').map(|word| chunk(json!({ "content": word }), Value::Null)));
-    events.push(chunk(json!({}), json!("stop")));
-    events.push("data: [DONE]\n\n".to_owned());
-    let paced = stream::iter(events).then(async |event| {
-        tokio::time::sleep(PACE).await;
-        Ok::<_, io::Error>(Bytes::from(event))
-    });
-    HttpResponse::Ok().content_type("text/event-stream; charset=utf-8").streaming(paced)
+    let first = chunk(json!({ "role": "assistant", "content": "" }), Value::Null);
+    let last = chunk(json!({}), json!("stop")) + "data: [DONE]\n\n";
+    paced(&said, answers, &first, |word| chunk(json!({ "content": word }), Value::Null), &last)
 }
 
-/// The text of the last message.
-fn question(messages: &Value) -> String {
-    let Some(last) = messages.as_array().and_then(|messages| messages.last()) else {
-        return String::new();
+async fn anthropic(request: Json<Value>, answers: Data<Answers>) -> HttpResponse {
+    let event = |data: Value| format!("event: {}\ndata: {data}\n\n", data["type"].as_str().unwrap_or_default());
+    let message = json!({ "role": "assistant", "model": request["model"], "content": [], "usage": {} });
+    let first = event(json!({ "type": "message_start", "message": message }))
+        + &event(json!({ "type": "content_block_start", "index": 0, "content_block": { "type": "text", "text": "" } }));
+    let word = |word: &str| {
+        let delta = json!({ "type": "text_delta", "text": word });
+        event(json!({ "type": "content_block_delta", "index": 0, "delta": delta }))
     };
-    match &last["content"] {
+    let last = event(json!({ "type": "content_block_stop", "index": 0 })) + &event(json!({ "type": "message_stop" }));
+    paced(&said(&request["messages"], "content"), answers, &first, word, &last)
+}
+
+async fn google(request: Json<Value>, answers: Data<Answers>) -> HttpResponse {
+    let event = |text: &str, finish: Value| {
+        let content = json!({ "role": "model", "parts": [{ "text": text }] });
+        format!("data: {}\n\n", json!({ "candidates": [{ "content": content, "finishReason": finish }] }))
+    };
+    let said = said(&request["contents"], "parts");
+    paced(&said, answers, "", |word| event(word, Value::Null), &event("", json!("STOP")))
+}
+
+fn refusal(words: &str) -> HttpResponse {
+    HttpResponse::BadRequest().json(json!({ "error": { "message": words, "type": "demo" } }))
+}
+
+/// The answer as an event stream, an event a word.
+fn paced(
+    said: &[String],
+    answers: Data<Answers>,
+    first: &str,
+    word: impl Fn(&str) -> String,
+    last: &str,
+) -> HttpResponse {
+    let (text, whole) = match answer(said) {
+        Answer::Refused(words) => return refusal(words),
+        Answer::Whole(text) => (text, true),
+        Answer::Cut(text) => (text, false),
+    };
+    let words: Vec<&str> = text.split_inclusive(' ').collect();
+    let shown = if whole { words.len() } else { words.len() / 2 };
+    let mut events = vec![(THINKING, Ok(first.to_owned()))];
+    events.extend(words[..shown].iter().map(|text| (pace(text), Ok(word(text)))));
+    let end = if whole { Ok(last.to_owned()) } else { Err(io::Error::other("the demo breaks off")) };
+    events.push((THINKING, end));
+    let under_way = UnderWay::begin(answers, events.len());
+    let events = stream::unfold((events.into_iter(), under_way), async |(mut events, mut under_way)| {
+        let (pause, event) = events.next()?;
+        tokio::time::sleep(pause).await;
+        under_way.events_left -= 1;
+        Some((event.map(Bytes::from), (events, under_way)))
+    });
+    HttpResponse::Ok().content_type("text/event-stream; charset=utf-8").streaming(events)
+}
+
+/// Long words take longer, and so do the ends of sentences.
+fn pace(word: &str) -> Duration {
+    let length = u64::try_from(word.len()).unwrap_or(20).min(20);
+    let rest = if word.trim_end().ends_with(['.', '?', '!']) { 120 } else { 0 };
+    Duration::from_millis(30 + 6 * length + rest)
+}
+
+/// Counts one answer, from its beginning until it is dropped.
+struct UnderWay {
+    answers: Data<Answers>,
+    events_left: usize,
+}
+
+impl UnderWay {
+    fn begin(answers: Data<Answers>, events_left: usize) -> Self {
+        answers.under_way.fetch_add(1, Ordering::Relaxed);
+        Self { answers, events_left }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.answers.under_way.fetch_sub(1, Ordering::Relaxed);
+        if self.events_left > 0 {
+            self.answers.left.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What the user said, message by message; the last one is the question,
+/// whatever its role.
+fn said(messages: &Value, member: &str) -> Vec<String> {
+    let messages = messages.as_array().map_or(&[][..], Vec::as_slice);
+    let count = messages.len();
+    let by_the_user = messages.iter().enumerate().filter(|(at, message)| at + 1 == count || message["role"] == "user");
+    by_the_user.map(|(_, message)| text(&message[member])).collect()
+}
+
+/// A content's text, be it in one piece or in parts.
+fn text(content: &Value) -> String {
+    match content {
         Value::String(text) => text.clone(),
         Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join(" "),
         _ => String::new(),
     }
 }
 
-fn answer(question: &str) -> String {
-    let words: Vec<&str> = question.split_whitespace().collect();
-    let lower = question.to_lowercase();
-    let number = |word: &&str| word.trim_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().ok();
-    if lower.contains("count") {
-        let to = words.iter().find_map(number).unwrap_or(10).min(1000);
-        let numbers: Vec<String> = (1..=to).map(|number| number.to_string()).collect();
-        return format!("{} – that is all.", numbers.join(" "));
-    }
-    if ["hello", "hi", "hey"]
+async fn embeddings(request: Json<Value>) -> HttpResponse {
+    let texts: Vec<&str> = match &request["input"] {
+        Value::Array(texts) => texts.iter().filter_map(Value::as_str).collect(),
+        text => text.as_str().into_iter().collect(),
+    };
+    let data: Vec<Value> = texts
         .iter()
-        .any(|greeting| lower.split(|c: char| !c.is_alphabetic()).any(|word| word == *greeting))
-    {
-        return "Hello! I am the demo's provider. I run on this machine, cost nothing and know nothing, but I stream like the real ones. Ask me to count to 50, say anything and I will tell it back to you, or ask for an error.".to_owned();
+        .enumerate()
+        .map(|(index, text)| json!({ "object": "embedding", "index": index, "embedding": vector(text) }))
+        .collect();
+    HttpResponse::Ok().json(json!({ "object": "list", "model": request["model"], "data": data }))
+}
+
+/// How often each word stands in a text, in as many drawers as a vector has
+/// numbers: texts that share words are near each other.
+fn vector(text: &str) -> Vec<f32> {
+    let mut counts = vec![0.0_f32; DIMENSIONS];
+    // Nothing at all has a direction too.
+    counts[0] = 0.1;
+    for word in words_of(text) {
+        let mut hasher = DefaultHasher::new();
+        word.hash(&mut hasher);
+        let drawer = hasher.finish() % (DIMENSIONS as u64);
+        counts[drawer as usize] += 1.0;
     }
-    if words.is_empty() {
-        return "You said nothing, and I have nothing to add.".to_owned();
-    }
-    let letters = question.chars().filter(|c| c.is_alphanumeric()).count();
-    let longest = words.iter().max_by_key(|word| word.chars().count()).copied().unwrap_or_default();
-    let shown: String = question.chars().take(300).collect();
-    format!(
-        "You said “{shown}”. That is {} {} with {letters} letters and digits, and the longest of them is “{longest}”. Backwards it goes: {}.",
-        words.len(),
-        if words.len() == 1 { "word" } else { "words" },
-        words.iter().rev().take(60).copied().collect::<Vec<_>>().join(" "),
-    )
+    let length = counts.iter().map(|count| count * count).sum::<f32>().sqrt();
+    counts.iter().map(|count| count / length).collect()
 }
 
 #[cfg(test)]
@@ -101,18 +215,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_answer_depends_on_the_question() {
-        assert_eq!(answer("Count to 3, please"), "1 2 3 – that is all.");
-        assert!(answer("Oh, hi!").starts_with("Hello!"));
-        assert!(answer("which of these is longest").contains("“longest”"));
-        assert!(answer("").contains("nothing"));
+    fn the_user_is_heard_and_the_last_message_is_the_question() {
+        let messages = json!([
+            { "role": "system", "content": "s" },
+            { "role": "user", "content": "a" },
+            { "role": "assistant", "content": "b" },
+            { "role": "user", "content": [{ "type": "text", "text": "c" }, { "type": "image_url" }] },
+        ]);
+        assert_eq!(said(&messages, "content"), ["a", "c"]);
+        assert_eq!(said(&json!([{ "content": "a" }, { "content": "b" }]), "content"), ["b"]);
+        assert_eq!(said(&json!([{ "role": "user", "parts": [{ "text": "d" }] }]), "parts"), ["d"]);
+        assert!(said(&json!("x"), "content").is_empty() && said(&json!([]), "content").is_empty());
     }
 
     #[test]
-    fn the_question_is_the_last_message() {
-        assert_eq!(question(&json!([{ "content": "a" }, { "content": "b" }])), "b");
-        assert_eq!(question(&json!([{ "content": [{ "type": "text", "text": "c" }, { "type": "image_url" }] }])), "c");
-        assert_eq!(question(&json!("x")), "");
-        assert_eq!(question(&json!([])), "");
+    fn texts_that_share_words_are_near() {
+        let near = |one: &str, other: &str| -> f32 { vector(one).iter().zip(vector(other)).map(|(a, b)| a * b).sum() };
+        let question = "Who makes the bread?";
+        assert!(near(question, "The baker makes breads.") > near(question, "Milk is cold."));
+        assert!((near(question, question) - 1.0).abs() < 1e-4);
+        assert_eq!(vector("").len(), DIMENSIONS);
     }
 }
