@@ -87,6 +87,7 @@ enum Command {
     )]
     Man,
     /// Print the OpenAPI document of all routes
+    #[command(after_help = "Examples:\n  chatbot-ui-api openapi | jq '.paths | keys'")]
     Openapi,
 }
 

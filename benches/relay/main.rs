@@ -139,7 +139,7 @@ async fn streams(stand: &Stand, case: &Case, rounds: usize) {
     }
     for row in case.rows {
         for (what, value) in row.values() {
-            let figures = all.iter().map(|rounds| median(rounds.iter().map(|round| value(round)).collect()));
+            let figures = all.iter().map(|rounds| median(rounds.iter().map(&value).collect()));
             line(&format!("{}: {what}", case.name), &figures.collect::<Vec<_>>());
         }
     }

@@ -44,11 +44,9 @@ async fn every_row_says_what_a_browser_must_not_do() {
             let headers = answer.headers();
             assert_eq!(text(headers, "x-content-type-options"), "nosniff", "{path}");
             if path.starts_with("/api/") {
-                assert_eq!(
-                    text(headers, "content-security-policy"),
-                    "default-src 'none'; frame-ancestors 'none'",
-                    "{path}"
-                );
+                let policy = text(headers, "content-security-policy");
+                assert!(policy.starts_with("default-src 'none'; "), "{path}: {policy}");
+                assert!(policy.ends_with("frame-ancestors 'none'"), "{path}: {policy}");
                 assert_eq!(text(headers, "referrer-policy"), "no-referrer", "{path}");
                 assert_eq!(text(headers, "cache-control"), "no-store", "{path}");
             }
@@ -71,7 +69,7 @@ async fn a_stream_keeps_its_own_headers() {
         let headers = answer.headers();
         assert_eq!(answer.status(), 200);
         assert_eq!(text(headers, "content-type"), kind);
-        assert_eq!(text(headers, "cache-control"), "no-cache");
+        assert_eq!(text(headers, "cache-control"), "no-cache, no-transform");
         assert_eq!(text(headers, "x-accel-buffering"), "no");
         assert_eq!(text(headers, "x-content-type-options"), "nosniff");
     }
@@ -97,7 +95,7 @@ async fn a_providers_words_make_no_header() {
                 ("server", "theirs"),
                 ("x-request-id", "theirs"),
                 ("location", "http://h"),
-                ("content-encoding", "x"),
+                ("content-encoding", "identity"),
             ]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into(),

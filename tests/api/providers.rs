@@ -241,8 +241,12 @@ async fn a_line_of_a_hundred_megabytes_is_not_kept() {
 async fn over_tls(provider: &Tls) -> (tokio::process::Child, String, User) {
     let database = postgres::database().await;
     let base = format!("https://{}/v1", provider.address);
-    let settings =
-        [("DATABASE_URL", database.role_url.as_str()), ("OPENAI_BASE_URL", &base), ("SSL_CERT_FILE", AUTHORITY)];
+    let settings = [
+        ("DATABASE_URL", database.role_url.as_str()),
+        ("OPENAI_BASE_URL", &base),
+        ("SSL_CERT_FILE", AUTHORITY),
+        ("MAX_STREAMS_PER_USER", "100"),
+    ];
     let (child, url) = serve(&settings).await;
     let user = User::create(&database.pool, &[("openai_api_key", "k")]).await;
     (child, url, user)

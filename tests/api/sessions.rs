@@ -127,7 +127,7 @@ async fn keys_of_every_kind_are_fetched_once() {
         SigningKey::new("ed", Algorithm::EdDSA),
     ];
     auth.publish(&keys.each_ref());
-    let app = App::start(&[("SUPABASE_URL", &auth.url)]).await;
+    let app = App::start(&[("SUPABASE_URL", &auth.url), ("MAX_STREAMS_PER_USER", "100")]).await;
     let user = app.user(&[]).await;
 
     let tokens: Vec<String> = keys.iter().map(|key| key.sign(&user)).collect();
