@@ -26,7 +26,8 @@ fuzz_target!(|data: &[u8]| {
         let Ok(url) = url(&operation, &arguments) else { continue };
         // What the model says must not lead away from the tool's server.
         if let Ok(server) = url::Url::parse(&operation.server) {
-            if !operation.server.contains(['?', '#']) && operation.path.starts_with('/') {
+            // The document's author may write the host into the path.
+            if server.has_host() && !operation.server.contains(['?', '#']) && operation.path.starts_with('/') {
                 assert_eq!(url.host(), server.host(), "{url}");
             }
         }
