@@ -44,8 +44,10 @@ const fn row(key: Key, variable: &'static str, column: &'static str, name: &'sta
     Row { key, variable, column, name }
 }
 
+const ROWS: usize = 14;
+
 /// Every key, in the order in which `/api/keys` lists them.
-pub const TABLE: [Row; 14] = [
+pub const TABLE: [Row; ROWS] = [
     row(Key::AzureOpenAi, "AZURE_OPENAI_API_KEY", "azure_openai_api_key", "azure"),
     row(Key::OpenAi, "OPENAI_API_KEY", "openai_api_key", "openai"),
     row(Key::GoogleGemini, "GOOGLE_GEMINI_API_KEY", "google_gemini_api_key", "google"),
@@ -64,7 +66,7 @@ pub const TABLE: [Row; 14] = [
 
 /// A value for each row of [`TABLE`], or none.
 #[derive(Debug, Clone, Default)]
-pub struct Keys([Option<SecretString>; TABLE.len()]);
+pub struct Keys([Option<SecretString>; ROWS]);
 
 impl Keys {
     /// Fills the table by asking `value` for each row.
