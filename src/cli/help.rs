@@ -50,7 +50,7 @@ fn page(mut command: Command) -> io::Result<Vec<u8>> {
 }
 
 /// Whoever reads may stop in the middle (`| head`); that is no error.
-fn print(bytes: &[u8]) -> ExitCode {
+pub(super) fn print(bytes: &[u8]) -> ExitCode {
     let mut out = io::stdout().lock();
     let _ = out.write_all(bytes).and_then(|()| out.flush());
     ExitCode::SUCCESS

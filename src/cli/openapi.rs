@@ -2,13 +2,10 @@
 
 use std::process::ExitCode;
 
+use super::help;
 use crate::openapi;
 
 /// Runs the command.
 pub fn run() -> ExitCode {
-    super::run(async {
-        let document = serde_json::to_string_pretty(openapi::document()).map_err(|error| error.to_string())?;
-        super::say(&document);
-        Ok(())
-    })
+    help::print(format!("{:#}\n", openapi::document()).as_bytes())
 }
