@@ -213,16 +213,16 @@ pub async fn serve_with(
 /// What had come when the door closed has been read by then.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// The workers let go of the streams that they cut after they have said that
+/// The workers let go of what they cut after they have said that
 /// they stopped; each still writes its line into the log.
 async fn wait_for_lines(state: &State) {
     let written = async {
-        while state.telemetry.metrics.open_streams() > 0 {
+        while state.telemetry.unwritten() > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     if tokio::time::timeout(Duration::from_secs(1), written).await.is_err() {
-        tracing::warn!("some streams were cut without a line in the log");
+        tracing::warn!("some requests were cut without a line in the log");
     }
 }
 

@@ -24,7 +24,7 @@ use actix_web::{
 use futures::{StreamExt, stream};
 use tokio::sync::watch;
 
-use crate::{app::State, error::Error, limits::Slot};
+use crate::{app::State, error::Error, limits::Slot, telemetry::RequestLog};
 
 /// What is asked of a server that stops or is full, too: one that did not say
 /// how it is would be killed for being busy.
@@ -34,7 +34,10 @@ const ALWAYS_OPEN: [&str; 2] = ["/healthz", "/readyz"];
 #[derive(Debug, Default)]
 pub struct Door {
     closed: AtomicBool,
+    /// All of them, those that are refused too.
     requests: Count,
+    /// Those that count for `MAX_REQUESTS`.
+    admitted: Count,
     connections: Count,
 }
 
@@ -69,13 +72,19 @@ impl Door {
 struct Count(watch::Sender<usize>);
 
 impl Count {
-    fn number(&self) -> usize {
-        *self.0.borrow()
-    }
-
     fn take_place(&self) -> Place {
         self.0.send_modify(|count| *count += 1);
         Place(self.0.clone())
+    }
+
+    /// One place of `most`, if there is one.
+    fn take_one_of(&self, most: usize) -> Option<Place> {
+        let taken = self.0.send_if_modified(|count| {
+            let free = *count < most;
+            *count += usize::from(free);
+            free
+        });
+        taken.then(|| Place(self.0.clone()))
     }
 
     async fn is_zero(&self) {
@@ -108,22 +117,25 @@ pub async fn let_in(
     };
     let place = state.door.requests.take_place();
     let payload = hold_payload(&mut request);
-    let refused = if ALWAYS_OPEN.contains(&request.path()) {
-        None
+    let admitted = if ALWAYS_OPEN.contains(&request.path()) {
+        Ok(None)
     } else if state.door.is_closed() {
-        Some(Error::Stopping)
+        Err(Error::Stopping)
     } else {
-        (state.door.requests.number() > state.config.limits.max_requests).then_some(Error::Overloaded)
+        state.door.admitted.take_one_of(state.config.limits.max_requests).map(Some).ok_or(Error::Overloaded)
     };
-    let mut response = match refused {
-        Some(refused) => request.error_response(refused),
-        None => next.call(request).await?.map_into_boxed_body(),
+    let (mut response, admitted) = match admitted {
+        Err(refused) => (request.error_response(refused), None),
+        Ok(admitted) => (next.call(request).await?.map_into_boxed_body(), admitted),
     };
     let slot = response.request().extensions_mut().remove::<Slot>();
+    let log = response.request().extensions().get::<RequestLog>().cloned();
     if state.door.is_closed() {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
-    Ok(response.map_body(|_, body| BoxBody::new(Inside { body, _place: place, _slot: slot, _payload: payload })))
+    Ok(response.map_body(|_, body| {
+        BoxBody::new(Inside { body, _place: place, _admitted: admitted, _slot: slot, _payload: payload, _log: log })
+    }))
 }
 
 /// Keeps a request's body until its answer's end. A body that was let go
@@ -145,8 +157,11 @@ fn hold_payload(request: &mut ServiceRequest) -> Option<Rc<RefCell<Payload>>> {
 struct Inside {
     body: BoxBody,
     _place: Place,
+    _admitted: Option<Place>,
     _slot: Option<Slot>,
     _payload: Option<Rc<RefCell<Payload>>>,
+    /// So that the request's line is written at the answer's end.
+    _log: Option<RequestLog>,
 }
 
 impl MessageBody for Inside {

@@ -201,7 +201,7 @@ pub async fn hand_back(
     for cookie in cookies.into_iter().flat_map(|NewCookies(cookies)| cookies) {
         if let Ok(cookie) = HeaderValue::try_from(cookie) {
             response.headers_mut().append(SET_COOKIE, cookie);
-            response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+            response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store, no-transform"));
         }
     }
     Ok(response)

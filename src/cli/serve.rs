@@ -1,14 +1,14 @@
 //! `serve`: the server, until it is told to stop.
 
-use std::{net::TcpListener, process::ExitCode};
+use std::{net::TcpListener, process::ExitCode, time::Duration};
 
 use secrecy::ExposeSecret;
-use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
 use super::StopSignals;
 use crate::{
     app,
     config::{self, Config, PUBLISHED_JWT_SECRET, SessionCheck, Sessions},
+    db::inspect,
     outbound::guard,
     playground, telemetry,
 };
@@ -33,7 +33,7 @@ pub fn run(playground: bool) -> ExitCode {
         let listener = listen(&config)?;
         announce(&config, &listener);
         let remote = !config.sessions.supabase_url.host_str().is_some_and(guard::is_this_machine);
-        if remote && !variables.contains_key("DATABASE_URL") {
+        if remote && variables.get("DATABASE_URL").is_none_or(|url| url.trim().is_empty()) {
             tracing::warn!(
                 "DATABASE_URL is not set, so the database of a local Supabase stack is used, though SUPABASE_URL is elsewhere"
             );
@@ -43,7 +43,7 @@ pub fn run(playground: bool) -> ExitCode {
                 "OTEL_EXPORTER_OTLP_ENDPOINT is set, but this build sends no traces: build it with `--features otlp`"
             );
         }
-        actix_web::rt::spawn(try_database(config.database.options.clone()));
+        actix_web::rt::spawn(try_database(config.database.clone()));
         let mut signals = StopSignals::listen()?;
         app::serve(config, listener, async || signals.next().await).await.map_err(|error| error.to_string())
     })
@@ -58,14 +58,14 @@ pub(super) fn listen(config: &Config) -> Result<TcpListener, String> {
 }
 
 /// Says early what is wrong with the database; the server goes on all the same.
-async fn try_database(options: PgConnectOptions) {
-    if let Err(error) = PgConnection::connect_with(&options).await {
-        tracing::warn!(
-            "the database at {}:{} cannot be reached yet: {error}. Is DATABASE_URL right?",
-            options.get_host(),
-            options.get_port()
-        );
-    }
+async fn try_database(settings: config::Database) {
+    let problem = match tokio::time::timeout(Duration::from_secs(5), inspect::connect(&settings)).await {
+        Ok(Ok(_)) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "no answer".to_owned(),
+    };
+    let (host, port) = (settings.options.get_host(), settings.options.get_port());
+    tracing::warn!("the database at {host}:{port} cannot be reached yet: {problem}. Is DATABASE_URL right?");
 }
 
 fn announce(config: &Config, listener: &TcpListener) {

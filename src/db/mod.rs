@@ -23,7 +23,11 @@ use sqlx::{
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     query::QueryAs,
 };
-use tokio::{net::TcpStream, sync::OnceCell, time::timeout};
+use tokio::{
+    net::TcpStream,
+    sync::{Mutex, OnceCell},
+    time::timeout,
+};
 use uuid::Uuid;
 
 use crate::{auth::token::Claims, config, error::Error};
@@ -44,6 +48,8 @@ pub struct Db {
     pool: PgPool,
     /// Where Postgres listens; `None` for a socket in the file system.
     address: Option<(String, u16)>,
+    /// Why there was no connection, and when that was looked for.
+    found: Arc<Mutex<Option<(Instant, String)>>>,
     transaction_pooler: bool,
     vector: Arc<OnceCell<VectorType>>,
     waits: Arc<Waits>,
@@ -93,7 +99,7 @@ impl Db {
             Some(_) => None,
             None => Some((settings.options.get_host().to_owned(), settings.options.get_port())),
         };
-        Self { pool, address, transaction_pooler, vector: Arc::default(), waits: Arc::default() }
+        Self { pool, address, found: Arc::default(), transaction_pooler, vector: Arc::default(), waits: Arc::default() }
     }
 
     /// What waits for connections.
@@ -170,6 +176,9 @@ impl Db {
 
     /// What the pool does not tell: it says "timed out" of a database that
     /// refuses connections, too.
+    ///
+    /// One looks for all who wait: each look makes Postgres start a process,
+    /// and it may be the one that is busy.
     async fn why_no_connection(&self) -> String {
         let busy = || {
             format!(
@@ -180,11 +189,19 @@ impl Db {
         let Some((host, port)) = &self.address else {
             return busy();
         };
-        match timeout(LOOK, TcpStream::connect((host.as_str(), *port))).await {
+        let mut found = self.found.lock().await;
+        if let Some((at, why)) = &*found
+            && at.elapsed() < Duration::from_secs(1)
+        {
+            return why.clone();
+        }
+        let why = match timeout(LOOK, TcpStream::connect((host.as_str(), *port))).await {
             Ok(Ok(_)) => busy(),
             Ok(Err(error)) => format!("{host}:{port}: {error}"),
             Err(_) => format!("{host}:{port} does not answer"),
-        }
+        };
+        *found = Some((Instant::now(), why.clone()));
+        why
     }
 
     /// See [`Db::optional`].

@@ -11,8 +11,9 @@ mod upgrade;
 use std::io;
 
 use actix_web::{
-    HttpRequest, HttpResponse, HttpResponseBuilder, Route,
+    HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, Route,
     body::{BodyStream, SizedStream},
+    error::PayloadError,
     http::{
         Method, StatusCode,
         header::{
@@ -22,11 +23,17 @@ use actix_web::{
     },
     web::{self, Bytes, Data, Payload},
 };
-use futures::{SinkExt, StreamExt, TryStreamExt, channel::mpsc, stream};
+use futures::{SinkExt, Stream, StreamExt, TryStreamExt, channel::mpsc, stream};
 use percent_encoding::percent_decode_str;
 use reqwest::Url;
 
-use crate::{app::State, error::Error, outbound::Clients, routes};
+use crate::{
+    app::State,
+    error::Error,
+    outbound::Clients,
+    routes::{self, body::in_time},
+    telemetry::RequestLog,
+};
 
 /// What answers where no route does.
 pub fn route() -> Route {
@@ -40,7 +47,7 @@ pub fn route() -> Route {
 /// Whether a path lies below `/api`, however it is written. The front end has
 /// routes of the same names, which this server is there to replace, and it
 /// must not be led to them by a spelling that means the same to it.
-fn is_ours(path: &str) -> bool {
+pub fn is_ours(path: &str) -> bool {
     let path = percent_decode_str(path).decode_utf8_lossy();
     let mut parts = Vec::new();
     for part in path.split(['/', '\\']) {
@@ -75,13 +82,11 @@ async fn pass_on(request: HttpRequest, payload: Payload) -> Result<HttpResponse,
     }
     let protocol = upgrade::asked_for(&request);
     let mut outgoing = client.request(method, url).headers(headers::for_front_end(&request, protocol));
-    let has_body = request.headers().contains_key(CONTENT_LENGTH) || request.headers().contains_key(TRANSFER_ENCODING);
     let mut payload = Some(payload);
-    if protocol.is_none()
-        && has_body
+    if has_body(&request)
         && let Some(payload) = payload.take()
     {
-        outgoing = outgoing.body(body(payload));
+        outgoing = outgoing.body(body(in_time(&request, payload)));
     }
     let response = match outgoing.send().await {
         Ok(response) => response,
@@ -98,6 +103,10 @@ async fn pass_on(request: HttpRequest, payload: Payload) -> Result<HttpResponse,
     }
 }
 
+fn has_body(request: &HttpRequest) -> bool {
+    request.headers().contains_key(CONTENT_LENGTH) || request.headers().contains_key(TRANSFER_ENCODING)
+}
+
 /// The same path and query at the front end.
 fn target(base: &Url, request: &HttpRequest) -> Option<Url> {
     let path = request.uri().path_and_query()?.as_str();
@@ -106,11 +115,12 @@ fn target(base: &Url, request: &HttpRequest) -> Option<Url> {
 }
 
 /// A client's body for the front end: one piece is under way at a time.
-fn body(mut payload: Payload) -> reqwest::Body {
+fn body(payload: impl Stream<Item = Result<Bytes, PayloadError>> + 'static) -> reqwest::Body {
     // Between the worker, which alone may touch the payload, and the client,
     // which wants what may move between threads.
     let (mut sender, receiver) = mpsc::channel::<io::Result<Bytes>>(0);
     actix_web::rt::spawn(async move {
+        let mut payload = std::pin::pin!(payload);
         while let Some(piece) = payload.next().await {
             let broken = piece.is_err();
             if sender.send(piece.map_err(|_| io::ErrorKind::UnexpectedEof.into())).await.is_err() || broken {
@@ -132,7 +142,13 @@ fn relay(
     let length = length.and_then(|length| length.to_str().ok()).and_then(|length| length.parse::<u64>().ok());
     let bodiless =
         request.method() == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let pieces = response.bytes_stream().map_err(|_| Cut);
+    let log = request.extensions().get::<RequestLog>().cloned();
+    let pieces = response.bytes_stream().map_err(move |_| {
+        if let Some(log) = &log {
+            log.note().detail = Some("the front end broke off its answer".to_owned());
+        }
+        Cut
+    });
     let pieces = if bodiless { stream::empty().left_stream() } else { pieces.right_stream() };
     match length {
         Some(length) => answer.body(SizedStream::new(length, pieces)),

@@ -21,12 +21,18 @@ use crate::{app::State, error::Error};
 /// How soon a connection is ended after the server was told to stop.
 const STOP_CHECK: Duration = Duration::from_millis(250);
 
-/// The protocol that a client wants to change to.
+/// The protocol that a client wants to change to. WebSockets only: behind
+/// another, such as `h2c`, a client could send the front end whatever it
+/// likes, past every rule of this server. And no request with a body: the
+/// front end would wait for it, and take another client's request for it.
 pub fn asked_for(request: &HttpRequest) -> Option<&str> {
+    if super::has_body(request) {
+        return None;
+    }
     let mut options = request.headers().get_all(CONNECTION).filter_map(|value| value.to_str().ok());
     let asked = options.any(|value| value.split(',').any(|option| option.trim().eq_ignore_ascii_case("upgrade")));
     let protocol = request.headers().get(UPGRADE)?.to_str().ok()?;
-    (asked && request.method() == Method::GET).then_some(protocol)
+    (asked && request.method() == Method::GET && protocol.eq_ignore_ascii_case("websocket")).then_some(protocol)
 }
 
 /// Joins the client's connection with the front end's until one side closes,

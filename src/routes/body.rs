@@ -72,10 +72,10 @@ pub(super) fn broken(error: &PayloadError) -> Error {
 
 /// A body as it comes, as long as it comes in time: a client that sends a byte
 /// a second would hold its request forever.
-pub(super) fn in_time(
-    request: &HttpRequest,
-    payload: Payload,
-) -> impl Stream<Item = Result<Bytes, PayloadError>> + use<> {
+pub fn in_time<P>(request: &HttpRequest, payload: P) -> impl Stream<Item = Result<Bytes, PayloadError>> + use<P>
+where
+    P: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
+{
     let limit = request.app_data::<Data<State>>().map_or(Duration::ZERO, |state| state.config.body_timeout);
     let started = Instant::now();
     stream::unfold((payload, 0), move |(mut payload, received)| async move {

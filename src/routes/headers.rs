@@ -9,6 +9,8 @@ use actix_web::{
     middleware::Next,
 };
 
+use crate::frontend;
+
 /// What an answer has unless it says another. A stream says `no-cache`, which
 /// proxies know.
 const DEFAULTS: [(HeaderName, HeaderValue); 3] = [
@@ -29,7 +31,7 @@ pub async fn add(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let mut response = next.call(request).await?;
-    let of_api = response.request().path().starts_with("/api/");
+    let of_api = frontend::is_ours(response.request().path());
     let headers = response.headers_mut();
     // Not to be guessed into a page: a model's words may look like one.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -10,7 +10,10 @@ pub mod otlp;
 use std::{
     cell::{RefCell, RefMut},
     rc::Rc,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -40,8 +43,8 @@ use metrics::Metrics;
 /// A variable that cannot be used, by its name.
 pub fn start(variables: &Variables) -> Result<(), String> {
     let text = |name: &str| variables.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
-    let filter = log::filter(text("RUST_LOG").unwrap_or("info,actix_server=warn"))
-        .map_err(|problem| format!("RUST_LOG {problem}"))?;
+    let filter =
+        log::filter(text("RUST_LOG").unwrap_or(DEFAULT_FILTER)).map_err(|problem| format!("RUST_LOG {problem}"))?;
     let registry = tracing_subscriber::registry()
         .with(filter)
         .with(filter_fn(|line| log::may_be_written(line.target(), *line.level())));
@@ -58,6 +61,10 @@ pub fn start(variables: &Variables) -> Result<(), String> {
     Ok(())
 }
 
+/// actix writes an error for each request that is no HTTP, which anybody can
+/// send.
+const DEFAULT_FILTER: &str = "info,actix_server=warn,actix_http=off";
+
 /// The route of a path that no route has.
 const NO_ROUTE: &str = "(none)";
 
@@ -68,6 +75,8 @@ pub struct Telemetry {
     #[cfg(feature = "otlp")]
     traces: Option<otlp::Traces>,
     cut: OnceLock<Instant>,
+    /// Records whose line is not written yet.
+    unwritten: AtomicUsize,
 }
 
 impl Telemetry {
@@ -83,7 +92,13 @@ impl Telemetry {
             #[cfg(feature = "otlp")]
             traces: config.otlp.as_ref().map(otlp::Traces::new).transpose()?,
             cut: OnceLock::new(),
+            unwritten: AtomicUsize::new(0),
         })
+    }
+
+    /// How many requests have not left their line yet.
+    pub fn unwritten(&self) -> usize {
+        self.unwritten.load(Ordering::Acquire)
     }
 
     /// What still streams at this time is cut by the server.
@@ -200,6 +215,7 @@ impl RequestLog {
     fn new(request: &HttpRequest, telemetry: Arc<Telemetry>) -> Self {
         #[cfg(feature = "otlp")]
         let parent = telemetry.traces.as_ref().map(|_| otlp::parent(request.headers())).unwrap_or_default();
+        telemetry.unwritten.fetch_add(1, Ordering::Release);
         Self(Rc::new(RefCell::new(Line {
             telemetry,
             id: Uuid::new_v4(),
@@ -310,13 +326,18 @@ impl Line {
         match self.facts.ended {
             // The stream's own code; actix lets the connection go.
             _ if std::thread::panicking() => Some(Ended::Panicked),
-            Some(Ended::ClientLeft) if self.telemetry.cut.get().is_some_and(|cut| *cut <= Instant::now()) => {
-                Some(Ended::ServerStopping)
-            }
             // A handler that was dropped on its way: the client did not wait.
-            None if self.facts.status.is_none() => Some(Ended::ClientLeft),
+            None if self.facts.status.is_none() => Some(self.left()),
+            Some(Ended::ClientLeft) => Some(self.left()),
             ended => ended,
         }
+    }
+}
+
+impl Line {
+    fn left(&self) -> Ended {
+        let is_cut = self.telemetry.cut.get().is_some_and(|cut| *cut <= Instant::now());
+        if is_cut { Ended::ServerStopping } else { Ended::ClientLeft }
     }
 }
 
@@ -359,6 +380,8 @@ impl Drop for Line {
         } else {
             write_line!(info);
         }
+        // Last, as the process may end after it.
+        self.telemetry.unwritten.fetch_sub(1, Ordering::Release);
     }
 }
 

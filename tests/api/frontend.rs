@@ -295,3 +295,41 @@ async fn what_is_the_servers_own_stays_here() {
     assert_eq!(answer.status, 508);
     assert!(timeout(Duration::from_millis(1), front_end.0.accept()).await.is_err(), "the front end was asked");
 }
+
+/// Sends a request as it stands and gives what of it reached the front end.
+async fn passed_on(raw: &str) -> Head {
+    let (front_end, app) = FrontEnd::start(&[]).await;
+    let mut client = TcpStream::connect(app.address).await.expect("connects");
+    client.write_all(raw.as_bytes()).await.expect("writes");
+    front_end.request().await.1
+}
+
+/// Else the front end would wait for a body that never comes, and take the
+/// next client's request for it.
+#[tokio::test]
+async fn a_request_with_a_body_changes_no_protocol() {
+    let head = passed_on(
+        "GET /a HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\ncontent-length: 5\r\n\r\nhello",
+    )
+    .await;
+    assert_eq!(header(&head.headers, "upgrade"), None);
+}
+
+/// Behind `h2c`, a client could send what it likes, past every rule.
+#[tokio::test]
+async fn no_protocol_but_websocket_is_changed_to() {
+    let head = passed_on("GET /a HTTP/1.1\r\nhost: x\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n\r\n").await;
+    for name in ["upgrade", "http2-settings", "connection"] {
+        assert_eq!(header(&head.headers, name), None, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_for_the_front_end_has_to_come_in_time_too() {
+    let (front_end, app) = FrontEnd::start(&[("BODY_TIMEOUT", "1")]).await;
+    let mut client = TcpStream::connect(app.address).await.expect("connects");
+    client.write_all(b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nx").await.expect("writes");
+    let (mut connection, _) = front_end.request().await;
+    let ended = async { while matches!(connection.wire.head().await, Ok(Some(_))) {} };
+    soon(ended).await;
+}

@@ -129,6 +129,34 @@ async fn a_stream_that_the_server_cuts_says_so() {
 }
 
 #[tokio::test]
+async fn requests_that_wait_when_the_server_cuts_them_leave_their_lines() {
+    let upstream = Upstream::start().await;
+    let database = postgres::database().await;
+    let base = format!("{}/v1", upstream.url());
+    let settings = [("DATABASE_URL", database.role_url.as_str()), ("OPENAI_BASE_URL", &base), ("SHUTDOWN_GRACE", "1")];
+    let (mut child, url, written) = serve_and_listen(&settings).await;
+    let user = User::create(&database.pool, &[("openai_api_key", KEY)]).await;
+    upstream.script(KEY, vec![Reply::silent()]);
+    let waiting: Vec<_> = (0..20)
+        .map(|_| {
+            let request = client().post(format!("{url}/api/chat/openai")).header("authorization", user.bearer());
+            tokio::spawn(request.body(chat_body().to_string()).send())
+        })
+        .collect();
+    while upstream.requests(KEY).len() < 20 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    signal(&child, "TERM");
+    assert_eq!(ended(&mut child).await, Some(0));
+    for request in waiting {
+        assert!(request.await.expect("no panic").is_err(), "cut");
+    }
+    line(&written, "ended", "server stopping").await;
+    let written = written.lock().expect("no panic").clone();
+    assert_eq!(written.matches("server stopping").count(), 20, "{written}");
+}
+
+#[tokio::test]
 async fn a_metrics_address_that_is_taken_is_said() {
     let held = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = held.local_addr().expect("an address").to_string();

@@ -83,6 +83,7 @@ impl Supabase {
 pub fn for_the_page(routes: &mut ServiceConfig, supabase: Data<Supabase>) {
     routes
         .app_data(supabase)
+        .app_data(web::PayloadConfig::new(ROOM))
         .route("/auth/v1/token", web::post().to(token))
         .route("/auth/v1/logout", web::post().to(sign_out))
         .route("/rest/v1/models", web::get().to(models))
