@@ -117,7 +117,7 @@ impl Watch {
     async fn streams(&self) -> Option<f64> {
         let url = format!("http://{}/metrics", self.world.metrics);
         let text = self.world.http.get(url).send().await.ok()?.text().await.ok()?;
-        let open = |line: &&str| line.contains("streams") && line.contains("open") && !line.starts_with('#');
+        let open = |line: &&str| line.starts_with("chatbot_ui_api_streams_open");
         let values = text.lines().filter(open).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
         values.reduce(|sum, value| sum + value)
     }

@@ -216,12 +216,14 @@ async fn make_users(url: &Url, count: usize, provider: SocketAddr) -> Vec<User> 
         };
         users.push(User {
             token: token(Duration::from_secs(24 * 3600)),
-            // Runs out before anybody can show it.
+            // Runs out with this second; see below.
             expired: token(Duration::ZERO),
             custom_model,
             name,
         });
     }
+    // Until the last of those has run out.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     users
 }
 
