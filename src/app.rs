@@ -82,19 +82,6 @@ pub async fn serve(config: Config, listener: TcpListener, stop: impl AsyncFnMut(
     serve_with(config, listener, stop, guard::system_lookup, |_| {}).await
 }
 
-/// [`serve`], with another way to resolve the names of user-chosen URLs.
-///
-/// # Errors
-/// As [`serve`].
-pub async fn serve_with_lookup(
-    config: Config,
-    listener: TcpListener,
-    stop: impl AsyncFnMut(),
-    lookup: guard::Lookup,
-) -> io::Result<()> {
-    serve_with(config, listener, stop, lookup, |_| {}).await
-}
-
 /// [`serve`], with another way to resolve the names of user-chosen URLs, and
 /// with routes besides its own.
 ///

@@ -400,7 +400,7 @@ impl Reader<'_> {
         const NAME: &str = "FRONTEND_URL";
         let Some(text) = self.text(NAME) else { return Ok(None) };
         let url = self.http_url(NAME, text)?;
-        if url.path() != "/" || url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
+        if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
             return Err(wrong(NAME, "must be a scheme, a host and a port only, such as http://127.0.0.1:3000"));
         }
         let to = url.host_str().unwrap_or_default();

@@ -9,7 +9,6 @@ use std::{
     cell::RefCell,
     pin::Pin,
     rc::Rc,
-    sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll},
 };
 
@@ -33,7 +32,7 @@ const ALWAYS_OPEN: [&str; 2] = ["/healthz", "/readyz"];
 /// The door of one server.
 #[derive(Debug, Default)]
 pub struct Door {
-    closed: AtomicBool,
+    closed: watch::Sender<bool>,
     /// All of them, those that are refused too.
     requests: Count,
     /// Those that count for `MAX_REQUESTS`.
@@ -44,12 +43,18 @@ pub struct Door {
 impl Door {
     /// Lets nobody in from now on.
     pub fn close(&self) {
-        self.closed.store(true, Ordering::Relaxed);
+        self.closed.send_replace(true);
     }
 
     /// Whether [`Door::close`] was called.
     pub fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Relaxed)
+        *self.closed.borrow()
+    }
+
+    /// Waits until [`Door::close`] is called.
+    pub async fn closes(&self) {
+        // It fails without a sender only, and this is one.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
     }
 
     /// A connection was made; it is over when the place is dropped.

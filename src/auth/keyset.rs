@@ -18,7 +18,7 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use super::token::VerifyingKey;
-use crate::{llm::causes, outbound};
+use crate::outbound::{self, causes};
 
 /// Supabase asks not to keep keys longer: a key that is revoked must stop working.
 const MAX_AGE: Duration = Duration::from_secs(600);

@@ -41,6 +41,8 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_millis(2500);
 const ABANDONED: &str = "set statement_timeout = '3s'";
 /// For finding out why there was no connection.
 const LOOK: Duration = Duration::from_millis(300);
+/// For a connection to show that it lives when it goes back into the pool.
+const RETURN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The pool, and how statements are sent through it.
 #[derive(Clone)]
@@ -224,7 +226,8 @@ impl Db {
 
 /// A connection on which something is under way. Dropped then, it is closed:
 /// the pool would wait for an answer that nobody wants, and for one that never
-/// comes it would wait for a quarter of an hour.
+/// comes it would wait for a quarter of an hour. So it would for one that went
+/// dead on its way back: the pool asks it whether it lives, without a limit.
 struct InUse {
     connection: PoolConnection<Postgres>,
     done: bool,
@@ -232,7 +235,9 @@ struct InUse {
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        if !self.done {
+        if self.done {
+            tokio::spawn(timeout(RETURN_TIMEOUT, self.connection.return_to_pool()));
+        } else {
             self.connection.close_on_drop();
         }
     }

@@ -30,7 +30,7 @@ use reqwest::Url;
 use crate::{
     app::State,
     error::Error,
-    outbound::Clients,
+    outbound::{self, Clients},
     routes::{self, body::in_time},
     telemetry::RequestLog,
 };
@@ -164,7 +164,7 @@ struct Cut;
 /// No answer from the front end: a page for people, which tries again by
 /// itself, and an error for programs.
 fn down(request: &HttpRequest, error: &reqwest::Error) -> HttpResponse {
-    let detail = format!("the front end does not answer: {}", crate::llm::causes(error));
+    let detail = format!("the front end does not answer: {}", outbound::causes(error));
     let error = Error::FrontEnd {
         status: StatusCode::BAD_GATEWAY,
         message: "The front end does not answer. Is the Next.js app running at FRONTEND_URL?",

@@ -1,7 +1,7 @@
 //! Connections that change their protocol: WebSockets, which Next.js uses for
 //! hot reload. The bytes are passed on as they are, both ways.
 
-use std::{io, time::Duration};
+use std::io;
 
 use actix_web::{
     HttpRequest, HttpResponse, HttpResponseBuilder,
@@ -17,9 +17,6 @@ use futures::{StreamExt, stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{app::State, error::Error};
-
-/// How soon a connection is ended after the server was told to stop.
-const STOP_CHECK: Duration = Duration::from_millis(250);
 
 /// The protocol that a client wants to change to. WebSockets only: behind
 /// another, such as `h2c`, a client could send the front end whatever it
@@ -66,17 +63,11 @@ pub async fn relay(
             buffer.reserve(16 * 1024);
             let count = tokio::select! {
                 count = read.read_buf(&mut buffer) => count?,
-                () = told_to_stop(&state) => 0,
+                () = state.door.closes() => 0,
             };
             let piece: Bytes = buffer.split().freeze();
             Ok::<_, io::Error>((count > 0).then_some((piece, (read, buffer))))
         }
     });
     Ok(answer.body(BodyStream::new(pieces)))
-}
-
-async fn told_to_stop(state: &State) {
-    while !state.door.is_closed() {
-        tokio::time::sleep(STOP_CHECK).await;
-    }
 }

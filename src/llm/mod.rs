@@ -207,7 +207,7 @@ impl Failure {
 impl From<reqwest::Error> for Failure {
     /// What ends an answer that has begun.
     fn from(error: reqwest::Error) -> Self {
-        let detail = causes(&error);
+        let detail = outbound::causes(&error);
         if error.is_timeout() { Self::Silent(detail) } else { Self::Broken(detail) }
     }
 }
@@ -281,7 +281,7 @@ pub async fn send(clients: &Clients, call: &Call, log: &RequestLog) -> Result<Re
                 if attempt == 1 && error.is_request() && !error.is_connect() && !gone {
                     Duration::ZERO
                 } else if attempt >= call.attempts || gone || error.is_builder() {
-                    return Err(Failure::Connection(causes(&error)));
+                    return Err(Failure::Connection(outbound::causes(&error)));
                 } else {
                     backoff(attempt, None)
                 }
@@ -290,25 +290,6 @@ pub async fn send(clients: &Clients, call: &Call, log: &RequestLog) -> Result<Re
         log.note().retries += 1;
         tokio::time::sleep(wait).await;
     }
-}
-
-/// What went wrong with a connection, without the URL, which may hold more
-/// than it should.
-pub fn causes(error: &reqwest::Error) -> String {
-    let mut words = String::new();
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = source {
-        match error.downcast_ref::<reqwest::Error>() {
-            Some(error) if error.is_timeout() => words.push_str("time out"),
-            Some(_) => words.push_str("request failed"),
-            None => words.push_str(&error.to_string()),
-        }
-        source = error.source();
-        if source.is_some() {
-            words.push_str(": ");
-        }
-    }
-    words
 }
 
 fn should_retry(status: StatusCode, headers: &HeaderMap) -> bool {

@@ -103,6 +103,25 @@ pub fn refusal(error: &reqwest::Error) -> Option<&Refusal> {
     None
 }
 
+/// What went wrong with a connection, without the URL, which may hold more
+/// than it should.
+pub fn causes(error: &reqwest::Error) -> String {
+    let mut words = String::new();
+    let mut source: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = source {
+        match error.downcast_ref::<reqwest::Error>() {
+            Some(error) if error.is_timeout() => words.push_str("time out"),
+            Some(_) => words.push_str("request failed"),
+            None => words.push_str(&error.to_string()),
+        }
+        source = error.source();
+        if source.is_some() {
+            words.push_str(": ");
+        }
+    }
+    words
+}
+
 /// Why a body could not be read whole, with what was. Without `Debug`, as that
 /// may be an answer.
 pub enum ReadError {

@@ -308,6 +308,7 @@ impl Drop for Waiting {
 
 impl Line {
     fn take_down(&mut self, response: &ServiceResponse<impl MessageBody>) {
+        // Known better than by the path: it may be spelt in another way.
         self.route = response.request().match_pattern().unwrap_or_else(|| NO_ROUTE.to_owned());
         self.facts.status = Some(response.status().as_u16());
         if let Some(error) = response.response().error().and_then(|error| error.as_error::<Error>()) {

@@ -154,8 +154,32 @@ async fn connections_that_went_dead_in_use_are_replaced() {
     let ask = || async { message(app.chat("openai", &user).send().await.expect("an answer")).await };
     assert!(join_all((0..4).map(|_| ask())).await.iter().all(|(status, _)| *status == 500), "all are let in");
     gate.strand();
-    let refused = join_all((0..2).map(|_| ask())).await;
-    assert_eq!(refused, vec![(503, AWAY.to_owned()); 2]);
+    // They wait for the dead, or for a place to connect anew.
+    for (status, _) in join_all((0..2).map(|_| ask())).await {
+        assert!(matches!(status, 500 | 503), "{status}");
+    }
+    ready(&app).await;
+    assert!(ask().await.1.starts_with("OpenAI API Key not found"));
+}
+
+#[tokio::test]
+async fn connections_that_went_dead_on_their_way_back_are_replaced() {
+    // Postgres's `Sync` alone, by which the pool asks a connection whether it lives.
+    const SYNC: &[u8] = b"S\0\0\0\x04";
+    let database = postgres::database().await;
+    let gate = Gate::new();
+    let (there, url) = through(&gate, &database.role_url);
+    gate.open(there);
+    let app =
+        App::start_on(database, &[("DATABASE_URL", &url), ("DATABASE_POOL_SIZE", "1")], guard::system_lookup).await;
+    let user = app.user(&[]).await;
+    let ask = || async { message(app.chat("openai", &user).send().await.expect("an answer")).await };
+    gate.strand_at(SYNC);
+    assert!(ask().await.1.starts_with("OpenAI API Key not found"));
+    // Waits for the only connection, which is dead: about as long as the pool does.
+    let (status, _) = ask().await;
+    assert!(matches!(status, 500 | 503), "{status}");
+    gate.strand_at(b"");
     ready(&app).await;
     assert!(ask().await.1.starts_with("OpenAI API Key not found"));
 }

@@ -12,8 +12,7 @@ use std::{fmt, io::IsTerminal, process::ExitCode, time::Duration};
 use super::progress;
 use crate::{
     config::{self, Config, Variables},
-    llm::causes,
-    outbound::{Clients, guard},
+    outbound::{Clients, causes, guard},
 };
 
 /// For one thing that is asked of another server.

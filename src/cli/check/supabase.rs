@@ -7,8 +7,7 @@ use super::{LIMIT, Line, fail, ok, warn};
 use crate::{
     auth::keyset,
     config::{Config, Sessions},
-    llm::causes,
-    outbound::guard,
+    outbound::{causes, guard},
     retrieval::storage,
 };
 

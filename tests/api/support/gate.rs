@@ -3,12 +3,15 @@
 
 use std::{
     net::{SocketAddr, TcpListener as StdListener},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
+    io::{self, AsyncReadExt, AsyncWriteExt, copy},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
     sync::watch,
     task::JoinSet,
 };
@@ -26,6 +29,7 @@ pub struct Gate {
     pub address: SocketAddr,
     way: Arc<watch::Sender<Way>>,
     stuck: Arc<watch::Sender<bool>>,
+    last: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Gate {
@@ -34,8 +38,9 @@ impl Gate {
         let address = free.local_addr().expect("an address");
         drop(free);
         let (way, stuck) = (Arc::new(watch::Sender::new(Way::Closed)), Arc::new(watch::Sender::new(false)));
-        tokio::spawn(run(address, way.subscribe(), stuck.subscribe()));
-        Self { address, way, stuck }
+        let last = Arc::default();
+        tokio::spawn(run(address, way.subscribe(), stuck.subscribe(), Arc::clone(&last)));
+        Self { address, way, stuck, last }
     }
 
     pub fn open(&self, to: SocketAddr) {
@@ -51,9 +56,20 @@ impl Gate {
         self.stuck.send_replace(true);
         self.stuck.send_replace(false);
     }
+
+    /// From now on a connection carries nothing any more once its client has
+    /// written just these bytes; none of them with no bytes.
+    pub fn strand_at(&self, last: &[u8]) {
+        *self.last.lock().expect("no panic") = last.to_vec();
+    }
 }
 
-async fn run(address: SocketAddr, mut way: watch::Receiver<Way>, stuck: watch::Receiver<bool>) {
+async fn run(
+    address: SocketAddr,
+    mut way: watch::Receiver<Way>,
+    stuck: watch::Receiver<bool>,
+    last: Arc<Mutex<Vec<u8>>>,
+) {
     loop {
         let now = *way.borrow_and_update();
         let Way::Open(to) = now else {
@@ -68,13 +84,15 @@ async fn run(address: SocketAddr, mut way: watch::Receiver<Way>, stuck: watch::R
         loop {
             tokio::select! {
                 accepted = listener.accept() => {
-                    let (mut from, _) = accepted.expect("a connection");
-                    let mut stuck = stuck.clone();
+                    let (from, _) = accepted.expect("a connection");
+                    let (mut stuck, last) = (stuck.clone(), Arc::clone(&last));
                     stuck.mark_unchanged();
                     connections.spawn(async move {
-                        let mut to = TcpStream::connect(to).await?;
+                        let to = TcpStream::connect(to).await?;
+                        let ((mut from, mut back), (mut answer, mut to)) = (from.into_split(), to.into_split());
                         tokio::select! {
-                            done = copy_bidirectional(&mut from, &mut to) => done.map(|_| ()),
+                            done = up(&mut from, &mut to, &last) => done,
+                            done = copy(&mut answer, &mut back) => done.map(|_| ()),
                             _ = stuck.changed() => std::future::pending().await,
                         }
                     });
@@ -87,5 +105,20 @@ async fn run(address: SocketAddr, mut way: watch::Receiver<Way>, stuck: watch::R
                 }
             }
         }
+    }
+}
+
+/// Ends with the client; does not end once the client has written the last.
+async fn up(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, last: &Mutex<Vec<u8>>) -> io::Result<()> {
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let count = from.read(&mut buffer).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        if buffer[..count] == **last.lock().expect("no panic") {
+            return std::future::pending().await;
+        }
+        to.write_all(&buffer[..count]).await?;
     }
 }

@@ -59,7 +59,7 @@ impl App {
                 }
             };
             actix_web::rt::System::new()
-                .block_on(app::serve_with_lookup(config, listener, stop, lookup))
+                .block_on(app::serve_with(config, listener, stop, lookup, |_| {}))
                 .expect("serves");
         });
         Self { address, db: database.pool, stop }
