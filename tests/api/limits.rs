@@ -3,10 +3,7 @@
 
 mod shared;
 
-use std::{
-    sync::LazyLock,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use chatbot_ui_api::outbound::guard;
 use reqwest::{Response, header::AUTHORIZATION};
@@ -19,8 +16,6 @@ use crate::support::{
 };
 
 const DELTA: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"Hello\"}}]}\n\n";
-/// One for all, since making one takes longer than what is measured with it.
-static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(client);
 const DONE: &str = "data: [DONE]\n\n";
 
 async fn start(upstream: &Upstream, settings: &[(&str, &str)]) -> App {
@@ -38,7 +33,7 @@ async fn open(app: &App, user: &User) -> Response {
 
 /// A request that costs nothing but the count.
 async fn ask(url: &str, user: &User) -> Response {
-    let request = CLIENT.post(format!("{url}/api/username/available")).header(AUTHORIZATION, user.bearer());
+    let request = client().post(format!("{url}/api/username/available")).header(AUTHORIZATION, user.bearer());
     request.body(r#"{"username":"x"}"#).send().await.expect("an answer")
 }
 
@@ -163,7 +158,7 @@ async fn a_handler_that_panics_gives_its_slot_back() {
     .expect("a model");
     let mut body = chat_body();
     body["customModelId"] = model.to_string().into();
-    let request = || CLIENT.post(app.url("/api/chat/custom")).header(AUTHORIZATION, user.bearer());
+    let request = || client().post(app.url("/api/chat/custom")).header(AUTHORIZATION, user.bearer());
     for _ in 0..2 {
         let answer = request().body(body.to_string()).send().await.expect("an answer");
         assert_eq!(message(answer).await, (500, "An unexpected error occurred".to_owned()));
@@ -180,14 +175,14 @@ async fn a_full_server_says_so_and_stays_alive() {
     let streams = [open(&app, &user).await, open(&app, &user).await];
 
     for path in ["/api/username/get", "/api/chat/openai", "/nowhere"] {
-        let refused = CLIENT.post(app.url(path)).send().await.expect("an answer");
+        let refused = client().post(app.url(path)).send().await.expect("an answer");
         assert_eq!(retry_after(&refused), 2, "{path}");
         assert_eq!(refused.headers()["x-content-type-options"], "nosniff");
         assert!(refused.headers().contains_key("x-request-id"));
         assert_eq!(message(refused).await, (503, "The server is busy. Please try again in a moment.".to_owned()));
     }
     for path in ["/healthz", "/readyz"] {
-        assert_eq!(CLIENT.get(app.url(path)).send().await.expect("an answer").status(), 200, "{path}");
+        assert_eq!(client().get(app.url(path)).send().await.expect("an answer").status(), 200, "{path}");
     }
     // Those count for nothing themselves.
     let [first, second] = streams;
@@ -204,7 +199,7 @@ async fn one_user_asks_so_often() {
         assert_eq!(ask(&app.url(""), &user).await.status(), 200);
     }
     for path in ["/api/chat/openai", "/api/retrieval/retrieve", "/api/username/get"] {
-        let request = CLIENT.post(app.url(path)).header(AUTHORIZATION, user.bearer());
+        let request = client().post(app.url(path)).header(AUTHORIZATION, user.bearer());
         let refused = request.body("{}").send().await.expect("an answer");
         let seconds = retry_after(&refused);
         assert!((15..=20).contains(&seconds), "{seconds}");
@@ -238,14 +233,14 @@ async fn whoever_is_nobody_counts_for_nobody() {
     for _ in 0..3 {
         let mut forged = tokens::headers(tokens::Auth::BadSignature, user.id, user.session);
         let (name, value) = forged.remove(0);
-        let request = CLIENT.post(app.url("/api/username/available")).header(name, value);
+        let request = client().post(app.url("/api/username/available")).header(name, value);
         let refused = request.body(r#"{"username":"x"}"#).send().await.expect("an answer");
         assert_eq!(message(refused).await, (500, "User not found".to_owned()));
     }
     assert_eq!(ask(&app.url(""), &user).await.status(), 200);
     assert_eq!(ask(&app.url(""), &user).await.status(), 429);
     // Which keys are set, everybody may ask.
-    assert_eq!(CLIENT.get(app.url("/api/keys")).send().await.expect("an answer").status(), 200);
+    assert_eq!(client().get(app.url("/api/keys")).send().await.expect("an answer").status(), 200);
 }
 
 #[tokio::test]

@@ -149,7 +149,7 @@ async fn fifty_requests_with_a_spent_token_are_one_refresh() {
         assert_eq!(next.contains(".0="), chunked, "{next}");
         assert_eq!(next.contains("base64-"), base64, "{next}");
         for answer in answers {
-            assert_eq!(next_cookie(&cookie, &answer), next, "all hand the same back");
+            assert_eq!(next_cookie(&cookie, &answer), next, "all hand the same back: {answer:?}");
             assert!(is_in(answer).await);
         }
         // The next request has the new session, and nobody is asked.
@@ -205,6 +205,6 @@ async fn without_an_anon_key_or_an_auth_server_there_is_an_answer_in_time() {
         let session = json!({ "access_token": expired(&user), "refresh_token": "good", "expires_at": 1 });
         let started = Instant::now();
         assert_eq!(message(ask(&app, &cookie(&value(&session, true), false)).await).await, not_found);
-        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     }
 }

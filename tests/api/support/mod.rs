@@ -11,7 +11,10 @@ pub mod tls;
 pub mod tokens;
 pub mod upstream;
 
-use std::net::{SocketAddr, TcpListener};
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::LazyLock,
+};
 
 use chatbot_ui_api::{
     app,
@@ -122,9 +125,13 @@ impl User {
     }
 }
 
-/// A client without a pool, so that dropping a response closes its connection.
+/// A client without a pool, so that dropping a response closes its connection
+/// and no connection outlives its test. One for all: reading the system's
+/// certificates takes longer than many a test.
 pub fn client() -> reqwest::Client {
-    reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client")
+    static CLIENT: LazyLock<reqwest::Client> =
+        LazyLock::new(|| reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client"));
+    CLIENT.clone()
 }
 
 /// What the front end posts.
