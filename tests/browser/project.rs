@@ -86,16 +86,16 @@ async fn users_of_a_project_sign_in_with_a_password() {
         page.until("!document.getElementById('sign-in').hidden").await;
         assert_eq!(page.value("document.getElementById('demo-sign-in').hidden").await, true);
         page.is_quiet(&[&page.url]).await;
-        page.click("#sign-in-email").await;
+        page.click("label[for=sign-in-email]").await;
         page.press(EMAIL).await;
-        page.click("#sign-in-password").await;
+        page.click("label[for=sign-in-password]").await;
         page.press("wrong").await;
         page.click("#sign-in button").await;
         page.until("document.querySelector('#toast p')?.textContent === 'Invalid login credentials'").await;
         let _ = page.driver.browser_log().await;
 
         page.value("document.getElementById('sign-in-password').value = ''").await;
-        page.click("#sign-in-password").await;
+        page.click("label[for=sign-in-password]").await;
         page.press("right").await;
         page.click("#sign-in button").await;
         page.until("document.activeElement.id === 'question'").await;
