@@ -1,9 +1,14 @@
 //! `/openapi.json`, `/api/docs`, and pages of other origins.
 
-use reqwest::Method;
-use serde_json::Value;
+use std::time::Duration;
 
-use crate::support::{App, client};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{
+    App, client,
+    upstream::{Reply, Step, Upstream},
+};
 
 #[tokio::test]
 async fn the_document_and_its_page_are_for_everybody() {
@@ -23,6 +28,38 @@ async fn the_document_and_its_page_are_for_everybody() {
     );
     assert!(page.headers()["content-security-policy"].to_str().expect("ascii").starts_with("default-src 'none';"));
     assert!(page.text().await.expect("text").contains("<section id=\"chatOpenai\""));
+}
+
+#[tokio::test]
+async fn an_answer_is_the_documents_own_example() {
+    let upstream = Upstream::start().await;
+    let app = App::start(&[("OPENAI_BASE_URL", &format!("{}/v1", upstream.url()))]).await;
+    let user = app.user(&[("openai_api_key", "sk-case-document")]).await;
+    let document = client().get(app.url("/openapi.json")).send().await.expect("an answer");
+    let document: Value = serde_json::from_str(&document.text().await.expect("text")).expect("JSON");
+    let reference = document["paths"]["/api/chat/openai"]["post"]["responses"]["200"]["$ref"].as_str();
+    let described = document.pointer(&reference.expect("a reference")[1..]).expect("the response");
+
+    let event = |event: Value| format!("data: {event}\n\n");
+    let text = |text: &str| event(json!({ "choices": [{ "delta": { "content": text } }] }));
+    let usage = json!({ "prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11 });
+    let usage = event(json!({ "choices": [], "usage": usage }));
+    for (media, said) in [("text/plain", "Hello, how can I help?"), ("text/event-stream", "Hello")] {
+        let events = [&text(said), &usage, "data: [DONE]\n\n"];
+        upstream.script("sk-case-document", vec![Reply::events(&events, Step::Wait(Duration::ZERO))]);
+        let answer = app.chat("openai", &user).header("accept", media).send().await.expect("an answer");
+        assert_eq!(answer.status(), 200);
+        for (name, shape) in described["headers"].as_object().expect("headers") {
+            let promised = shape["schema"].get("const").or_else(|| shape.get("example"));
+            if let Some(promised) = promised.and_then(Value::as_str) {
+                assert_eq!(header(&answer, name), Some(promised), "{media}: {name}");
+            }
+        }
+        let kind = header(&answer, "content-type").and_then(|kind| kind.split(';').next());
+        assert_eq!(kind, Some(media));
+        assert_eq!(answer.text().await.ok().as_deref(), described["content"][media]["example"].as_str(), "{media}");
+    }
+    assert_eq!(described["content"].as_object().expect("media types").len(), 2);
 }
 
 async fn preflight(app: &App, origin: &str) -> reqwest::Response {

@@ -49,6 +49,7 @@ pub fn serve(
             .configure(&more_routes)
             .route("/{path:.*}/chat/completions", web::post().to(open_ai))
             .route("/{path:.*}/embeddings", web::post().to(embeddings))
+            .route("/{path:.*}/assistants", web::get().to(assistants))
             .route("/v1/messages", web::post().to(anthropic))
             .route("/v1beta/{model:.*}", web::post().to(google))
     });
@@ -192,6 +193,12 @@ async fn embeddings(request: Json<Value>) -> HttpResponse {
         .map(|(index, text)| json!({ "object": "embedding", "index": index, "embedding": vector(text) }))
         .collect();
     HttpResponse::Ok().json(json!({ "object": "list", "model": request["model"], "data": data }))
+}
+
+async fn assistants() -> HttpResponse {
+    let assistant =
+        json!({ "id": "asst_demo", "object": "assistant", "name": "The demo's assistant", "model": "demo" });
+    HttpResponse::Ok().json(json!({ "object": "list", "data": [assistant], "has_more": false }))
 }
 
 /// How often each word stands in a text, in as many drawers as a vector has
