@@ -1,5 +1,7 @@
 //! `FRONTEND_URL`: what is not the server's own goes to the front end there.
 
+mod counted;
+
 use std::time::Duration;
 
 use tokio::{
