@@ -67,6 +67,9 @@ pub struct Config {
     /// `FRONTEND_URL`, default none: the address of the Next.js app, to which
     /// everything goes that is not this server's own.
     pub frontend_url: Option<Url>,
+    /// `FRONTEND_TIMEOUT`, in seconds, default 120: how long the front end may
+    /// take to begin its answer, once it has the whole request.
+    pub frontend_timeout: Duration,
     /// `CORS_ORIGINS`, default none: the origins (scheme, host and port) whose
     /// pages may call the routes, with commas between.
     pub cors_origins: Vec<String>,
@@ -277,6 +280,7 @@ impl Config {
             otlp: read.otlp()?,
             port,
             frontend_url,
+            frontend_timeout: read.seconds("FRONTEND_TIMEOUT", 120)?,
             cors_origins: read.cors_origins()?,
             database: read.database()?,
             sessions: read.sessions()?,
