@@ -24,6 +24,7 @@ use crate::{
     db::Db,
     door::{self, Door},
     frontend,
+    idle::Watch,
     limits::Limits,
     outbound::{Clients, guard},
     playground,
@@ -140,6 +141,7 @@ pub async fn serve_with(
         data.insert(at_the_door.door.connection());
         if let Some(stream) = connection.downcast_ref::<TcpStream>() {
             notice_vanished_clients(stream);
+            Watch::new(stream).map(|watch| data.insert(watch));
         }
     })
     // Beyond our own limit below.

@@ -21,7 +21,7 @@ use crate::{
 
 /// Refused as one too many.
 async fn is_full(app: &App, path: &str) {
-    let refused = client().get(app.url(path)).send().await.expect("an answer");
+    let refused = soon(client().get(app.url(path)).send()).await.expect("an answer");
     assert!(refused.headers().contains_key("retry-after"), "{path}");
     let sentence = "The server is busy. Please try again in a moment.";
     assert_eq!(message(refused).await, (503, sentence.to_owned()), "{path}");
