@@ -185,6 +185,8 @@ pub async fn serve_with(
         }
         () = stop() => {
             tracing::warn!("stopping at once: {} streams are cut", state.telemetry.metrics.open_streams());
+            // What has ended may still be on its way to the collector.
+            state.telemetry.flush(Duration::from_millis(500)).await;
             return Ok(());
         }
     };
@@ -195,7 +197,7 @@ pub async fn serve_with(
             () = wait_for_lines(&state) => {}
         }
     }
-    state.telemetry.flush().await;
+    state.telemetry.flush(Duration::from_secs(2)).await;
     Ok(())
 }
 
