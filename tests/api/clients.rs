@@ -1,5 +1,8 @@
 //! Clients that are slow, greedy or strange.
 
+#[cfg(target_os = "linux")]
+mod vanished;
+
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
