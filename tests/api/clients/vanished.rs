@@ -72,7 +72,8 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        // The link goes with it.
+        // It would last as long as a socket in there does.
+        ip(&["link", "del", &self.name]);
         ip(&["netns", "del", &self.name]);
     }
 }
