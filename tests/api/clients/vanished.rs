@@ -93,7 +93,7 @@ async fn a_client_that_vanishes_without_a_word_is_given_up() {
         ("HOST", &network.address),
         ("DATABASE_URL", &database.role_url),
         ("OPENAI_BASE_URL", &base),
-        ("CLIENT_TIMEOUT", "2"),
+        ("CLIENT_TIMEOUT", "1"),
     ])
     .await;
     // One to whom nothing is on its way, and one to whom something always is.
@@ -112,7 +112,7 @@ async fn a_client_that_vanishes_without_a_word_is_given_up() {
         assert!(upstream.wait_for(key, Duration::from_secs(10), |seen| seen.len() == 1).await, "{key} is asked");
     }
     // They are there, and so nobody is given up.
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
     for key in [silent, talkative] {
         assert!(!upstream.requests(key)[0].is_over(), "{key}");
     }
@@ -122,6 +122,6 @@ async fn a_client_that_vanishes_without_a_word_is_given_up() {
     for key in [silent, talkative] {
         assert!(upstream.wait_for(key, Duration::from_secs(10), |seen| seen[0].left.is_some()).await, "{key}");
         let took = upstream.requests(key)[0].left.expect("when it left") - cut;
-        assert!((Duration::from_millis(500)..Duration::from_secs(6)).contains(&took), "{key}: {took:?}");
+        assert!((Duration::from_millis(300)..Duration::from_secs(6)).contains(&took), "{key}: {took:?}");
     }
 }
