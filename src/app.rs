@@ -24,6 +24,7 @@ use crate::{
     db::Db,
     door::{self, Door},
     frontend,
+    idle::Watch,
     limits::Limits,
     outbound::{Clients, guard},
     playground,
@@ -98,7 +99,7 @@ pub async fn serve_with(
     // workers it is then known to work.
     let clients = move |config: &Config| Clients::new(config, lookup).map_err(io::Error::other);
     clients(&config)?;
-    let grace = config.shutdown_grace;
+    let (grace, client_timeout) = (config.shutdown_grace, config.client_timeout);
     let metrics = config.metrics_addr.as_ref().map(|(host, port)| metrics::listen(host, *port)).transpose()?;
     let state = Data::new(State::new(config)?);
     let (for_workers, at_the_door, counting) = (state.clone(), state.clone(), state.clone());
@@ -139,7 +140,8 @@ pub async fn serve_with(
     .on_connect(move |connection, data| {
         data.insert(at_the_door.door.connection());
         if let Some(stream) = connection.downcast_ref::<TcpStream>() {
-            notice_vanished_clients(stream);
+            notice_vanished_clients(stream, client_timeout);
+            Watch::new(stream).map(|watch| data.insert(watch));
         }
     })
     // Beyond our own limit below.
@@ -183,6 +185,8 @@ pub async fn serve_with(
         }
         () = stop() => {
             tracing::warn!("stopping at once: {} streams are cut", state.telemetry.metrics.open_streams());
+            // What has ended may still be on its way to the collector.
+            state.telemetry.flush(Duration::from_millis(500)).await;
             return Ok(());
         }
     };
@@ -193,7 +197,7 @@ pub async fn serve_with(
             () = wait_for_lines(&state) => {}
         }
     }
-    state.telemetry.flush().await;
+    state.telemetry.flush(Duration::from_secs(2)).await;
     Ok(())
 }
 
@@ -216,12 +220,13 @@ async fn wait_for_lines(state: &State) {
 /// A client that vanishes without a FIN is noticed by keepalive while nothing
 /// is under way, and by the user timeout while something is: keepalive does
 /// not probe then. The latter also ends clients that stop reading for good.
-fn notice_vanished_clients(stream: &TcpStream) {
+fn notice_vanished_clients(stream: &TcpStream, timeout: Duration) {
     let socket = SockRef::from(stream);
-    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
-    let set = socket.set_tcp_keepalive(&keepalive);
+    // Whole seconds, and none would be refused.
+    let part = |part: u32| (timeout / part).max(Duration::from_secs(1));
+    let set = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(part(2)).with_interval(part(6)));
     #[cfg(target_os = "linux")]
-    let set = set.and_then(|()| socket.set_tcp_user_timeout(Some(Duration::from_secs(30))));
+    let set = set.and_then(|()| socket.set_tcp_user_timeout(Some(timeout)));
     if let Err(error) = set {
         tracing::debug!(%error, "socket options");
     }
@@ -236,7 +241,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let _client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connects");
         let (stream, _) = listener.accept().await.expect("a client");
-        notice_vanished_clients(&stream);
+        notice_vanished_clients(&stream, Duration::from_secs(30));
         let socket = SockRef::from(&stream);
         assert!(socket.keepalive().expect("an option"));
         assert_eq!(socket.tcp_keepalive_time().expect("an option"), Duration::from_secs(15));

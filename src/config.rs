@@ -67,6 +67,9 @@ pub struct Config {
     /// `FRONTEND_URL`, default none: the address of the Next.js app, to which
     /// everything goes that is not this server's own.
     pub frontend_url: Option<Url>,
+    /// `FRONTEND_TIMEOUT`, in seconds, default 120: how long the front end may
+    /// take to begin its answer, once it has the whole request.
+    pub frontend_timeout: Duration,
     /// `CORS_ORIGINS`, default none: the origins (scheme, host and port) whose
     /// pages may call the routes, with commas between.
     pub cors_origins: Vec<String>,
@@ -75,6 +78,9 @@ pub struct Config {
     /// `BODY_TIMEOUT`, in seconds, default 20: how long a request's body may
     /// take, and a second more for each 4 KiB of it.
     pub body_timeout: Duration,
+    /// `CLIENT_TIMEOUT`, in seconds, default 30: after how long a client that
+    /// vanished without a word, or that does not read, is given up.
+    pub client_timeout: Duration,
     /// What `MAX_REQUESTS`, `MAX_STREAMS_PER_USER`, `RATE_LIMIT_PER_MINUTE`
     /// and `REDIS_URL` say.
     pub limits: Limits,
@@ -277,6 +283,7 @@ impl Config {
             otlp: read.otlp()?,
             port,
             frontend_url,
+            frontend_timeout: read.seconds("FRONTEND_TIMEOUT", 120)?,
             cors_origins: read.cors_origins()?,
             database: read.database()?,
             sessions: read.sessions()?,
@@ -297,6 +304,7 @@ impl Config {
             limits: read.limits()?,
             max_body_bytes: read.number("MAX_BODY_BYTES", 32 * 1024 * 1024)?,
             body_timeout: read.seconds("BODY_TIMEOUT", 20)?,
+            client_timeout: read.seconds("CLIENT_TIMEOUT", 30)?,
             service_role_key: read.text("SUPABASE_SERVICE_ROLE_KEY").map(SecretString::from),
             local_embeddings_dir: read.text("LOCAL_EMBEDDINGS_DIR").map(PathBuf::from),
             max_file_bytes: read.number("MAX_FILE_BYTES", 50 * 1024 * 1024)?,

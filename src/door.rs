@@ -23,7 +23,13 @@ use actix_web::{
 use futures::{StreamExt, stream};
 use tokio::sync::watch;
 
-use crate::{app::State, error::Error, limits::Slot, telemetry::RequestLog};
+use crate::{
+    app::State,
+    error::Error,
+    idle::{UnderWay, Watch},
+    limits::Slot,
+    telemetry::RequestLog,
+};
 
 /// What is asked of a server that stops or is full, too: one that did not say
 /// how it is would be killed for being busy.
@@ -121,6 +127,7 @@ pub async fn let_in(
         return Err(Error::Internal("the server's state is not installed".to_owned()).into());
     };
     let place = state.door.requests.take_place();
+    let under_way = request.conn_data::<Watch>().map(Watch::request);
     let payload = hold_payload(&mut request);
     let admitted = if ALWAYS_OPEN.contains(&request.path()) {
         Ok(None)
@@ -139,7 +146,15 @@ pub async fn let_in(
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
     Ok(response.map_body(|_, body| {
-        BoxBody::new(Inside { body, _place: place, _admitted: admitted, _slot: slot, _payload: payload, _log: log })
+        BoxBody::new(Inside {
+            body,
+            _place: place,
+            _under_way: under_way,
+            _admitted: admitted,
+            _slot: slot,
+            _payload: payload,
+            _log: log,
+        })
     }))
 }
 
@@ -162,6 +177,7 @@ fn hold_payload(request: &mut ServiceRequest) -> Option<Rc<RefCell<Payload>>> {
 struct Inside {
     body: BoxBody,
     _place: Place,
+    _under_way: Option<UnderWay>,
     _admitted: Option<Place>,
     _slot: Option<Slot>,
     _payload: Option<Rc<RefCell<Payload>>>,

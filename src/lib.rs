@@ -31,6 +31,7 @@ pub mod db;
 pub mod door;
 pub mod error;
 pub mod frontend;
+pub mod idle;
 pub mod js;
 pub mod keys;
 pub mod limits;

@@ -8,7 +8,7 @@
 mod headers;
 mod upgrade;
 
-use std::io;
+use std::{io, time::Duration};
 
 use actix_web::{
     HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, Route,
@@ -26,6 +26,7 @@ use actix_web::{
 use futures::{SinkExt, Stream, StreamExt, TryStreamExt, channel::mpsc, stream};
 use percent_encoding::percent_decode_str;
 use reqwest::Url;
+use tokio::sync::oneshot;
 
 use crate::{
     app::State,
@@ -83,14 +84,26 @@ async fn pass_on(request: HttpRequest, payload: Payload) -> Result<HttpResponse,
     let protocol = upgrade::asked_for(&request);
     let mut outgoing = client.request(method, url).headers(headers::for_front_end(&request, protocol));
     let mut payload = Some(payload);
+    let (sent, all_sent) = oneshot::channel();
     if has_body(&request)
         && let Some(payload) = payload.take()
     {
-        outgoing = outgoing.body(body(in_time(&request, payload)));
+        outgoing = outgoing.body(body(in_time(&request, payload), sent));
+    } else {
+        drop(sent);
     }
-    let response = match outgoing.send().await {
-        Ok(response) => response,
-        Err(error) => return Ok(down(&request, &error)),
+    let response = tokio::select! {
+        response = outgoing.send() => match response {
+            Ok(response) => response,
+            Err(error) => return Ok(down(&request, &error)),
+        },
+        () = late(all_sent, state.config.frontend_timeout) => {
+            return Err(Error::FrontEnd {
+                status: StatusCode::GATEWAY_TIMEOUT,
+                message: "The front end did not answer in time.",
+                detail: "the front end did not begin its answer within FRONTEND_TIMEOUT".to_owned(),
+            });
+        }
     };
     let status = StatusCode::from_u16(response.status().as_u16()).unwrap_or(StatusCode::BAD_GATEWAY);
     let mut answer = HttpResponse::build(status);
@@ -114,12 +127,25 @@ fn target(base: &Url, request: &HttpRequest) -> Option<Url> {
     path.starts_with('/').then(|| Url::parse(&format!("{origin}{path}")).ok())?
 }
 
-/// A client's body for the front end: one piece is under way at a time.
-fn body(payload: impl Stream<Item = Result<Bytes, PayloadError>> + 'static) -> reqwest::Body {
+/// Waits until the whole request was handed over, and then as long as the
+/// front end has for the head of its answer.
+async fn late(all_sent: oneshot::Receiver<()>, limit: Duration) {
+    // Nothing is ever sent: the other end is dropped.
+    let _ = all_sent.await;
+    tokio::time::sleep(limit).await;
+}
+
+/// A client's body for the front end: one piece is under way at a time. At its
+/// end, `sent` is dropped.
+fn body(
+    payload: impl Stream<Item = Result<Bytes, PayloadError>> + 'static,
+    sent: oneshot::Sender<()>,
+) -> reqwest::Body {
     // Between the worker, which alone may touch the payload, and the client,
     // which wants what may move between threads.
     let (mut sender, receiver) = mpsc::channel::<io::Result<Bytes>>(0);
     actix_web::rt::spawn(async move {
+        let _sent = sent;
         let mut payload = std::pin::pin!(payload);
         while let Some(piece) = payload.next().await {
             let broken = piece.is_err();

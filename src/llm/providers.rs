@@ -1,6 +1,7 @@
-//! The providers that speak OpenAI's wire, a row each. A new one is one row
-//! (and a row of [`crate::keys::TABLE`] for its key): its route, its request,
-//! its errors and its tests follow.
+//! The providers that speak OpenAI's wire, a row each. The route, the request
+//! and the words of the errors follow from the row. Its address is a field of
+//! [`BaseUrls`], its key a row of [`crate::keys::TABLE`], and its tests are to
+//! be written: `docs/providers.md` goes through all of it.
 
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};

@@ -106,12 +106,14 @@ impl Telemetry {
         let _earlier = self.cut.set(time);
     }
 
-    /// Hands over what is not yet with the collector of traces.
-    pub async fn flush(&self) {
+    /// Hands over what is not yet with the collector of traces, within `limit`.
+    pub async fn flush(&self, limit: Duration) {
         #[cfg(feature = "otlp")]
         if let Some(traces) = &self.traces {
-            traces.flush().await;
+            traces.flush(limit).await;
         }
+        #[cfg(not(feature = "otlp"))]
+        let _ = limit;
     }
 }
 

@@ -25,9 +25,6 @@ use secrecy::ExposeSecret;
 use super::{Asked, Ended, Line, metrics::method};
 use crate::config::otlp::{self, Otlp};
 
-/// How long a server that stops waits for the collector.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// The way to the collector.
 pub struct Traces {
     provider: SdkTracerProvider,
@@ -64,10 +61,10 @@ impl Traces {
         Ok(Self { tracer: provider.tracer("chatbot-ui-api"), provider })
     }
 
-    /// Sends what has not been sent, within two seconds.
-    pub(super) async fn flush(&self) {
+    /// Sends what has not been sent, within `limit`.
+    pub(super) async fn flush(&self, limit: Duration) {
         let provider = self.provider.clone();
-        let flushed = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FLUSH_TIMEOUT)).await;
+        let flushed = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(limit)).await;
         if !matches!(flushed, Ok(Ok(()))) {
             tracing::warn!("the last traces did not reach the collector");
         }

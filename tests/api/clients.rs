@@ -1,5 +1,8 @@
 //! Clients that are slow, greedy or strange.
 
+#[cfg(target_os = "linux")]
+mod vanished;
+
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
@@ -56,9 +59,30 @@ async fn dribble(connection: TcpStream, bytes: Vec<u8>) -> (String, Duration) {
 #[tokio::test]
 async fn a_head_that_comes_a_byte_at_a_time_is_given_up() {
     let app = App::start(&[]).await;
-    let (said, took) = dribble(connect(&app).await, b"GET /healthz HTTP/1.1\r\nx: xxxxxxxxxxxxxxxx".to_vec()).await;
-    assert!(said.starts_with("HTTP/1.1 408 "), "{said}");
-    assert!(took < Duration::from_secs(7), "{took:?}");
+    let endless = b"GET /healthz HTTP/1.1\r\nx: xxxxxxxxxxxxxxxx".to_vec();
+    let first = async {
+        let (said, took) = dribble(connect(&app).await, endless.clone()).await;
+        assert!(said.starts_with("HTTP/1.1 408 "), "{said}");
+        assert!(took < Duration::from_secs(7), "{took:?}");
+    };
+    let whole = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+    let second = async {
+        let mut connection = connect(&app).await;
+        connection.write_all(whole).await.expect("writes");
+        let (said, took) = dribble(connection, endless.clone()).await;
+        assert!(said.starts_with("HTTP/1.1 200 ") && said.ends_with("\"ok\"}"), "{said}");
+        assert!(took < Duration::from_secs(12), "{took:?}");
+    };
+    // With the beginning of the second in the same write, and then silence.
+    let silent = async {
+        let mut connection = connect(&app).await;
+        connection.write_all(&[&whole[..], &endless].concat()).await.expect("writes");
+        let mut said = String::new();
+        let closed = timeout(Duration::from_secs(12), connection.read_to_string(&mut said)).await;
+        closed.expect("it is closed").expect("text");
+        assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
+    };
+    tokio::join!(first, second, silent);
 }
 
 #[tokio::test]

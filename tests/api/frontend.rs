@@ -1,6 +1,8 @@
 //! `FRONTEND_URL`: what is not the server's own goes to the front end there.
 
-use std::time::Duration;
+mod counted;
+
+use std::time::{Duration, Instant};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -322,6 +324,41 @@ async fn no_protocol_but_websocket_is_changed_to() {
     for name in ["upgrade", "http2-settings", "connection"] {
         assert_eq!(header(&head.headers, name), None, "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_front_end_that_never_begins_its_answer_is_given_up() {
+    let (front_end, app) = FrontEnd::start(&[("FRONTEND_TIMEOUT", "1")]).await;
+    let words = (504, "The front end did not answer in time.".to_owned());
+    // Silent, or with a head that comes a byte at a time and never ends.
+    for dribbles in [false, true] {
+        let began = Instant::now();
+        let asked = tokio::spawn(client().post(app.url("/page")).body("body").send());
+        let (mut connection, _) = front_end.request().await;
+        if dribbles {
+            connection.write("HTTP/1.1 200 OK\r\nx: ").await;
+            while !asked.is_finished() && connection.writer.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        assert_eq!(message(soon(asked).await.expect("no panic").expect("an answer")).await, words);
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+        soon(connection.wire.gone()).await;
+    }
+    // One that has begun has all the time, and so has a body on its way up.
+    let mut socket = TcpStream::connect(app.address).await.expect("connects");
+    socket.write_all(b"POST /upload HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n1").await.expect("writes");
+    let (mut connection, _) = front_end.request().await;
+    tokio::time::sleep(Duration::from_millis(1300)).await;
+    socket.write_all(b"2").await.expect("writes");
+    connection.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n1").await;
+    let mut wire = Wire::new(&mut socket);
+    let head = soon(wire.head()).await.expect("reads").expect("an answer");
+    assert_eq!(head.start, "HTTP/1.1 200 OK");
+    tokio::time::sleep(Duration::from_millis(1300)).await;
+    connection.write("2").await;
+    let body = soon(wire.body(Rest::announced(&head.headers).expect("a body"))).await.expect("reads");
+    assert_eq!(body.as_ref(), b"12");
 }
 
 #[tokio::test]

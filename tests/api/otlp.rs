@@ -1,6 +1,6 @@
 //! Traces: what a collector of OpenTelemetry receives.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
@@ -10,9 +10,12 @@ use opentelemetry_proto::tonic::{
 use prost::Message;
 use reqwest::header::AUTHORIZATION;
 
-use crate::support::{
-    App, User, chat_body, client,
-    upstream::{ANY, End, Reply, Step, Upstream},
+use crate::{
+    process::{ended, serve, signal, stopping},
+    support::{
+        App, User, chat_body, client, postgres,
+        upstream::{ANY, End, Reply, Step, Upstream},
+    },
 };
 
 const DELTA: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"MARKEDANSWER\"}}]}\n\n";
@@ -163,6 +166,41 @@ async fn a_trace_that_its_sender_does_not_sample_is_not_sent() {
     let (all, _) = spans(&collector, 1).await;
     let names: Vec<&str> = all.iter().map(|span| span.name.as_str()).collect();
     assert_eq!(names, ["GET /api/keys"]);
+}
+
+/// What ended before is handed over, and a collector that says nothing is not
+/// waited for.
+#[tokio::test]
+async fn a_second_signal_leaves_the_last_traces_a_moment() {
+    let database = postgres::database().await;
+    for answers in [true, false] {
+        let (collector, provider) = (Upstream::start().await, Upstream::start().await);
+        let accepted = Reply::json(200, &serde_json::json!({}));
+        collector.script_any(vec![if answers { accepted } else { Reply::silent() }]);
+        provider.script(KEY, vec![Reply::events(&[DELTA], Step::WaitForever)]);
+        let (base, endpoint) = (format!("{}/v1", provider.url()), collector.url());
+        let (mut child, url) = serve(&[
+            ("DATABASE_URL", &database.role_url),
+            ("OPENAI_BASE_URL", &base),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+            ("OTEL_BSP_SCHEDULE_DELAY", "600000"),
+        ])
+        .await;
+        assert_eq!(client().get(format!("{url}/api/keys")).send().await.expect("an answer").status(), 200);
+        let user = User::create(&database.pool, &[("openai_api_key", KEY)]).await;
+        let request = client().post(format!("{url}/api/chat/openai")).header(AUTHORIZATION, user.bearer());
+        let mut answer = request.body(chat_body().to_string()).send().await.expect("an answer");
+        answer.chunk().await.expect("text").expect("some");
+
+        signal(&child, "TERM");
+        stopping(&url).await;
+        assert!(collector.all().is_empty(), "too early to tell");
+        signal(&child, "TERM");
+        let told = Instant::now();
+        assert_eq!(ended(&mut child).await, Some(0));
+        assert!(told.elapsed() < Duration::from_millis(1500), "{:?}", told.elapsed());
+        assert_eq!(collector.all().len(), 1, "answers: {answers}");
+    }
 }
 
 #[tokio::test]

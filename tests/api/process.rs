@@ -134,7 +134,7 @@ fn delta(text: &str) -> Vec<u8> {
 }
 
 /// Waits until the server says that it is stopping.
-async fn stopping(url: &str) {
+pub async fn stopping(url: &str) {
     let stops = async {
         while client().get(format!("{url}/readyz")).send().await.expect("an answer").status() != 503 {
             tokio::time::sleep(Duration::from_millis(10)).await;

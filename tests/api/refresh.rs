@@ -14,7 +14,7 @@ use actix_web::{App as Web, HttpRequest, HttpResponse, HttpServer, web};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures::future::join_all;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::header::{COOKIE, SET_COOKIE};
+use reqwest::header::{CACHE_CONTROL, COOKIE, SET_COOKIE};
 use serde_json::{Value, json};
 
 use crate::support::{App, User, chat_body, client, message, tokens};
@@ -157,6 +157,26 @@ async fn fifty_requests_with_a_spent_token_are_one_refresh() {
         assert!(!answer.headers().contains_key(SET_COOKIE));
         assert!(is_in(answer).await);
         assert_eq!(auth.asked.load(Ordering::SeqCst), 1);
+    }
+}
+
+/// A cache that kept one would hand the session to whoever asks next.
+#[tokio::test]
+async fn no_cache_keeps_an_answer_with_a_session_in_it() {
+    let (app, user, _auth) = start(Duration::ZERO, 1, ANON).await;
+    let session = json!({ "access_token": expired(&user), "refresh_token": "good", "expires_at": 1 });
+    let cookie = cookie(&value(&session, true), false);
+    for (path, body, status) in [
+        ("/api/username/available", r#"{"username":"x"}"#, 200),
+        ("/api/chat/openai", "{}", 500),
+        ("/api/retrieval/process", "", 400),
+    ] {
+        let request = client().post(app.url(path)).header(COOKIE, &cookie).body(body);
+        let answer = request.send().await.expect("an answer");
+        assert_eq!(answer.status(), status, "{path}");
+        assert!(answer.headers().contains_key(SET_COOKIE), "{path}");
+        let said: Vec<_> = answer.headers().get_all(CACHE_CONTROL).iter().collect();
+        assert_eq!(said, ["private, no-store, no-transform"], "{path}");
     }
 }
 

@@ -3,10 +3,15 @@
 //! far as it goes. Nothing that is marked may be in what the process writes,
 //! or in a header of what it answers.
 
+mod frontend;
+
 use std::{
     fs::File,
+    io::{Read, Write},
+    net::TcpListener,
     path::PathBuf,
     process::Stdio,
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -26,12 +31,17 @@ use tokio::process::{Child, Command};
 use uuid::Uuid;
 
 use crate::support::{
-    User, chat_body, client, postgres, tokens,
+    User, chat_body, client, message, postgres,
+    redis::Redis,
+    tokens,
     upstream::{ANY, End, Reply, Step, Upstream},
 };
 
 /// In every secret. Letters only, so that no escaping changes it.
 const MARK: &str = "MARKED";
+
+/// Public, but nothing to write down.
+const ANON: &str = "sb_publishable_anon";
 
 /// More would wait for each other at the database.
 const AT_ONCE: usize = 8;
@@ -40,6 +50,8 @@ const AT_ONCE: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Weather {
     Fair,
+    /// The same, but each session has run out and is refreshed on the way.
+    Refreshed,
     /// 401 that quotes the key, as OpenAI's do.
     WrongKey,
     /// An error as an event, after some text.
@@ -57,15 +69,18 @@ enum Weather {
 struct Server {
     child: Child,
     url: String,
+    metrics: String,
     output: PathBuf,
 }
 
 impl Server {
-    async fn start(settings: &[(String, String)], format: &str) -> Self {
+    async fn start(arguments: &[&str], settings: &[(String, String)], format: &str) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
         let output = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("output-{}", Uuid::new_v4()));
         let file = File::create(&output).expect("a file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_chatbot-ui-api"));
-        command.arg("serve").current_dir(env!("CARGO_TARGET_TMPDIR")).env_clear();
+        command.args(arguments).current_dir(env!("CARGO_TARGET_TMPDIR")).env_clear();
+        command.env("METRICS_ADDR", free.to_string());
         command.env("PORT", "0").env("LOG_FORMAT", format).env("RUST_LOG", "trace").env("SHUTDOWN_GRACE", "1");
         // Directives of one's own do not open what is shut.
         if format == "json" {
@@ -87,7 +102,15 @@ impl Server {
             assert!(started.elapsed() < Duration::from_secs(20), "{written}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
-        Self { child, url, output }
+        Self { child, url, metrics: format!("http://{free}/metrics"), output }
+    }
+
+    /// What `/metrics` says.
+    async fn metrics(&self) -> String {
+        let answer = client().get(&self.metrics).send().await.expect("an answer");
+        let text = answer.text().await.expect("text");
+        assert!(text.contains("\nchatbot_ui_api_requests_total{"), "nothing was counted: {text}");
+        text
     }
 
     /// All that it wrote, once it has ended.
@@ -154,7 +177,7 @@ fn reply(weather: Weather) -> Reply {
     let answer = event(&delta("MARKEDanswer"));
     let error = json!({ "type": "error", "error": { "message": "MARKEDwords about sk-MARKEDkey" } });
     match weather {
-        Weather::Fair => Reply { steps: vec![answer, event("[DONE]")], ..Reply::default() },
+        Weather::Fair | Weather::Refreshed => Reply { steps: vec![answer, event("[DONE]")], ..Reply::default() },
         Weather::WrongKey => Reply {
             headers: vec![
                 ("x-request-id".to_owned(), "MARKEDid".to_owned()),
@@ -187,6 +210,7 @@ async fn requests(
     client: &Client,
     url: &str,
     user: &User,
+    token: &str,
     db: &PgPool,
     upstream: &str,
 ) -> Vec<(String, RequestBuilder)> {
@@ -211,7 +235,6 @@ async fn requests(
     .fetch_one(db)
     .await
     .expect("a file");
-    let token = tokens::access_token(user.id, user.session);
     let session =
         json!({ "access_token": token, "refresh_token": "MARKEDrefresh", "user": { "email": "MARKED@example.com" } });
     let mut requests = Vec::new();
@@ -301,7 +324,7 @@ async fn requests(
 async fn run(weather: Weather, format: &str, keys_of_environment: bool) {
     let upstream = Upstream::start().await;
     upstream.script_any(vec![reply(weather)]);
-    if weather == Weather::Fair {
+    if matches!(weather, Weather::Fair | Weather::Refreshed) {
         let embeddings: Vec<f32> = vec![0.5; 1536];
         let one = json!({ "data": [{ "index": 0, "embedding": embeddings }] });
         upstream.tool(ANY, "/openai/embeddings", Reply::json(200, &one));
@@ -330,11 +353,12 @@ async fn run(weather: Weather, format: &str, keys_of_environment: bool) {
             ("DATABASE_URL", database_url.as_str()),
             ("SUPABASE_URL", &address),
             ("SUPABASE_SERVICE_ROLE_KEY", "sb_secret_MARKEDservice"),
-            ("SUPABASE_ANON_KEY", "sb_publishable_anon"),
+            ("SUPABASE_ANON_KEY", ANON),
             ("SUPABASE_JWT_SECRET", tokens::SECRET),
             // So that what is redirected there is refused, not asked.
             ("PRIVATE_UPSTREAMS", "allow"),
             ("DATABASE_POOL_SIZE", "4"),
+            ("RATE_LIMIT_PER_MINUTE", "100000"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned())),
     );
@@ -348,7 +372,16 @@ async fn run(weather: Weather, format: &str, keys_of_environment: bool) {
     if keys_of_environment {
         settings.extend(keys::TABLE.iter().map(|row| (row.variable.to_owned(), value(row.column))));
     }
-    let server = Server::start(&settings, format).await;
+    let redis = if weather == Weather::Fair { Redis::start("MARKEDredis").await } else { None };
+    let redis_url = match (weather, &redis) {
+        (Weather::Fair, Some(redis)) => Some(redis.url()),
+        (Weather::WrongKey, _) => start_redis_that_refuses(),
+        (Weather::Away, _) => Some("redis://MARKEDname:MARKEDredis@127.0.0.1:9/0".to_owned()),
+        _ => None,
+    };
+    settings.extend(redis_url.map(|url| ("REDIS_URL".to_owned(), url)));
+    let arguments: &[&str] = if weather == Weather::Fair { &["serve", "--playground"] } else { &["serve"] };
+    let server = Server::start(arguments, &settings, format).await;
     // One for all: each of its own would read the certificates anew.
     let client = client();
     let ready =
@@ -360,9 +393,14 @@ async fn run(weather: Weather, format: &str, keys_of_environment: bool) {
         let update = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(value(row.column)).bind(user.id);
         update.execute(&database.pool).await.expect(row.column);
     }
-    let requests = requests(&client, &server.url, &user, &database.pool, &address).await;
+    let token = tokens::access_token(user.id, user.session);
+    let expired = expired(&user);
+    let sent = if weather == Weather::Refreshed { &expired } else { &token };
+    let requests = requests(&client, &server.url, &user, sent, &database.pool, &address).await;
+    let refreshed = AtomicUsize::new(0);
     let ask = async |(path, request): (String, RequestBuilder)| {
         let answer = request.send().await.expect("an answer");
+        refreshed.fetch_add(usize::from(answer.headers().contains_key(SET_COOKIE)), Ordering::Relaxed);
         for (name, value) in answer.headers() {
             let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
             if let Some(shown) = show(&value, MARK).filter(|_| name != SET_COOKIE) {
@@ -374,10 +412,18 @@ async fn run(weather: Weather, format: &str, keys_of_environment: bool) {
         let _ = answer.bytes().await;
         (path, status)
     };
-    let mut answers = stream::iter(requests).map(ask).buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;
+    if weather == Weather::Refreshed {
+        fail_to_refresh(&client, &server.url, &expired, &upstream).await;
+        upstream.script_any(vec![reply(weather)]);
+        let new = json!({ "access_token": token, "expires_in": 3600, "refresh_token": "MARKEDnext", "user": { "email": "MARKED@example.com" } });
+        upstream.tool(ANY, "/auth/v1/token", Reply::json(200, &new));
+    }
+    // Without one, they wait for nothing but their time-outs.
+    let at_once = if weather == Weather::DatabaseAway { 3 * AT_ONCE } else { AT_ONCE };
+    let mut answers = stream::iter(requests).map(ask).buffer_unordered(at_once).collect::<Vec<_>>().await;
     if weather == Weather::Fair {
         upstream.tool(ANY, "/tool/", Reply::json(200, &json!({ "weather": "MARKEDresult" })));
-        let more = self::requests(&client, &server.url, &user, &database.pool, &address).await;
+        let more = self::requests(&client, &server.url, &user, sent, &database.pool, &address).await;
         for (path, request) in
             more.into_iter().filter(|(path, _)| ["/api/chat/tools", "/api/command"].contains(&&**path))
         {
@@ -391,24 +437,109 @@ async fn run(weather: Weather, format: &str, keys_of_environment: bool) {
         for row in routes::table() {
             assert!(good.contains(&row.path.as_str()), "{} never succeeded: {answers:?}", row.path);
         }
+        look_at_the_playground(&client, &server.url).await;
+    }
+    assert_eq!(refreshed.into_inner() > 0, weather == Weather::Refreshed, "{answers:?}");
+    if let Some(redis) = redis {
+        let mut connection = redis.connect().await.expect("it runs");
+        let said: String = redis::cmd("INFO").arg("commandstats").query_async(&mut connection).await.expect("counts");
+        let calls = said.split("cmdstat_eval:calls=").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or("0");
+        assert!(calls.parse::<usize>().expect("a number") > 20, "Redis was not asked: {said}");
     }
 
+    let metrics = server.metrics().await;
     let written = server.stop().await;
-    for sentence in ["request_id", "listening on"] {
-        assert!(written.contains(sentence), "{weather:?}: {written:.3000}");
+    let away = matches!(weather, Weather::WrongKey | Weather::Away).then_some("is away: until it is back");
+    for sentence in ["request_id", "listening on"].into_iter().chain(away) {
+        assert!(written.contains(sentence), "{weather:?}: {sentence}: {written:.3000}");
     }
-    let token = tokens::access_token(user.id, user.session);
-    let signature = token.rsplit('.').next().expect("a signature");
-    for secret in [MARK, signature, "only-for-tests", tokens::SECRET] {
-        if let Some(shown) = show(&written, secret) {
-            panic!("{weather:?}, {format}: {secret} in the log: {shown}");
+    let of = |token: &str| token.rsplit('.').next().expect("a signature").to_owned();
+    let secrets = [MARK, &of(&token), &of(&expired), "only-for-tests", tokens::SECRET, ANON];
+    for secret in secrets {
+        for (place, text) in [("the log", &written), ("the metrics", &metrics)] {
+            if let Some(shown) = show(text, secret) {
+                panic!("{weather:?}, {format}: {secret} in {place}: {shown}");
+            }
         }
     }
+    assert!(!metrics.contains(&user.id.to_string()), "who asked is in the metrics");
+}
+
+fn expired(user: &User) -> String {
+    let mut claims = tokens::claims(user.id, user.session);
+    claims["exp"] = (jsonwebtoken::get_current_timestamp() - 5).into();
+    tokens::sign(&claims, tokens::SECRET)
+}
+
+/// Sessions that the auth server refuses, each in another way.
+async fn fail_to_refresh(client: &Client, url: &str, expired: &str, upstream: &Upstream) {
+    let no_session = Reply { steps: vec![Step::Write(b"MARKED no session".to_vec())], ..Reply::default() };
+    let half = json!({ "access_token": "MARKEDtoken", "refresh_token": "" });
+    for (number, reply) in [
+        Reply::json(400, &json!({ "code": "refresh_token_not_found", "msg": "MARKEDrefresh was not found" })),
+        Reply::json(200, &half),
+        Reply { end: End::Reset, ..no_session.clone() },
+        no_session,
+        reply(Weather::Redirected),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        upstream.script_any(vec![reply]);
+        let session = json!({ "access_token": expired, "refresh_token": format!("MARKEDrefresh{number}") });
+        let request = client.get(format!("{url}/api/assistants/openai"));
+        let answer = request.header(COOKIE, format!("sb-127-auth-token={session}")).send().await.expect("an answer");
+        assert_eq!(message(answer).await.1, "User not found");
+    }
+    assert_eq!(upstream.requests(ANY).len(), 5, "the auth server was not asked");
+}
+
+/// The page shows what is public, and nothing of what came with the request.
+async fn look_at_the_playground(client: &Client, url: &str) {
+    for path in
+        ["/", "/playground/settings.json", "/playground/script.js", "/playground/style.css", "/playground/icon.svg"]
+    {
+        let request = client.get(format!("{url}{path}?MARKEDquery")).header(COOKIE, "sb-127-auth-token=MARKEDcookie");
+        let answer = request.send().await.expect("an answer");
+        assert_eq!(answer.status(), 200, "{path}");
+        let shown = format!("{:?} {}", answer.headers().clone(), answer.text().await.expect("text"));
+        for secret in [MARK, tokens::SECRET, "only-for-tests"] {
+            assert!(show(&shown, secret).is_none(), "{path}: {secret}: {shown}");
+        }
+        assert_eq!(shown.contains(ANON), path == "/playground/settings.json", "{path}");
+    }
+}
+
+/// A Redis to which the name and the password in its URL are wrong: it says so
+/// with both.
+fn start_redis_that_refuses() -> Option<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            let mut socket = socket.expect("a connection");
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = socket.read(&mut buffer) {
+                // Each command is an array.
+                let commands = buffer[..count].iter().filter(|byte| **byte == b'*').count();
+                let refusal = "-WRONGPASS MARKEDname with MARKEDredis is no pair of ours\r\n";
+                if socket.write_all(refusal.repeat(commands).as_bytes()).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    Some(format!("redis://MARKEDname:MARKEDredis@127.0.0.1:{port}"))
 }
 
 #[tokio::test]
 async fn nothing_secret_is_written_in_fair_weather() {
     tokio::join!(run(Weather::Fair, "json", true), run(Weather::Fair, "text", false));
+}
+
+#[tokio::test]
+async fn nothing_secret_is_written_when_sessions_are_refreshed() {
+    run(Weather::Refreshed, "json", false).await;
 }
 
 #[tokio::test]

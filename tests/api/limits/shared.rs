@@ -2,90 +2,19 @@
 
 use std::{
     net::TcpListener,
-    path::PathBuf,
-    process::Stdio,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
-use redis::aio::MultiplexedConnection;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use super::{ask, retry_after};
 use crate::{
     process::serve_and_listen,
-    support::{User, postgres, programs},
+    support::{User, postgres, redis::Redis},
 };
 
 const PASSWORD: &str = "hunter2-of-redis";
-
-/// A Redis with a port and a folder of its own; it keeps nothing.
-struct Redis {
-    program: PathBuf,
-    folder: PathBuf,
-    port: u16,
-    process: Child,
-}
-
-impl Redis {
-    /// `None` where this machine has none.
-    async fn start() -> Option<Self> {
-        let program = programs::find("redis-server", "redis-server")?;
-        let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = taken.local_addr().expect("an address").port();
-        drop(taken);
-        let folder = std::env::temp_dir().join(format!("chatbot-ui-api-test-redis-{port}"));
-        std::fs::create_dir_all(&folder).expect("a folder");
-        let process = spawn(&program, &folder, port);
-        let redis = Self { program, folder, port, process };
-        redis.answers().await;
-        Some(redis)
-    }
-
-    fn url(&self) -> String {
-        format!("redis://:{PASSWORD}@127.0.0.1:{}", self.port)
-    }
-
-    async fn connect(&self) -> Option<MultiplexedConnection> {
-        redis::Client::open(self.url()).expect("a URL").get_multiplexed_async_connection().await.ok()
-    }
-
-    async fn answers(&self) {
-        let began = Instant::now();
-        while self.connect().await.is_none() {
-            assert!(began.elapsed() < Duration::from_secs(10), "Redis does not start");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    async fn kill(&mut self) {
-        self.process.kill().await.expect("it runs");
-    }
-
-    async fn start_again(&mut self) {
-        self.process = spawn(&self.program, &self.folder, self.port);
-        self.answers().await;
-    }
-
-    fn signal(&self, signal: &str) {
-        let id = self.process.id().expect("it runs").to_string();
-        assert!(std::process::Command::new("kill").args(["-s", signal, &id]).status().expect("kill").success());
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
-fn spawn(program: &PathBuf, folder: &PathBuf, port: u16) -> Child {
-    let mut command = Command::new(program);
-    command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--requirepass", PASSWORD]);
-    command.args(["--port", &port.to_string()]).current_dir(folder);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    command.spawn().expect("Redis runs")
-}
 
 /// A server on its own, and what it writes.
 struct Server {
@@ -157,7 +86,7 @@ const BACK: &str = "is back: the rate limit is shared again";
 
 #[tokio::test]
 async fn servers_share_one_count_while_redis_is_there() {
-    let Some(mut redis) = Redis::start().await else { return };
+    let Some(mut redis) = Redis::start(PASSWORD).await else { return };
     let database = postgres::database().await;
     let (url, rate) = (redis.url(), "4");
     let [one, two] = [Server::start(&database, &url, rate).await, Server::start(&database, &url, rate).await];
@@ -194,7 +123,7 @@ async fn servers_share_one_count_while_redis_is_there() {
 
 #[tokio::test]
 async fn a_redis_that_hangs_delays_one_request() {
-    let Some(redis) = Redis::start().await else { return };
+    let Some(redis) = Redis::start(PASSWORD).await else { return };
     let database = postgres::database().await;
     let server = Server::start(&database, &redis.url(), "1000").await;
     connected(&redis, &[&server]).await;
@@ -232,7 +161,7 @@ async fn without_redis_at_the_start_a_server_counts_by_itself() {
 
 #[tokio::test]
 async fn a_wrong_password_is_said_and_not_shown() {
-    let Some(redis) = Redis::start().await else { return };
+    let Some(redis) = Redis::start(PASSWORD).await else { return };
     let database = postgres::database().await;
     let url = format!("redis://:not-the-password@127.0.0.1:{}", redis.port);
     let server = Server::start(&database, &url, "2").await;

@@ -6,6 +6,7 @@ pub mod gate;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod programs;
+pub mod redis;
 pub mod retrieval;
 pub mod tls;
 pub mod tokens;
