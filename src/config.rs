@@ -1,17 +1,11 @@
 //! Every setting: its variable, its default, what it means. Read once at the
 //! start; nothing else reads the environment.
 
+pub mod env_file;
 #[cfg(feature = "otlp")]
 pub mod otlp;
 
-use std::{
-    collections::HashMap,
-    num::NonZeroU32,
-    path::{Path, PathBuf},
-    str::FromStr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, num::NonZeroU32, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::PgConnectOptions;
@@ -233,26 +227,20 @@ impl ConfigError {
 /// The variables by name, as a file or the environment gave them.
 pub type Variables = HashMap<String, String>;
 
+/// The files that settings are read from, in the folder where the server runs.
+pub const FILES: [&str; 2] = [".env", ".env.local"];
+
 /// Reads `.env`, then `.env.local`, then the environment; the later wins.
 ///
 /// # Errors
-/// A file that is there and cannot be read or understood; the error names it
-/// and the line, not the line's words.
+/// A file that is there and cannot be read.
 pub fn variables() -> Result<Variables, String> {
     let mut variables = Variables::new();
-    for name in [".env", ".env.local"] {
-        if !Path::new(name).exists() {
-            continue;
-        }
-        let lines = dotenvy::from_path_iter(name).map_err(|error| format!("{name} cannot be read: {error}"))?;
-        for line in lines {
-            let (key, value) = line.map_err(|error| match error {
-                dotenvy::Error::LineParse(_, at) => {
-                    format!("{name} has a line that is no NAME=value (at its character {at})")
-                }
-                other => format!("{name} cannot be read: {other}"),
-            })?;
-            variables.insert(key, value);
+    for name in FILES {
+        match std::fs::read_to_string(name) {
+            Ok(text) => env_file::read(&text, |name| std::env::var(name).ok(), &mut variables),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(format!("{name} cannot be read: {error}")),
         }
     }
     variables.extend(
@@ -445,12 +433,13 @@ impl Reader<'_> {
 
     fn database(&self) -> Result<Database, ConfigError> {
         let url = self.text("DATABASE_URL").unwrap_or("postgresql://postgres:postgres@127.0.0.1:54322/postgres");
-        // What the parser says may quote the password; and it takes any scheme.
+        // What the parser says may quote the password; it takes any scheme, and
+        // a password's slash for the end of the host.
         let options = ["postgresql://", "postgres://"]
             .iter()
-            .any(|scheme| url.starts_with(scheme))
-            .then(|| PgConnectOptions::from_str(url).ok())
-            .flatten()
+            .find_map(|scheme| url.strip_prefix(scheme))
+            .filter(|rest| !rest.split_once('/').is_some_and(|(_, path)| path.split('?').next().is_some_and(|path| path.contains('@'))))
+            .and_then(|_| PgConnectOptions::from_str(url).ok())
             .ok_or_else(|| {
                 wrong("DATABASE_URL", "must look like postgresql://user:password@host:5432/database (a password with special characters is percent-encoded)")
             })?;

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::support::{
-    User, chat_body, client, message, postgres,
+    User, chat_body, client, message, postgres, tokens,
     upstream::{Reply, Step, Upstream},
 };
 
@@ -289,10 +289,33 @@ async fn settings_come_from_two_files_and_the_environment_in_rising_order() {
     let line = timeout(Duration::from_secs(10), lines.next_line()).await.expect("soon").expect("text").expect("a line");
     assert!(line.contains("listening on http://127.0.0.1:"), "{line}");
 
-    std::fs::write(folder.join(".env.local"), "this is no setting\n").expect("written");
+    // What the front end takes stops nobody; `check` names what is no setting.
+    let theirs = "EMAIL_DOMAIN_WHITELIST=a.com, b.com\nTITLE=Ada's chat\nthis is no setting\nLOG_FORMAT=csv\n";
+    std::fs::write(folder.join(".env.local"), theirs).expect("written");
     let output = command(&["serve"], &[]).current_dir(&folder).output().await.expect("it runs");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains(".env.local has a line"), "{said}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("LOG_FORMAT must be"), "what follows is read");
+    let output = command(&["check"], &[]).current_dir(&folder).output().await.expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("line 3 of .env.local is no NAME=value"), "{said}");
+}
+
+#[tokio::test]
+async fn the_start_says_what_the_settings_alone_show_to_be_wrong() {
+    // An anonymous key that another secret has signed.
+    let key = tokens::sign(&serde_json::json!({ "role": "anon", "exp": 4_000_000_000u64 }), "another project's secret");
+    let settings = [("PORT", "0"), ("SUPABASE_JWT_SECRET", "the secret of this project"), ("SUPABASE_ANON_KEY", &key)];
+    let mut child = command(&["serve"], &settings).spawn().expect("it runs");
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let said = async {
+        while let Some(line) = lines.next_line().await.expect("text") {
+            if line.contains("SUPABASE_ANON_KEY: was not signed with SUPABASE_JWT_SECRET") {
+                return line;
+            }
+        }
+        panic!("it is not said")
+    };
+    let line = timeout(Duration::from_secs(10), said).await.expect("soon");
+    assert!(line.contains("copy the secret again") && !line.contains(&key), "{line}");
 }
 
 #[tokio::test]
