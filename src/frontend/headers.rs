@@ -6,6 +6,9 @@ use actix_web::{
     http::header::{self as incoming, HeaderMap as Incoming},
 };
 use reqwest::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE, VIA};
+use url::{Position, Url};
+
+use crate::outbound::guard;
 
 /// This server in `Via`.
 const HOP: &str = "1.1 chatbot-ui-api";
@@ -99,17 +102,34 @@ pub fn for_front_end(request: &HttpRequest, protocol: Option<&str>) -> HeaderMap
 }
 
 /// The front end's headers for the client, but for those of the connection
-/// and the length, which goes with the body.
-pub fn for_client(from: &HeaderMap, answer: &mut HttpResponseBuilder) {
+/// and the length, which goes with the body. A redirect to the front end's own
+/// address leads to this server instead.
+pub fn for_client(from: &HeaderMap, front_end: &Url, answer: &mut HttpResponseBuilder) {
     let named = named_by_connection(from.get_all(CONNECTION).iter().map(HeaderValue::as_bytes));
     for (name, value) in from {
         let name = name.as_str();
         let dropped =
             ONE_CONNECTION.contains(&name) || name == "content-length" || named.iter().any(|named| named == name);
-        if !dropped && let Ok(value) = incoming::HeaderValue::from_bytes(value.as_bytes()) {
+        let here = if name == "location" { value.to_str().ok().and_then(|to| path_here(to, front_end)) } else { None };
+        let value = here.as_deref().map_or(value.as_bytes(), str::as_bytes);
+        if !dropped && let Ok(value) = incoming::HeaderValue::from_bytes(value) {
             answer.append_header((name, value));
         }
     }
+}
+
+/// The path of a URL that leads to the front end itself: Next.js makes some of
+/// its redirects of the address that it listens on, which no browser elsewhere
+/// can reach.
+fn path_here(to: &str, front_end: &Url) -> Option<String> {
+    let to = Url::parse(to).ok()?;
+    let (host, theirs) = (to.host_str()?, front_end.host_str()?);
+    let here = |host: &str| guard::is_this_machine(host) || matches!(host, "0.0.0.0" | "[::]");
+    let same_host = host == theirs || (here(host) && here(theirs));
+    let same_port = to.port_or_known_default() == front_end.port_or_known_default();
+    // Two slashes would be another host.
+    (to.scheme() == front_end.scheme() && same_host && same_port && !to.path().starts_with("//"))
+        .then(|| to[Position::BeforePath..].to_owned())
 }
 
 fn named_by_connection<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
@@ -189,6 +209,28 @@ mod tests {
         let ours = |name: &str| name == "via" || name.starts_with("x-forwarded");
         let rest: Vec<_> = passed.into_iter().filter(|(name, _)| !ours(name)).collect();
         assert_eq!(rest, pairs(&[("cookie", "a=1"), ("cookie", "b=2")]));
+    }
+
+    #[test]
+    fn redirects_to_the_front_end_lead_here() {
+        let front_end = Url::parse("http://127.0.0.1:3000").expect("a URL");
+        let here = |to: &str| path_here(to, &front_end);
+        assert_eq!(here("http://localhost:3000/login?a=1#b").as_deref(), Some("/login?a=1#b"));
+        assert_eq!(here("http://127.0.0.1:3000").as_deref(), Some("/"));
+        assert_eq!(here("http://0.0.0.0:3000/x").as_deref(), Some("/x"));
+        for elsewhere in [
+            "/login",
+            "//localhost:3000/login",
+            "https://localhost:3000/login",
+            "http://localhost:3001/login",
+            "http://chat.example.com:3000/login",
+            "http://localhost:3000//evil.example/login",
+        ] {
+            assert_eq!(here(elsewhere), None, "{elsewhere}");
+        }
+        let remote = Url::parse("https://app.internal").expect("a URL");
+        assert_eq!(path_here("https://app.internal:443/x", &remote).as_deref(), Some("/x"));
+        assert_eq!(path_here("https://localhost/x", &remote), None);
     }
 
     #[test]

@@ -107,7 +107,7 @@ async fn pass_on(request: HttpRequest, payload: Payload) -> Result<HttpResponse,
     };
     let status = StatusCode::from_u16(response.status().as_u16()).unwrap_or(StatusCode::BAD_GATEWAY);
     let mut answer = HttpResponse::build(status);
-    headers::for_client(response.headers(), &mut answer);
+    headers::for_client(response.headers(), base, &mut answer);
     match payload {
         Some(payload) if status == StatusCode::SWITCHING_PROTOCOLS => {
             upgrade::relay(response, payload, answer, state.clone()).await

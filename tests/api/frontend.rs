@@ -149,6 +149,39 @@ async fn a_client_that_breaks_off_its_body_breaks_the_front_ends() {
 }
 
 #[tokio::test]
+async fn a_body_that_breaks_the_protocol_breaks_the_front_ends() {
+    let (front_end, app) = FrontEnd::start(&[]).await;
+    let mut socket = TcpStream::connect(app.address).await.expect("connects");
+    let head = "POST /upload HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n";
+    socket.write_all(head.as_bytes()).await.expect("writes");
+    let (mut connection, head) = front_end.request().await;
+    let mut rest = Rest::announced(&head.headers).expect("a body");
+    assert_eq!(soon(connection.wire.piece(&mut rest)).await.expect("reads").as_deref(), Some(&b"first"[..]));
+    socket.write_all(b"no length\r\n").await.expect("writes");
+    assert!(soon(connection.wire.piece(&mut rest)).await.is_err(), "a body that is not whole must not look so");
+}
+
+/// Next.js makes some of its redirects of the address that it listens on.
+#[tokio::test]
+async fn a_redirect_to_the_front_end_itself_leads_here() {
+    let (front_end, app) = FrontEnd::start(&[]).await;
+    let port = front_end.0.local_addr().expect("an address").port();
+    for (location, wanted) in [
+        (format!("http://localhost:{port}/login/password?a=1"), "/login/password?a=1"),
+        (format!("http://127.0.0.1:{port}/"), "/"),
+        ("https://accounts.example.com/login".to_owned(), "https://accounts.example.com/login"),
+    ] {
+        let sent = request("GET", "/auth/callback", &[]);
+        let (answer, ()) = tokio::join!(soon(ask(app.address, &sent)), async {
+            let (mut connection, _) = front_end.request().await;
+            let head = format!("HTTP/1.1 307 Temporary Redirect\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n");
+            connection.write(&head).await;
+        });
+        assert_eq!(header(&answer.expect("an answer").headers, "location"), Some(wanted));
+    }
+}
+
+#[tokio::test]
 async fn answers_come_down_as_they_come_and_end_with_the_client() {
     let (front_end, app) = FrontEnd::start(&[]).await;
     let mut socket = TcpStream::connect(app.address).await.expect("connects");
