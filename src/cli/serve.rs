@@ -4,12 +4,11 @@ use std::{net::TcpListener, process::ExitCode, time::Duration};
 
 use secrecy::ExposeSecret;
 
-use super::StopSignals;
+use super::{StopSignals, check};
 use crate::{
     app,
     config::{self, Config, PUBLISHED_JWT_SECRET, SessionCheck, Sessions},
     db::inspect,
-    outbound::guard,
     playground, telemetry,
 };
 
@@ -32,11 +31,8 @@ pub fn run(playground: bool) -> ExitCode {
         }
         let listener = listen(&config)?;
         announce(&config, &listener);
-        let remote = !config.sessions.supabase_url.host_str().is_some_and(guard::is_this_machine);
-        if remote && variables.get("DATABASE_URL").is_none_or(|url| url.trim().is_empty()) {
-            tracing::warn!(
-                "DATABASE_URL is not set, so the database of a local Supabase stack is used, though SUPABASE_URL is elsewhere"
-            );
+        for mistake in check::mistakes(&variables, &config) {
+            tracing::warn!("{mistake}");
         }
         if cfg!(not(feature = "otlp")) && variables.contains_key("OTEL_EXPORTER_OTLP_ENDPOINT") {
             tracing::warn!(

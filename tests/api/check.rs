@@ -139,6 +139,17 @@ async fn every_wrong_setting_is_named_and_the_rest_is_looked_at_all_the_same() {
 }
 
 #[tokio::test]
+async fn the_front_end_is_looked_for() {
+    let good = Good::new().await;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let said = good.but(&[("FRONTEND_URL", &url)]).await;
+    assert!(said.status == 0 && said.out.contains(&format!("ok   front end: {url}/ answers")), "{}", said.out);
+    drop(listener);
+    good.warns(&[("FRONTEND_URL", &url)], "cannot be reached").await;
+}
+
+#[tokio::test]
 async fn databases_that_cannot_be_reached() {
     let good = Good::new().await;
     let url = &good.database.role_url;
@@ -148,6 +159,9 @@ async fn databases_that_cannot_be_reached() {
         .await;
     let (server, _) = url.rsplit_once('/').expect("a path");
     good.fails(&[("DATABASE_URL", &format!("{server}/nothing"))], "has no database called nothing").await;
+    // A slash in the password would end the host: what follows is part of it.
+    let said = good.but(&[("DATABASE_URL", "postgresql://me:pass/hunter2@db.example.com:5432/x")]).await;
+    assert!(said.out.contains("FAIL setting DATABASE_URL must look like"), "{}", said.out);
     // One that accepts and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let place = silent.local_addr().expect("an address");

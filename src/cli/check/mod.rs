@@ -98,7 +98,8 @@ fn coloured(line: &Line, colours: bool) -> String {
 
 async fn look(variables: &Variables) -> Vec<Line> {
     let (config, wrong) = settings::read(variables);
-    let mut lines = settings::problems(&wrong);
+    let mut lines = settings::files(variables);
+    lines.extend(settings::problems(&wrong));
     let Some(config) = config else { return lines };
     let is_usable = |prefixes: &[&str]| !wrong.iter().any(|it| prefixes.iter().any(|p| it.variable().starts_with(p)));
     let project = is_usable(&["SUPABASE_", "NEXT_PUBLIC_SUPABASE_", "SESSION_"]);
@@ -110,16 +111,27 @@ async fn look(variables: &Variables) -> Vec<Line> {
         lines.extend(project::keys(variables, &config, jsonwebtoken::get_current_timestamp()));
     }
     // The slow ones side by side.
-    let (of_database, of_project, of_model) = tokio::join!(
+    let (of_database, of_project, of_model, of_front_end) = tokio::join!(
         async { if database { database::lines(&config).await } else { Vec::new() } },
         async { if project { of_project(&config).await } else { Vec::new() } },
         settings::embeddings(&config),
+        settings::front_end(&config),
     );
     lines.extend(of_database);
     lines.extend(of_project);
+    lines.extend(of_front_end);
     lines.extend(of_model);
     lines.extend(settings::provider_keys(&config));
     lines
+}
+
+/// What the settings alone show to be wrong with the project, in a sentence
+/// each: for the server, when it starts.
+pub fn mistakes(variables: &Variables, config: &Config) -> Vec<String> {
+    let mut lines = project::address(variables, config);
+    lines.extend(project::keys(variables, config, jsonwebtoken::get_current_timestamp()));
+    let failed = lines.into_iter().filter(|line| line.level == Level::Fail);
+    failed.map(|Line { what, todo, .. }| format!("{what} → {}", todo.unwrap_or_default())).collect()
 }
 
 async fn of_project(config: &Config) -> Vec<Line> {

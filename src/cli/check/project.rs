@@ -10,7 +10,7 @@ use url::Url;
 
 use super::{Line, fail, ok, warn};
 use crate::{
-    config::{Config, Variables},
+    config::{Config, PUBLISHED_JWT_SECRET, Variables},
     outbound::guard,
 };
 
@@ -29,7 +29,7 @@ pub fn address(variables: &Variables, config: &Config) -> Vec<Line> {
             format!("cookie: the front end's is {theirs} (by NEXT_PUBLIC_SUPABASE_URL), this server looks for {name}"),
             format!("set SUPABASE_URL to the same host, or SUPABASE_COOKIE_NAME={theirs}"),
         ),
-        _ => ok(format!("cookie: {name}")),
+        _ => ok(format!("cookie: {name}, as the browser's has to be called")),
     });
 
     let remote = !sessions.supabase_url.host_str().is_some_and(guard::is_this_machine);
@@ -136,7 +136,9 @@ fn key_line(place: &Place, key: &str, config: &Config, now: u64) -> Line {
     let Place { variable, role, prefix, other } = place;
     let sessions = &config.sessions;
     if key.starts_with(prefix) {
-        return ok(format!("{variable}: a key that begins with {prefix}"));
+        let own = sessions.jwt_secret.as_ref().is_some_and(|secret| secret.expose_secret() != PUBLISHED_JWT_SECRET);
+        let but = if own { ", which does not show whether SUPABASE_JWT_SECRET is right" } else { "" };
+        return ok(format!("{variable}: a key that begins with {prefix}{but}"));
     }
     if key.starts_with(other) {
         let todo = if *other == "sb_secret_" {

@@ -2,10 +2,11 @@
 //! others, the providers' keys, the model for embeddings.
 
 use secrecy::ExposeSecret;
+use tokio::net::TcpStream;
 
 use super::{LIMIT, Line, fail, ok, warn};
 use crate::{
-    config::{Config, ConfigError, PUBLISHED_JWT_SECRET, Variables},
+    config::{self, Config, ConfigError, PUBLISHED_JWT_SECRET, Variables, env_file},
     keys::{self, Key},
     outbound::guard,
     retrieval::local::LocalEmbeddings,
@@ -27,6 +28,44 @@ pub fn read(variables: &Variables) -> (Option<Config>, Vec<ConfigError>) {
             }
         }
     }
+}
+
+/// Whether the files that settings are read from are here, and whether each of
+/// their lines is one.
+pub fn files(variables: &Variables) -> Vec<Line> {
+    let texts: Vec<_> =
+        config::FILES.iter().filter_map(|name| Some((name, std::fs::read_to_string(name).ok()?))).collect();
+    let elsewhere =
+        ["DATABASE_URL", "NEXT_PUBLIC_SUPABASE_URL", "SUPABASE_URL"].iter().any(|it| variables.contains_key(*it));
+    if texts.is_empty() && !elsewhere {
+        let folder = std::env::current_dir().unwrap_or_default();
+        return vec![warn(
+            format!("settings: there is no .env.local in {}", folder.display()),
+            "run this in chatbot-ui's folder, as well as the server",
+        )];
+    }
+    let stray = |(name, text): &(&&str, String)| {
+        let lines = env_file::strays(text).into_iter().map(|number| {
+            warn(
+                format!("settings: line {number} of {name} is no NAME=value, and is passed over"),
+                "mend it, or delete it",
+            )
+        });
+        lines.collect::<Vec<_>>()
+    };
+    texts.iter().flat_map(stray).collect()
+}
+
+/// Whether somebody listens where the Next.js app should be.
+pub async fn front_end(config: &Config) -> Option<Line> {
+    let url = config.frontend_url.as_ref()?;
+    let address = (url.host_str()?.trim_matches(['[', ']']), url.port_or_known_default()?);
+    let reason = match tokio::time::timeout(LIMIT, TcpStream::connect(address)).await {
+        Ok(Ok(_)) => return Some(ok(format!("front end: {url} answers"))),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {} s", LIMIT.as_secs()),
+    };
+    Some(warn(format!("front end: {url} cannot be reached ({reason})"), "start the Next.js app, or mend FRONTEND_URL"))
 }
 
 pub fn problems(wrong: &[ConfigError]) -> Vec<Line> {

@@ -86,7 +86,10 @@ fn auth_server(answer: Result<u16, String>) -> Line {
             "auth server: it refuses SUPABASE_ANON_KEY, so sessions are not refreshed",
             "copy the key again (dashboard: Project Settings, API Keys); legacy keys may be disabled there",
         ),
-        Ok(status) => warn(format!("auth server: it answers with status {status}"), "see its log"),
+        Ok(status) => warn(
+            format!("auth server: it answers with status {status}"),
+            "see that SUPABASE_URL is the API's address (not the dashboard's), then its log",
+        ),
         Err(reason) => warn(
             format!("auth server: it cannot be reached ({reason}), so sessions are not refreshed"),
             "see that SUPABASE_URL is right and the project runs",

@@ -232,7 +232,10 @@ async fn connect(url: &str) -> Result<PgConnection, String> {
     let options: PgConnectOptions = url
         .parse()
         .map_err(|_| "DATABASE_URL must look like postgresql://user:password@host:5432/database".to_owned())?;
-    PgConnection::connect_with(&options).await.map_err(|error| format!("Postgres cannot be reached: {error}"))
+    PgConnection::connect_with(&options).await.map_err(|error| {
+        let reason = error.as_database_error().map_or_else(|| error.to_string(), |it| it.message().to_owned());
+        format!("Postgres cannot be reached: {reason}. If DATABASE_URL is set, mend or unset it: without it the demo starts a Postgres of its own")
+    })
 }
 
 /// The user, a session, a key for every provider and a custom model.
