@@ -25,7 +25,6 @@ const SEED: &str = include_str!("../../supabase/seed.sql");
 
 /// The command line, fetched once into the cache; `None` where it is to be
 /// skipped: it is large, so only a run that asks for all fetches it.
-#[expect(clippy::print_stderr, reason = "whoever runs the tests wants to know what was not run")]
 async fn supabase() -> Option<PathBuf> {
     programs::find("node", "nodejs")?;
     let npm = programs::find("npm", "npm")?;
@@ -34,12 +33,12 @@ async fn supabase() -> Option<PathBuf> {
     let program = |folder: &Path| folder.join("node_modules/.bin/supabase");
     if !program(&folder).exists() {
         if std::env::var_os("CHATBOT_UI_API_TEST_ALL").is_none_or(|it| it != "1") {
-            eprintln!(
-                "skipped: {PACKAGE} is not there (CHATBOT_UI_API_TEST_ALL=1 fetches it with npm, 140 MB unpacked)"
-            );
+            programs::say(&format!(
+                "skipped a test: {PACKAGE} is not there (CHATBOT_UI_API_TEST_ALL=1 fetches it with npm, 140 MB unpacked)"
+            ));
             return None;
         }
-        eprintln!("Fetching {PACKAGE} ...");
+        programs::say(&format!("Fetching {PACKAGE} ..."));
         let parts = cache.join(format!(".fetch-{PACKAGE}-{}", std::process::id()));
         std::fs::create_dir_all(&parts).expect("a folder");
         let mut install = Command::new(npm);

@@ -42,7 +42,7 @@ static POSTGRES: LazyLock<Server> = LazyLock::new(|| {
     std::thread::spawn(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
-            let programs = Programs::find(&say).await.unwrap_or_else(|error| panic!("{error}"));
+            let programs = Programs::find(&programs::say).await.unwrap_or_else(|error| panic!("{error}"));
             let folder = std::env::temp_dir().join(format!("chatbot-ui-api-browser-{}", std::process::id()));
             let options = Options { durable: false, max_connections: 100, remove: true };
             Server::start(&programs, &folder, options).await.unwrap_or_else(|error| panic!("{error}"))
@@ -51,11 +51,6 @@ static POSTGRES: LazyLock<Server> = LazyLock::new(|| {
     .join()
     .expect("Postgres starts")
 });
-
-#[expect(clippy::print_stderr, reason = "whoever waits for a download wants to know")]
-fn say(words: &str) {
-    eprintln!("{words}");
-}
 
 /// A database of its own for one server.
 pub async fn database() -> String {

@@ -29,7 +29,6 @@ struct Network {
 
 impl Network {
     /// `None` where `ip` is not here, or this process may not do that.
-    #[expect(clippy::print_stderr, reason = "whoever runs the tests wants to know")]
     fn new() -> Option<Self> {
         programs::find("ip", "iproute2")?;
         let id = std::process::id();
@@ -44,7 +43,7 @@ impl Network {
             && ip(&["-n", &name, "addr", "add", &there, "dev", &other])
             && ip(&["-n", &name, "link", "set", &other, "up"]);
         if !made {
-            eprintln!("skipped a test: no network namespace can be made here (it takes root and CAP_NET_ADMIN)");
+            programs::say("skipped a test: no network namespace can be made here (it takes root and CAP_NET_ADMIN)");
         }
         made.then_some(network)
     }

@@ -9,6 +9,8 @@ use chatbot_ui_api::cli::{
 use sqlx::{Connection, Executor, PgConnection, PgPool, postgres::PgPoolOptions};
 use uuid::Uuid;
 
+use super::programs;
+
 const ROLE: &str = include_str!("../../../docs/role.sql");
 const SUPABASE: &str = include_str!("supabase.sql");
 const ROLE_PASSWORD: &str = "only-for-tests";
@@ -30,7 +32,7 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
         let runtime =
             Box::leak(Box::new(tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")));
         runtime.block_on(async {
-            let programs = Programs::find(&say).await.unwrap_or_else(|error| panic!("{error}"));
+            let programs = Programs::find(&programs::say).await.unwrap_or_else(|error| panic!("{error}"));
             let folder = std::env::temp_dir().join(format!("chatbot-ui-api-test-{}", std::process::id()));
             let server = start(&programs, folder).await;
             make_templates(&server).await;
@@ -40,11 +42,6 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
     .join()
     .expect("Postgres starts")
 });
-
-#[expect(clippy::print_stderr, reason = "whoever waits for a download wants to know")]
-fn say(words: &str) {
-    eprintln!("{words}");
-}
 
 async fn start(programs: &Programs, folder: PathBuf) -> Server {
     let options = Options { durable: false, max_connections: 300, remove: true };
@@ -96,7 +93,7 @@ pub async fn database() -> Database {
 /// A server of one test's own, which may be stopped and started again. The
 /// folder is the test's to name and goes with the last server that has `remove`.
 pub async fn own_server(folder: PathBuf, remove: bool) -> Server {
-    let programs = Programs::find(&say).await.unwrap_or_else(|error| panic!("{error}"));
+    let programs = Programs::find(&programs::say).await.unwrap_or_else(|error| panic!("{error}"));
     let options = Options { durable: false, max_connections: 50, remove };
     Server::start(&programs, &folder, options).await.unwrap_or_else(|error| panic!("{error}"))
 }

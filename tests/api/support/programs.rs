@@ -1,10 +1,15 @@
 //! Programs that a test needs beyond Rust and Postgres.
 
-use std::path::PathBuf;
+use std::{io::Write, path::PathBuf};
+
+/// Says what whoever runs the tests wants to know. The harness keeps what is
+/// printed to itself where a test passes; what is written it does not see.
+pub fn say(words: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{words}");
+}
 
 /// Where a program is. Without it the test is skipped with a word about it,
 /// unless `CHATBOT_UI_API_TEST_ALL=1` says that nothing may be.
-#[expect(clippy::print_stderr, reason = "whoever runs the tests wants to know")]
 pub fn find(name: &str, debian_package: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/local/bin"].map(PathBuf::from));
@@ -12,7 +17,7 @@ pub fn find(name: &str, debian_package: &str) -> Option<PathBuf> {
     if found.is_none() {
         let how = format!("`{name}` is not installed (apt-get install {debian_package})");
         assert!(std::env::var("CHATBOT_UI_API_TEST_ALL").as_deref() != Ok("1"), "{how}");
-        eprintln!("skipped a test: {how}");
+        say(&format!("skipped a test: {how}"));
     }
     found
 }
