@@ -4,6 +4,9 @@
 --
 --   alter role chatbot_ui_api password '…';
 --
+-- Through Supabase's pooler the user's name has the project's behind it:
+-- chatbot_ui_api.abcdefgh.
+--
 -- It can be run again, and should be after `migrate` made more tables.
 
 do $$
