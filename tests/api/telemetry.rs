@@ -68,7 +68,8 @@ async fn each_request_leaves_one_line_that_says_how_it_went() {
     }
     let [provider, first_text, duration] =
         ["provider_ms", "first_text_ms", "duration_ms"].map(|name| chat[name].as_f64().expect(name));
-    assert!(provider >= 100.0 && provider < first_text && first_text + 50.0 <= duration, "{chat}");
+    // The first text may be seen late, and so the rest of the wait be shorter.
+    assert!(provider >= 100.0 && provider < first_text && first_text + 10.0 <= duration, "{chat}");
 
     // Whose fault it is, is the level.
     let asked = async |path: &str, bearer: &str| {
