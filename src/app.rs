@@ -141,7 +141,7 @@ pub async fn serve_with(
         data.insert(at_the_door.door.connection());
         if let Some(stream) = connection.downcast_ref::<TcpStream>() {
             notice_vanished_clients(stream, client_timeout);
-            Watch::new(stream).map(|watch| data.insert(watch));
+            Watch::new(stream, client_timeout).map(|watch| data.insert(watch));
         }
     })
     // Beyond our own limit below.
@@ -224,10 +224,10 @@ fn notice_vanished_clients(stream: &TcpStream, timeout: Duration) {
     let socket = SockRef::from(stream);
     // Whole seconds, and none would be refused.
     let part = |part: u32| (timeout / part).max(Duration::from_secs(1));
-    let set = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(part(2)).with_interval(part(6)));
+    let keepalive = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(part(2)).with_interval(part(6)));
     #[cfg(target_os = "linux")]
-    let set = set.and_then(|()| socket.set_tcp_user_timeout(Some(timeout)));
-    if let Err(error) = set {
+    let keepalive = keepalive.and(socket.set_tcp_user_timeout(Some(timeout)));
+    if let Err(error) = keepalive {
         tracing::debug!(%error, "socket options");
     }
 }

@@ -72,8 +72,9 @@ pub struct Config {
     /// `BODY_TIMEOUT`, in seconds, default 20: how long a request's body may
     /// take, and a second more for each 4 KiB of it.
     pub body_timeout: Duration,
-    /// `CLIENT_TIMEOUT`, in seconds, default 30: after how long a client that
-    /// vanished without a word, or that does not read, is given up.
+    /// `CLIENT_TIMEOUT`, in seconds, default 30: after how long a client is
+    /// given up that vanished without a word, that does not read, or whose
+    /// next request's head does not come.
     pub client_timeout: Duration,
     /// What `MAX_REQUESTS`, `MAX_STREAMS_PER_USER`, `RATE_LIMIT_PER_MINUTE`
     /// and `REDIS_URL` say.
@@ -333,8 +334,10 @@ impl Reader<'_> {
 
     fn seconds(&self, name: &'static str, default: u64) -> Result<Duration, ConfigError> {
         match self.number(name, default)? {
-            0 => Err(wrong(name, "must be at least 1 (second)")),
-            seconds => Ok(Duration::from_secs(seconds)),
+            // A day is longer than any client or provider would wait, and what
+            // a socket's options can hold.
+            seconds @ 1..=86_400 => Ok(Duration::from_secs(seconds)),
+            _ => Err(wrong(name, "must be seconds, from 1 to 86400")),
         }
     }
 
@@ -434,11 +437,16 @@ impl Reader<'_> {
     fn database(&self) -> Result<Database, ConfigError> {
         let url = self.text("DATABASE_URL").unwrap_or("postgresql://postgres:postgres@127.0.0.1:54322/postgres");
         // What the parser says may quote the password; it takes any scheme, and
-        // a password's slash for the end of the host.
+        // what follows a slash, `?` or `#` in the password for something else.
         let options = ["postgresql://", "postgres://"]
             .iter()
             .find_map(|scheme| url.strip_prefix(scheme))
-            .filter(|rest| !rest.split_once('/').is_some_and(|(_, path)| path.split('?').next().is_some_and(|path| path.contains('@'))))
+            .filter(|rest| {
+                let (front, query) = rest.split_once('?').unwrap_or((rest, ""));
+                let path = front.split_once('/').map_or("", |(_, path)| path);
+                let no_name = |pair: &str| !pair.is_empty() && pair.split('=').next().is_none_or(|it| it.contains('@'));
+                !rest.contains('#') && !path.contains('@') && !query.split('&').any(no_name)
+            })
             .and_then(|_| PgConnectOptions::from_str(url).ok())
             .ok_or_else(|| {
                 wrong("DATABASE_URL", "must look like postgresql://user:password@host:5432/database (a password with special characters is percent-encoded)")
@@ -618,8 +626,14 @@ mod tests {
             let url = problem(&[("REDIS_URL", wrong)]);
             assert!(url.starts_with("REDIS_URL must look like") && !url.contains("hunter2"), "{url}");
         }
-        let url = problem(&[("DATABASE_URL", "postgresql://u:hunter2@:x/y")]);
-        assert!(url.starts_with("DATABASE_URL must look like") && !url.contains("hunter2"), "{url}");
+        for unencoded in ["hunter2@:x/y", "p/hunter2@h:1/x", "?hunter2@h:1/x", "1?hunter2@h/x", "1#hunter2@h/x"] {
+            let url = problem(&[("DATABASE_URL", &format!("postgresql://u:{unencoded}"))]);
+            assert!(url.starts_with("DATABASE_URL must look like") && !url.contains("hunter2"), "{url}");
+        }
+        for right in ["u:p%40ss%2Fword@h:1/x?sslmode=require", "u:p@h?host=/run/a@b", "/x?host=/run/x&user=a@b"] {
+            let right = format!("postgresql://{right}");
+            assert!(config(&[("DATABASE_URL", &right)]).is_ok(), "{right}");
+        }
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! connection be silent for five between two requests. But the first byte of a
 //! second head stops both clocks: whoever sends the rest of it a byte a
 //! second, or never, would keep the connection for ever. Here is the clock for
-//! that: it runs while no request is under way.
+//! that: it runs while no request is under way, from the end of one answer to
+//! the whole head of the next request.
 
 use std::{
     cell::Cell,
@@ -16,10 +17,6 @@ use std::{
 use actix_web::rt::{self, net::TcpStream, task::JoinHandle};
 use socket2::{SockRef, Socket};
 use tokio::time::{Instant, sleep_until};
-
-/// From the end of an answer to the next request's whole head: actix' own
-/// five seconds of silence, and five for the head.
-const LIMIT: Duration = Duration::from_secs(10);
 
 /// Watches one connection, until it is dropped. Belongs into the data of the
 /// connection.
@@ -36,13 +33,17 @@ struct Line {
 }
 
 impl Watch {
-    /// Begins to watch a connection; `None` where this process may open no
-    /// more files.
-    pub fn new(stream: &TcpStream) -> Option<Self> {
-        let socket = SockRef::from(stream).try_clone();
-        let socket = socket.inspect_err(|error| tracing::debug!(%error, "a connection is not watched")).ok()?;
-        let line = Rc::new(Line { socket, under_way: Cell::new(0), idle_since: Cell::new(Instant::now()) });
-        Some(Self { task: rt::spawn(watch(Rc::downgrade(&line))), line })
+    /// Begins to watch a connection, which may be idle for `limit`. Where this
+    /// process may open no more files, it is ended instead: `None`.
+    pub fn new(stream: &TcpStream, limit: Duration) -> Option<Self> {
+        let stream = SockRef::from(stream);
+        let socket = stream.try_clone().inspect_err(|error| {
+            tracing::warn!(%error, "a connection cannot be watched and is closed (ulimit -n)");
+            let _ = stream.shutdown(Shutdown::Both);
+        });
+        let line =
+            Rc::new(Line { socket: socket.ok()?, under_way: Cell::new(0), idle_since: Cell::new(Instant::now()) });
+        Some(Self { task: rt::spawn(watch(Rc::downgrade(&line), limit)), line })
     }
 
     /// A request is under way on the connection until this is dropped.
@@ -68,19 +69,19 @@ impl Drop for UnderWay {
     }
 }
 
-async fn watch(line: Weak<Line>) {
+async fn watch(line: Weak<Line>, limit: Duration) {
     while let Some(line) = line.upgrade() {
         let now = Instant::now();
         let since = if line.under_way.get() > 0 { now } else { line.idle_since.get() };
-        if since + LIMIT <= now {
-            // What was answered still goes out, however slowly it is read; for
-            // actix it is as if the client had nothing more to say.
+        if since + limit <= now {
+            // For actix it is as if the client had nothing more to say: what
+            // was answered still goes out, to whoever reads it now.
             if let Err(error) = line.socket.shutdown(Shutdown::Read) {
                 tracing::debug!(%error, "an idle connection");
             }
             return;
         }
         drop(line);
-        sleep_until(since + LIMIT).await;
+        sleep_until(since + limit).await;
     }
 }

@@ -25,7 +25,7 @@ pub fn run(playground: bool) -> ExitCode {
             let Sessions { public_supabase_url, anon_key, .. } = &config.sessions;
             config.playground = Some(playground::Settings::of_a_project(public_supabase_url, anon_key.as_deref())?);
         }
-        // A stream takes two; many systems start a process with room for 1,024.
+        // A stream takes three; many systems start a process with room for 1,024.
         if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
             tracing::warn!("the limit of open files cannot be raised (ulimit -n): {error}");
         }

@@ -3,9 +3,10 @@
 //! kinds, several lines within them, `$NAME`; and a line that is no setting is
 //! passed over.
 //!
-//! Differs from Next.js: a `#` begins a comment only after a space, nothing is
-//! put in for names within single quotes, and `$word` stays where nothing has
-//! that name. Passwords hold such things.
+//! Differs from Next.js: a `#` within a value begins a comment only after a
+//! space, nothing is put in for names within single quotes, `$word` stays where
+//! nothing has that name (passwords hold such things), `\"` is a quote, and no
+//! `${NAME:-…}` may stand in another.
 
 use super::Variables;
 
@@ -21,15 +22,22 @@ enum Entry<'a> {
 /// Adds the settings of a file's text; the later wins. `outside` has what
 /// stands before them where one names another: the environment.
 pub fn read(text: &str, outside: impl Fn(&str) -> Option<String>, variables: &mut Variables) {
-    for entry in entries(text) {
+    let entries = entries(text);
+    let further_down = |wanted: &str| {
+        entries.iter().find_map(|entry| match entry {
+            Entry::Setting(name, value, _) if *name == wanted => Some(value.clone()),
+            _ => None,
+        })
+    };
+    for entry in &entries {
         let Entry::Setting(name, value, quote) = entry else { continue };
-        let known = |name: &str| outside(name).or_else(|| variables.get(name).cloned());
+        let known = |name: &str| outside(name).or_else(|| variables.get(name).cloned()).or_else(|| further_down(name));
         let value = match quote {
-            Some('\'') => value,
+            Some('\'') => value.clone(),
             Some('"') => expand(&value.replace("\\n", "\n").replace("\\r", "\r").replace("\\\"", "\""), known),
-            _ => expand(&value, known),
+            _ => expand(value, known),
         };
-        variables.insert(name.to_owned(), value);
+        variables.insert((*name).to_owned(), value);
     }
 }
 
@@ -91,7 +99,8 @@ fn quoted<'a>(value: &'a str, following: impl Iterator<Item = &'a str>) -> Optio
 
 /// A value without quotes around it, or with more of them inside.
 fn unquoted<'a>(name: &'a str, value: &str) -> Entry<'a> {
-    let value = value.find(" #").map_or(value, |at| &value[..at]).trim_end();
+    let comment = value.match_indices('#').find(|(at, _)| value[..*at].ends_with(char::is_whitespace));
+    let value = comment.map_or(value, |(at, _)| &value[..at]).trim_end();
     let around = ['"', '\'', '`'].into_iter().find_map(|quote| {
         let inside = value.strip_prefix(quote)?.strip_suffix(quote)?;
         Some((quote, inside))
@@ -158,6 +167,7 @@ mod tests {
             ("X=My chat # the name", "My chat"),
             ("X=a#b", "a#b"),
             ("X=# nothing", ""),
+            ("X=8000\t# the port", "8000"),
             ("X=\"a # b\" # c", "a # b"),
             ("X='a b'", "a b"),
             ("X=`it's \"so\"`", "it's \"so\""),
@@ -185,6 +195,7 @@ mod tests {
         for (text, wanted) in [
             ("A=1\nX=$A.${A}", "1.1"),
             ("X=$HOME/x", "/home/ada/x"),
+            ("X=${A}2\nA=1", "12"),
             ("HOME=/other\nX=$HOME", "/home/ada"),
             ("X=${NONE:-else}${NONE}.", "else."),
             ("X=pa$$word$", "pa$$word$"),

@@ -26,7 +26,7 @@ use actix_web::{
 use futures::{SinkExt, Stream, StreamExt, TryStreamExt, channel::mpsc, stream};
 use percent_encoding::percent_decode_str;
 use reqwest::Url;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
     app::State,
@@ -85,24 +85,33 @@ async fn pass_on(request: HttpRequest, payload: Payload) -> Result<HttpResponse,
     let mut outgoing = client.request(method, url).headers(headers::for_front_end(&request, protocol));
     let mut payload = Some(payload);
     let (sent, all_sent) = oneshot::channel();
+    let limit = state.config.frontend_timeout;
     if has_body(&request)
         && let Some(payload) = payload.take()
     {
-        outgoing = outgoing.body(body(in_time(&request, payload), sent));
+        outgoing = outgoing.body(body(in_time(&request, payload), sent, limit));
     } else {
         drop(sent);
     }
     let response = tokio::select! {
         response = outgoing.send() => match response {
             Ok(response) => response,
-            Err(error) => return Ok(down(&request, &error)),
+            Err(error) => {
+                let error = Error::FrontEnd {
+                    status: StatusCode::BAD_GATEWAY,
+                    message: "The front end does not answer. Is the Next.js app running at FRONTEND_URL?",
+                    detail: format!("the front end does not answer: {}", outbound::causes(&error)),
+                };
+                return Ok(page_or(&request, error));
+            }
         },
-        () = late(all_sent, state.config.frontend_timeout) => {
-            return Err(Error::FrontEnd {
+        () = late(all_sent, limit) => {
+            let error = Error::FrontEnd {
                 status: StatusCode::GATEWAY_TIMEOUT,
                 message: "The front end did not answer in time.",
-                detail: "the front end did not begin its answer within FRONTEND_TIMEOUT".to_owned(),
-            });
+                detail: "the front end did not take the request, or begin its answer, within FRONTEND_TIMEOUT".to_owned(),
+            };
+            return Ok(page_or(&request, error));
         }
     };
     let status = StatusCode::from_u16(response.status().as_u16()).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -128,28 +137,41 @@ fn target(base: &Url, request: &HttpRequest) -> Option<Url> {
 }
 
 /// Waits until the whole request was handed over, and then as long as the
-/// front end has for the head of its answer.
+/// front end has for the head of its answer; or until it does not take more.
 async fn late(all_sent: oneshot::Receiver<()>, limit: Duration) {
-    // Nothing is ever sent: the other end is dropped.
-    let _ = all_sent.await;
-    tokio::time::sleep(limit).await;
+    let stuck = all_sent.await.is_ok();
+    if !stuck {
+        tokio::time::sleep(limit).await;
+    }
 }
 
 /// A client's body for the front end: one piece is under way at a time. At its
-/// end, `sent` is dropped.
+/// end, `sent` is dropped; it is used where a piece is not taken for `limit`.
 fn body(
     payload: impl Stream<Item = Result<Bytes, PayloadError>> + 'static,
     sent: oneshot::Sender<()>,
+    limit: Duration,
 ) -> reqwest::Body {
     // Between the worker, which alone may touch the payload, and the client,
     // which wants what may move between threads.
     let (mut sender, receiver) = mpsc::channel::<io::Result<Bytes>>(0);
     actix_web::rt::spawn(async move {
-        let _sent = sent;
+        let mut sent = Some(sent);
         let mut payload = std::pin::pin!(payload);
         while let Some(piece) = payload.next().await {
             let broken = piece.is_err();
-            if sender.send(piece.map_err(|_| io::ErrorKind::UnexpectedEof.into())).await.is_err() || broken {
+            let mut sending = sender.send(piece.map_err(|_| io::ErrorKind::UnexpectedEof.into()));
+            let taken = match timeout(limit, &mut sending).await {
+                Ok(taken) => taken,
+                Err(_) => {
+                    // Not the end of the body: that would make half of it whole.
+                    if let Some(sent) = sent.take() {
+                        let _ = sent.send(());
+                    }
+                    sending.await
+                }
+            };
+            if taken.is_err() || broken {
                 break;
             }
         }
@@ -189,13 +211,7 @@ struct Cut;
 
 /// No answer from the front end: a page for people, which tries again by
 /// itself, and an error for programs.
-fn down(request: &HttpRequest, error: &reqwest::Error) -> HttpResponse {
-    let detail = format!("the front end does not answer: {}", outbound::causes(error));
-    let error = Error::FrontEnd {
-        status: StatusCode::BAD_GATEWAY,
-        message: "The front end does not answer. Is the Next.js app running at FRONTEND_URL?",
-        detail,
-    };
+fn page_or(request: &HttpRequest, error: Error) -> HttpResponse {
     let response = HttpResponse::from_error(error);
     let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !accept.contains("text/html") {

@@ -144,7 +144,7 @@ async fn the_front_end_is_looked_for() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let said = good.but(&[("FRONTEND_URL", &url)]).await;
-    assert!(said.status == 0 && said.out.contains(&format!("ok   front end: {url}/ answers")), "{}", said.out);
+    assert!(said.status == 0 && said.out.contains(&format!("ok   front end: {url}/ is listened on")), "{}", said.out);
     drop(listener);
     good.warns(&[("FRONTEND_URL", &url)], "cannot be reached").await;
 }

@@ -56,9 +56,47 @@ async fn dribble(connection: TcpStream, bytes: Vec<u8>) -> (String, Duration) {
     (String::from_utf8(said).expect("text"), started.elapsed())
 }
 
+/// What is in use is left alone, however long nothing is said in it.
+#[tokio::test]
+async fn only_idle_connections_are_given_up() {
+    let upstream = Upstream::start().await;
+    let base = format!("{}/v1", upstream.url());
+    let app = App::start(&[("CLIENT_TIMEOUT", "1"), ("OPENAI_BASE_URL", &base)]).await;
+    let user = app.user(&[("openai_api_key", "sk-case-in-use")]).await;
+    let silence = Duration::from_millis(2500);
+    let steps = vec![Step::Write(delta("a").into()), Step::Wait(silence), Step::Write((delta("b") + DONE).into())];
+    upstream.script("sk-case-in-use", vec![Reply { steps, ..Reply::default() }]);
+
+    let stream = async { app.chat("openai", &user).send().await.expect("an answer").text().await.expect("whole") };
+    let upload = async {
+        let mut connection = connect(&app).await;
+        let head = head(&user, "/api/username/available", "content-length: 16\r\nconnection: close\r\n");
+        connection.write_all((head + "{\"username\"").as_bytes()).await.expect("writes");
+        tokio::time::sleep(silence).await;
+        connection.write_all(b":\"x\"}").await.expect("writes");
+        let mut said = String::new();
+        connection.read_to_string(&mut said).await.expect("text");
+        said
+    };
+    let kept = async {
+        let mut connection = connect(&app).await;
+        for _ in 0..5 {
+            connection.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("writes");
+            let mut said = Vec::new();
+            while !said.ends_with(b"}") {
+                assert!(connection.read_buf(&mut said).await.expect("reads") > 0, "it is closed");
+            }
+            tokio::time::sleep(silence / 5).await;
+        }
+    };
+    let (stream, upload, ()) = tokio::join!(stream, upload, kept);
+    assert_eq!(stream, "ab");
+    assert!(upload.starts_with("HTTP/1.1 200 "), "{upload}");
+}
+
 #[tokio::test]
 async fn a_head_that_comes_a_byte_at_a_time_is_given_up() {
-    let app = App::start(&[]).await;
+    let (app, impatient) = tokio::join!(App::start(&[]), App::start(&[("CLIENT_TIMEOUT", "2")]));
     let endless = b"GET /healthz HTTP/1.1\r\nx: xxxxxxxxxxxxxxxx".to_vec();
     let first = async {
         let (said, took) = dribble(connect(&app).await, endless.clone()).await;
@@ -67,7 +105,7 @@ async fn a_head_that_comes_a_byte_at_a_time_is_given_up() {
     };
     let whole = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
     let second = async {
-        let mut connection = connect(&app).await;
+        let mut connection = connect(&impatient).await;
         connection.write_all(whole).await.expect("writes");
         let (said, took) = dribble(connection, endless.clone()).await;
         assert!(said.starts_with("HTTP/1.1 200 ") && said.ends_with("\"ok\"}"), "{said}");
@@ -75,7 +113,7 @@ async fn a_head_that_comes_a_byte_at_a_time_is_given_up() {
     };
     // With the beginning of the second in the same write, and then silence.
     let silent = async {
-        let mut connection = connect(&app).await;
+        let mut connection = connect(&impatient).await;
         connection.write_all(&[&whole[..], &endless].concat()).await.expect("writes");
         let mut said = String::new();
         let closed = timeout(Duration::from_secs(12), connection.read_to_string(&mut said)).await;

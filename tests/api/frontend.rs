@@ -378,6 +378,14 @@ async fn a_front_end_that_never_begins_its_answer_is_given_up() {
         assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
         soon(connection.wire.gone()).await;
     }
+    // One that does not take the request, either: more than the sockets hold.
+    let asked =
+        tokio::spawn(client().post(app.url("/page")).header("accept", "text/html").body(vec![b'x'; 32 << 20]).send());
+    let (mut connection, _) = front_end.request().await;
+    let answer = soon(asked).await.expect("no panic").expect("an answer");
+    assert_eq!(answer.status(), 504);
+    assert!(answer.text().await.expect("a page").contains("does not answer"));
+    soon(connection.wire.gone()).await;
     // One that has begun has all the time, and so has a body on its way up.
     let mut socket = TcpStream::connect(app.address).await.expect("connects");
     socket.write_all(b"POST /upload HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n1").await.expect("writes");

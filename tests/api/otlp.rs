@@ -198,7 +198,7 @@ async fn a_second_signal_leaves_the_last_traces_a_moment() {
         signal(&child, "TERM");
         let told = Instant::now();
         assert_eq!(ended(&mut child).await, Some(0));
-        assert!(told.elapsed() < Duration::from_millis(1500), "{:?}", told.elapsed());
+        assert!(told.elapsed() < Duration::from_secs(5), "{:?}", told.elapsed());
         assert_eq!(collector.all().len(), 1, "answers: {answers}");
     }
 }

@@ -61,7 +61,7 @@ pub async fn front_end(config: &Config) -> Option<Line> {
     let url = config.frontend_url.as_ref()?;
     let address = (url.host_str()?.trim_matches(['[', ']']), url.port_or_known_default()?);
     let reason = match tokio::time::timeout(LIMIT, TcpStream::connect(address)).await {
-        Ok(Ok(_)) => return Some(ok(format!("front end: {url} answers"))),
+        Ok(Ok(_)) => return Some(ok(format!("front end: {url} is listened on"))),
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("no answer within {} s", LIMIT.as_secs()),
     };
