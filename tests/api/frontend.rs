@@ -149,16 +149,18 @@ async fn a_client_that_breaks_off_its_body_breaks_the_front_ends() {
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_the_protocol_breaks_the_front_ends() {
-    let (front_end, app) = FrontEnd::start(&[]).await;
-    let mut socket = TcpStream::connect(app.address).await.expect("connects");
-    let head = "POST /upload HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n";
-    socket.write_all(head.as_bytes()).await.expect("writes");
-    let (mut connection, head) = front_end.request().await;
-    let mut rest = Rest::announced(&head.headers).expect("a body");
-    assert_eq!(soon(connection.wire.piece(&mut rest)).await.expect("reads").as_deref(), Some(&b"first"[..]));
-    socket.write_all(b"no length\r\n").await.expect("writes");
-    assert!(soon(connection.wire.piece(&mut rest)).await.is_err(), "a body that is not whole must not look so");
+async fn a_body_that_breaks_the_protocol_or_stops_coming_breaks_the_front_ends() {
+    let (front_end, app) = FrontEnd::start(&[("BODY_TIMEOUT", "1")]).await;
+    for then in ["no length\r\n", ""] {
+        let mut socket = TcpStream::connect(app.address).await.expect("connects");
+        let head = "POST /upload HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n";
+        socket.write_all(head.as_bytes()).await.expect("writes");
+        let (mut connection, head) = front_end.request().await;
+        let mut rest = Rest::announced(&head.headers).expect("a body");
+        assert_eq!(soon(connection.wire.piece(&mut rest)).await.expect("reads").as_deref(), Some(&b"first"[..]));
+        socket.write_all(then.as_bytes()).await.expect("writes");
+        assert!(soon(connection.wire.piece(&mut rest)).await.is_err(), "not whole after {then:?}, and looks so");
+    }
 }
 
 /// Next.js makes some of its redirects of the address that it listens on.
