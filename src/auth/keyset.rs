@@ -232,6 +232,12 @@ mod tests {
     }
 
     #[test]
+    fn of_a_set_without_end_so_many_keys_are_taken() {
+        let keys: Vec<String> = (0..1000).map(|id| EC.replace(r#""a""#, &format!(r#""{id}""#))).collect();
+        assert_eq!(ids(&keys.join(",")).len(), MAX_KEYS);
+    }
+
+    #[test]
     fn what_is_no_key_set_is_an_error() {
         for body in ["", "[]", "{}", "<html>", r#"{"keys":7}"#] {
             assert!(parse(body.as_bytes()).is_err(), "{body}");
