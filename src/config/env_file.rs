@@ -99,7 +99,8 @@ fn quoted<'a>(value: &'a str, following: impl Iterator<Item = &'a str>) -> Optio
 
 /// A value without quotes around it, or with more of them inside.
 fn unquoted<'a>(name: &'a str, value: &str) -> Entry<'a> {
-    let comment = value.match_indices('#').find(|(at, _)| value[..*at].ends_with(char::is_whitespace));
+    let begins_comment = |at: usize| at == 0 || value[..at].ends_with(char::is_whitespace);
+    let comment = value.match_indices('#').find(|(at, _)| begins_comment(*at));
     let value = comment.map_or(value, |(at, _)| &value[..at]).trim_end();
     let around = ['"', '\'', '`'].into_iter().find_map(|quote| {
         let inside = value.strip_prefix(quote)?.strip_suffix(quote)?;
@@ -107,7 +108,7 @@ fn unquoted<'a>(name: &'a str, value: &str) -> Entry<'a> {
     });
     match around {
         Some((quote, inside)) => Entry::Setting(name, inside.to_owned(), Some(quote)),
-        None => Entry::Setting(name, if value.starts_with('#') { String::new() } else { value.to_owned() }, None),
+        None => Entry::Setting(name, value.to_owned(), None),
     }
 }
 

@@ -335,9 +335,7 @@ impl Line {
             ended => ended,
         }
     }
-}
 
-impl Line {
     fn left(&self) -> Ended {
         let is_cut = self.telemetry.cut.get().is_some_and(|cut| *cut <= Instant::now());
         if is_cut { Ended::ServerStopping } else { Ended::ClientLeft }

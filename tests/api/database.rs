@@ -142,14 +142,20 @@ async fn a_slow_database_is_waited_for_so_long_and_keeps_no_connection() {
     assert!(message(answer).await.1.starts_with("OpenAI API Key not found"));
 }
 
-#[tokio::test]
-async fn connections_that_went_dead_in_use_are_replaced() {
+/// A server with so many connections to its database, by way of an open gate.
+async fn behind_a_gate(pool_size: &str) -> (Gate, App) {
     let database = postgres::database().await;
     let gate = Gate::new();
     let (there, url) = through(&gate, &database.role_url);
     gate.open(there);
-    let app =
-        App::start_on(database, &[("DATABASE_URL", &url), ("DATABASE_POOL_SIZE", "2")], guard::system_lookup).await;
+    let settings = [("DATABASE_URL", url.as_str()), ("DATABASE_POOL_SIZE", pool_size)];
+    let app = App::start_on(database, &settings, guard::system_lookup).await;
+    (gate, app)
+}
+
+#[tokio::test]
+async fn connections_that_went_dead_in_use_are_replaced() {
+    let (gate, app) = behind_a_gate("2").await;
     let user = app.user(&[]).await;
     let ask = || async { message(app.chat("openai", &user).send().await.expect("an answer")).await };
     assert!(join_all((0..4).map(|_| ask())).await.iter().all(|(status, _)| *status == 500), "all are let in");
@@ -166,12 +172,7 @@ async fn connections_that_went_dead_in_use_are_replaced() {
 async fn connections_that_went_dead_on_their_way_back_are_replaced() {
     // Postgres's `Sync` alone, by which the pool asks a connection whether it lives.
     const SYNC: &[u8] = b"S\0\0\0\x04";
-    let database = postgres::database().await;
-    let gate = Gate::new();
-    let (there, url) = through(&gate, &database.role_url);
-    gate.open(there);
-    let app =
-        App::start_on(database, &[("DATABASE_URL", &url), ("DATABASE_POOL_SIZE", "1")], guard::system_lookup).await;
+    let (gate, app) = behind_a_gate("1").await;
     let user = app.user(&[]).await;
     let ask = || async { message(app.chat("openai", &user).send().await.expect("an answer")).await };
     gate.strand_at(SYNC);

@@ -107,8 +107,7 @@ async fn look(variables: &Variables) -> Vec<Line> {
 
     lines.extend(settings::exposure(&config));
     if project {
-        lines.extend(project::address(variables, &config));
-        lines.extend(project::keys(variables, &config, jsonwebtoken::get_current_timestamp()));
+        lines.extend(by_settings_alone(variables, &config));
     }
     // The slow ones side by side.
     let (of_database, of_project, of_model, of_front_end) = tokio::join!(
@@ -128,10 +127,14 @@ async fn look(variables: &Variables) -> Vec<Line> {
 /// What the settings alone show to be wrong with the project, in a sentence
 /// each: for the server, when it starts.
 pub fn mistakes(variables: &Variables, config: &Config) -> Vec<String> {
+    let failed = by_settings_alone(variables, config).into_iter().filter(|line| line.level == Level::Fail);
+    failed.map(|Line { what, todo, .. }| format!("{what} → {}", todo.unwrap_or_default())).collect()
+}
+
+fn by_settings_alone(variables: &Variables, config: &Config) -> Vec<Line> {
     let mut lines = project::address(variables, config);
     lines.extend(project::keys(variables, config, jsonwebtoken::get_current_timestamp()));
-    let failed = lines.into_iter().filter(|line| line.level == Level::Fail);
-    failed.map(|Line { what, todo, .. }| format!("{what} → {}", todo.unwrap_or_default())).collect()
+    lines
 }
 
 async fn of_project(config: &Config) -> Vec<Line> {
