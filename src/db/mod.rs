@@ -17,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::FutureExt;
 use sqlx::{
     Connection, Executor, FromRow, PgConnection, PgPool, Postgres,
     pool::PoolConnection,
@@ -25,7 +26,7 @@ use sqlx::{
 };
 use tokio::{
     net::TcpStream,
-    sync::{Mutex, OnceCell},
+    sync::{Mutex, OnceCell, OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 use uuid::Uuid;
@@ -48,6 +49,10 @@ const RETURN_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Db {
     pool: PgPool,
+    /// One for each connection of the pool. Who waits, waits for one of these:
+    /// the pool's own way to wait is a future of 4 KB, as it holds all that
+    /// making a connection may need.
+    turns: Arc<Semaphore>,
     /// Where Postgres listens; `None` for a socket in the file system.
     address: Option<(String, u16)>,
     /// Why there was no connection, and when that was looked for.
@@ -101,7 +106,15 @@ impl Db {
             Some(_) => None,
             None => Some((settings.options.get_host().to_owned(), settings.options.get_port())),
         };
-        Self { pool, address, found: Arc::default(), transaction_pooler, vector: Arc::default(), waits: Arc::default() }
+        Self {
+            pool,
+            turns: Arc::new(Semaphore::new(settings.pool_size as usize)),
+            address,
+            found: Arc::default(),
+            transaction_pooler,
+            vector: Arc::default(),
+            waits: Arc::default(),
+        }
     }
 
     /// What waits for connections.
@@ -165,10 +178,13 @@ impl Db {
 
     async fn acquire(&self) -> Result<InUse, Error> {
         let waiting = Waiting::new(&self.waits);
-        let acquired = self.pool.acquire().await;
+        let acquired = match timeout(ACQUIRE_TIMEOUT, self.turns.clone().acquire_owned()).await {
+            Ok(Ok(turn)) => Box::pin(self.pool.acquire()).await.map(|connection| (connection, turn)),
+            _ => Err(sqlx::Error::PoolTimedOut),
+        };
         drop(waiting);
         match acquired {
-            Ok(connection) => Ok(InUse { connection, done: false }),
+            Ok((connection, turn)) => Ok(InUse { connection, done: false, _turn: turn }),
             Err(sqlx::Error::PoolTimedOut) => {
                 Err(Error::DatabaseUnavailable(format!("database: {}", self.why_no_connection().await)))
             }
@@ -231,6 +247,7 @@ impl Db {
 struct InUse {
     connection: PoolConnection<Postgres>,
     done: bool,
+    _turn: OwnedSemaphorePermit,
 }
 
 impl Drop for InUse {
@@ -243,10 +260,10 @@ impl Drop for InUse {
     }
 }
 
-async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    timeout(limit, work)
-        .await
-        .unwrap_or_else(|_| Err(Error::DatabaseUnavailable(format!("database: not done within {limit:?}"))))
+fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Error>>) -> impl Future<Output = Result<T, Error>> {
+    timeout(limit, work).map(move |done| {
+        done.unwrap_or_else(|_| Err(Error::DatabaseUnavailable(format!("database: not done within {limit:?}"))))
+    })
 }
 
 /// One who waits for a connection, also where they give up.

@@ -21,7 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use reqwest::{
-    Response, StatusCode,
+    StatusCode,
     header::{CONTENT_ENCODING, HeaderMap, RETRY_AFTER},
 };
 use serde::de::DeserializeOwned;
@@ -30,7 +30,11 @@ use url::Url;
 
 use crate::{
     error::Error,
-    outbound::{self, Clients, guard::Refusal},
+    outbound::{
+        Clients,
+        guard::Refusal,
+        http1::{self, Body, Read, Response},
+    },
     telemetry::RequestLog,
 };
 
@@ -204,11 +208,11 @@ impl Failure {
     }
 }
 
-impl From<reqwest::Error> for Failure {
+impl From<http1::Error> for Failure {
     /// What ends an answer that has begun.
-    fn from(error: reqwest::Error) -> Self {
-        let detail = outbound::causes(&error);
-        if error.is_timeout() { Self::Silent(detail) } else { Self::Broken(detail) }
+    fn from(error: http1::Error) -> Self {
+        let detail = error.to_string();
+        if matches!(error, http1::Error::Silent(_)) { Self::Silent(detail) } else { Self::Broken(detail) }
     }
 }
 
@@ -235,57 +239,40 @@ pub const ATTEMPTS: u32 = 3;
 ///
 /// # Errors
 /// What the last attempt came to.
-pub async fn send(clients: &Clients, call: &Call, log: &RequestLog) -> Result<Response, Failure> {
-    let client = if call.guarded {
-        clients.policy.check_url(&call.url)?;
-        &clients.guarded
-    } else {
-        &clients.trusted
-    };
+pub async fn send(clients: &Clients, call: &Call, log: &RequestLog) -> Result<Body, Failure> {
+    let client = if call.guarded { &clients.guarded_providers } else { &clients.providers };
     let _waiting = log.ask();
     let mut attempt = 0;
     loop {
         attempt += 1;
-        let request = match &call.body {
-            Some(body) => client.post(call.url.clone()).body(body.clone()),
-            None => client.get(call.url.clone()),
-        };
-        let answer = request.headers(call.headers.clone()).send().await;
+        let answer = client.send(&call.url, &call.headers, call.body.as_ref()).await;
         if let Ok(response) = &answer {
-            log.answered(response.status().as_u16());
+            log.answered(response.status.as_u16());
         }
         let wait = match answer {
-            Ok(response) if response.status().is_success() => {
-                return if is_compressed(response.headers()) {
+            Ok(response) if response.status.is_success() => {
+                return if is_compressed(&response.headers) {
                     Err(Failure::Stream("The provider compressed its answer, which it was not asked to do".to_owned()))
                 } else {
-                    Ok(response)
+                    Ok(response.body)
                 };
             }
             Ok(response) => {
-                if attempt == call.attempts || !should_retry(response.status(), response.headers()) {
-                    let status = response.status().as_u16();
+                if attempt == call.attempts || !should_retry(response.status, &response.headers) {
+                    let status = response.status.as_u16();
                     return Err(Failure::Status { status, body: beginning(response).await });
                 }
-                backoff(attempt, Some(response.headers()))
+                backoff(attempt, Some(&response.headers))
             }
-            Err(error) => {
-                if let Some(refusal) = outbound::refusal(&error) {
-                    return Err(refusal.clone().into());
-                }
-                // A provider that was silent for minutes is not asked again:
-                // the user would wait for three times that.
-                let gone = error.is_timeout() && !error.is_connect();
-                // The provider closed an idle connection just as it was used
-                // again, most likely, which says nothing about a new one.
-                if attempt == 1 && error.is_request() && !error.is_connect() && !gone {
-                    Duration::ZERO
-                } else if attempt >= call.attempts || gone || error.is_builder() {
-                    return Err(Failure::Connection(outbound::causes(&error)));
-                } else {
-                    backoff(attempt, None)
-                }
-            }
+            Err(http1::Error::Refused(refusal)) => return Err(refusal.into()),
+            // A provider that was silent for minutes is not asked again: the
+            // user would wait for three times that.
+            Err(error @ http1::Error::Silent(_)) => return Err(Failure::Connection(error.to_string())),
+            // The provider closed an idle connection just as it was used
+            // again, most likely, which says nothing about a new one.
+            Err(http1::Error::Request(_)) if attempt == 1 => Duration::ZERO,
+            Err(error) if attempt >= call.attempts => return Err(Failure::Connection(error.to_string())),
+            Err(_) => backoff(attempt, None),
         };
         log.note().retries += 1;
         tokio::time::sleep(wait).await;
@@ -331,12 +318,12 @@ fn is_compressed(headers: &HeaderMap) -> bool {
 /// The beginning of an error's body; what could be read of one that broke off;
 /// nothing of one that is compressed.
 async fn beginning(response: Response) -> String {
-    if is_compressed(response.headers()) {
+    if is_compressed(&response.headers) {
         return String::new();
     }
-    let read = tokio::time::timeout(ERROR_BODY_TIMEOUT, outbound::read(response, MAX_ERROR_BYTES)).await;
+    let read = tokio::time::timeout(ERROR_BODY_TIMEOUT, response.body.read(MAX_ERROR_BYTES)).await;
     let body = match read {
-        Ok(Ok(body) | Err(outbound::ReadError::TooLarge(body) | outbound::ReadError::Broken(body, _))) => body,
+        Ok(Ok(Read::Whole(body) | Read::Beginning(body)) | Err((body, _))) => body,
         Err(_) => Vec::new(),
     };
     String::from_utf8_lossy(&body).into_owned()
@@ -347,12 +334,13 @@ async fn beginning(response: Response) -> String {
 /// # Errors
 /// What the last attempt came to, or an answer that is no JSON.
 pub async fn complete<T: DeserializeOwned>(clients: &Clients, call: &Call, log: &RequestLog) -> Result<T, Failure> {
-    let response = send(clients, call, log).await?;
+    let body = send(clients, call, log).await?;
     let _waiting = log.wait();
-    let body = outbound::read(response, MAX_REPLY_BYTES).await.map_err(|error| match error {
-        outbound::ReadError::Broken(_, error) => error.into(),
-        outbound::ReadError::TooLarge(_) => Failure::Unusable("The provider's answer is too large".to_owned()),
-    })?;
+    let body = match body.read(MAX_REPLY_BYTES).await {
+        Ok(Read::Whole(body)) => body,
+        Ok(Read::Beginning(_)) => return Err(Failure::Unusable("The provider's answer is too large".to_owned())),
+        Err((_, error)) => return Err(error.into()),
+    };
     serde_json::from_slice(&body).map_err(|_| unusable(&String::from_utf8_lossy(&body)))
 }
 

@@ -11,13 +11,13 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::Stream;
 
 use super::{Failure, MAX_ERROR_BYTES, Output, Reader, openai, sse};
-use crate::telemetry::{Ended, RequestLog};
-
-type Upstream = Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>>>>;
+use crate::{
+    outbound::http1::Body,
+    telemetry::{Ended, RequestLog},
+};
 
 /// How long, and for how many bytes, a provider's answer is read on after it
 /// said that nothing follows, so that its connection can be used again.
@@ -26,7 +26,7 @@ const DRAIN: (Duration, usize) = (Duration::from_secs(1), 64 * 1024);
 /// An answer that has begun: its status can no longer change.
 pub struct Relay {
     /// `None` once it was read to its end or given up.
-    upstream: Option<Upstream>,
+    upstream: Option<Body>,
     decoder: sse::Decoder,
     reader: Reader,
     /// What was read and not yet given.
@@ -46,13 +46,13 @@ impl Relay {
     /// # Errors
     /// What the provider said, or that its connection broke.
     pub async fn open(
-        response: reqwest::Response,
+        upstream: Body,
         reader: Reader,
         max_event_bytes: usize,
         log: RequestLog,
     ) -> Result<Self, Failure> {
         let mut relay = Self {
-            upstream: Some(Box::pin(response.bytes_stream())),
+            upstream: Some(upstream),
             decoder: sse::Decoder::new(max_event_bytes),
             reader,
             out: Output::default(),
@@ -76,19 +76,27 @@ impl Relay {
     /// Reads until there is text, a failure, or the end.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.out.text.is_empty() && self.failure.is_none() {
-            let Some(upstream) = &mut self.upstream else {
+            let Some(mut upstream) = self.upstream.take() else {
                 break;
             };
-            let read = match ready!(upstream.poll_next_unpin(cx)) {
-                Some(Ok(bytes)) => self.take(&bytes),
-                Some(Err(error)) => Err(error.into()),
-                None => self.end(),
+            let mut taken = Ok(());
+            let read = upstream.poll_read(cx, |bytes| {
+                if taken.is_ok() {
+                    taken = self.take(bytes);
+                }
+            });
+            let more = match read {
+                Poll::Pending => {
+                    self.upstream = Some(upstream);
+                    return Poll::Pending;
+                }
+                Poll::Ready(more) => taken.and(more.map_err(Failure::from)),
             };
-            if let Err(failure) = read {
-                self.upstream = None;
-                self.failure = Some(failure);
-            } else if self.out.done {
-                self.drain(cx);
+            match more {
+                Ok(true) if self.out.done => drain(upstream, cx),
+                Ok(true) => self.upstream = Some(upstream),
+                Ok(false) => self.failure = self.end().err(),
+                Err(failure) => self.failure = Some(failure),
             }
         }
         Poll::Ready(())
@@ -108,7 +116,6 @@ impl Relay {
     }
 
     fn end(&mut self) -> Result<(), Failure> {
-        self.upstream = None;
         let Self { decoder, reader, out, .. } = self;
         decoder.finish(|event| if out.done { Ok(()) } else { reader.read(event, out) })?;
         if self.decoder.saw_fields() || self.head.trim_ascii().is_empty() {
@@ -118,29 +125,22 @@ impl Relay {
         // sent with the wrong status; the original shows an empty answer.
         Err(Failure::Stream(openai::error_message(&String::from_utf8_lossy(&self.head))))
     }
+}
 
-    /// Ends the answer and reads what is left of the provider's aside. The
-    /// rest has mostly come already; where not, the client does not wait.
-    fn drain(&mut self, cx: &mut Context<'_>) {
-        let Some(mut upstream) = self.upstream.take() else {
-            return;
-        };
-        let (time, mut room) = DRAIN;
+/// Reads what is left of an answer that has ended aside. It has mostly come
+/// already; where not, the client does not wait.
+fn drain(mut upstream: Body, cx: &mut Context<'_>) {
+    let (time, mut room) = DRAIN;
+    let mut poll = move |cx: &mut Context<'_>| {
         loop {
-            match upstream.poll_next_unpin(cx) {
-                Poll::Ready(Some(Ok(bytes))) if bytes.len() < room => room -= bytes.len(),
-                Poll::Ready(_) => return,
-                Poll::Pending => break,
+            let more = ready!(upstream.poll_read(cx, |bytes| room = room.saturating_sub(bytes.len())));
+            if room == 0 || !matches!(more, Ok(true)) {
+                return Poll::Ready(());
             }
         }
-        actix_web::rt::spawn(tokio::time::timeout(time, async move {
-            while let Some(Ok(bytes)) = upstream.next().await {
-                match room.checked_sub(bytes.len()) {
-                    Some(left) => room = left,
-                    None => break,
-                }
-            }
-        }));
+    };
+    if poll(cx).is_pending() {
+        actix_web::rt::spawn(tokio::time::timeout(time, std::future::poll_fn(poll)));
     }
 }
 

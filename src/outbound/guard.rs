@@ -8,6 +8,7 @@
 //! checked, so a name that resolves differently the second time gains nothing.
 
 use std::{
+    error::Error as StdError,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
@@ -238,22 +239,30 @@ pub(super) struct GuardedResolver {
 
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let policy = self.policy.clone();
-        let host = name.as_str().to_owned();
-        let found = (self.lookup)(host.clone());
-        Box::pin(async move {
-            let found = found.await?;
-            let open: Vec<SocketAddr> = found
-                .iter()
-                .filter(|address| policy.check_address(**address, &host).is_ok())
-                .map(|address| SocketAddr::new(*address, 0))
-                .collect();
-            if open.is_empty() && !found.is_empty() {
-                return Err(Refusal::Private(host).into());
-            }
-            Ok(Box::new(open.into_iter()) as Addrs)
-        })
+        let (policy, lookup, host) = (self.policy.clone(), self.lookup, name.as_str().to_owned());
+        Box::pin(async move { Ok(Box::new(addresses(Some(&policy), lookup, host).await?.into_iter()) as Addrs) })
     }
+}
+
+/// A name's addresses, as many as the policy lets through where there is one.
+/// Their port is for the caller to set.
+///
+/// # Errors
+/// [`Refusal`] where it lets none through, or why the name was not resolved.
+pub(super) async fn addresses(
+    policy: Option<&PrivateUpstreams>,
+    lookup: Lookup,
+    host: String,
+) -> Result<Vec<SocketAddr>, Box<dyn StdError + Send + Sync>> {
+    let mut found = lookup(host.clone()).await?;
+    let any = !found.is_empty();
+    if let Some(policy) = policy {
+        found.retain(|address| policy.check_address(*address, &host).is_ok());
+    }
+    if found.is_empty() && any {
+        return Err(Refusal::Private(host).into());
+    }
+    Ok(found.into_iter().map(|address| SocketAddr::new(address, 0)).collect())
 }
 
 #[cfg(test)]

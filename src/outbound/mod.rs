@@ -1,9 +1,12 @@
-//! The clients that ask others over HTTP: one for the addresses that the
-//! configuration names, one for those that users choose.
+//! The clients that ask others over HTTP: for the addresses that the
+//! configuration names, and for those that users choose. Providers are asked
+//! by a client of our own, as their answers are what this server passes on;
+//! everybody else by reqwest.
 
 pub mod guard;
+pub mod http1;
 
-use std::{error::Error as StdError, sync::Arc, time::Duration};
+use std::{error::Error as StdError, io, sync::Arc, time::Duration};
 
 use reqwest::redirect;
 use url::Url;
@@ -14,16 +17,20 @@ use guard::{GuardedResolver, Lookup, PrivateUpstreams, Refusal};
 /// One worker's clients. Each worker has its own, because a connection is
 /// driven by the thread that opened it: sharing them would make every chunk
 /// wake two threads.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Clients {
-    /// For addresses that the configuration names.
+    /// For the providers that the configuration names.
+    pub providers: http1::Client,
+    /// For providers that users choose: every connection is checked.
+    pub guarded_providers: http1::Client,
+    /// For Supabase.
     pub trusted: reqwest::Client,
-    /// For addresses that users choose: every connection is checked.
+    /// For tools, whose addresses users choose: every connection is checked.
     pub guarded: reqwest::Client,
     /// For the front end, where there is one: its answers are passed on as
     /// they are.
     pub frontend: Option<reqwest::Client>,
-    /// What the guarded client checks by; ask it before a request, since
+    /// What [`Clients::guarded`] checks by; ask it before a request, since
     /// reqwest resolves no name where the URL holds an address.
     pub policy: Arc<PrivateUpstreams>,
 }
@@ -34,7 +41,7 @@ impl Clients {
     ///
     /// # Errors
     /// Where TLS cannot be set up (no certificate store).
-    pub fn new(config: &Config, lookup: Lookup) -> reqwest::Result<Self> {
+    pub fn new(config: &Config, lookup: Lookup) -> io::Result<Self> {
         let policy = Arc::new(config.private_upstreams.clone());
         let base = || {
             reqwest::Client::builder()
@@ -46,16 +53,23 @@ impl Clients {
         };
         let on_redirect = policy.clone();
         // A proxy is for what lies outside.
-        let trusted = if config.base_urls.all_on_this_machine() { base().no_proxy() } else { base() };
+        let proxies = !config.base_urls.all_on_this_machine();
+        let trusted = if proxies { base() } else { base().no_proxy() };
+        let providers = |policy, lookup| {
+            http1::Client::new(policy, lookup, proxies, config.provider_connect_timeout, config.provider_idle_timeout)
+        };
         Ok(Self {
-            trusted: trusted.redirect(same_host(|_| Ok(()))).build()?,
+            providers: providers(None, guard::system_lookup)?,
+            guarded_providers: providers(Some(policy.clone()), lookup)?,
+            trusted: trusted.redirect(same_host(|_| Ok(()))).build().map_err(io::Error::other)?,
             guarded: base()
                 // A proxy would resolve names in our place.
                 .no_proxy()
                 .dns_resolver(Arc::new(GuardedResolver { policy: policy.clone(), lookup }))
                 .redirect(same_host(move |url| on_redirect.check_url(url)))
-                .build()?,
-            frontend: config.frontend_url.is_some().then(for_front_end).transpose()?,
+                .build()
+                .map_err(io::Error::other)?,
+            frontend: config.frontend_url.is_some().then(for_front_end).transpose().map_err(io::Error::other)?,
             policy,
         })
     }
@@ -82,18 +96,19 @@ fn same_host(check: impl Fn(&Url) -> Result<(), Refusal> + Send + Sync + 'static
         if let Err(refusal) = check(attempt.url()) {
             return attempt.error(refusal);
         }
-        let to = attempt.url();
-        let stays = attempt.previous().last().is_some_and(|from| {
-            let upgraded = from.scheme() == "http" && to.scheme() == "https" && to.port().is_none();
-            from.host_str() == to.host_str() && (from.origin() == to.origin() || upgraded)
-        });
+        let stays = attempt.previous().last().is_some_and(|from| stays(from, attempt.url()));
         if stays && attempt.previous().len() <= 5 { attempt.follow() } else { attempt.stop() }
     })
 }
 
-/// The guard's refusal inside a failed request, if that is why it failed.
-pub fn refusal(error: &reqwest::Error) -> Option<&Refusal> {
-    let mut source: Option<&(dyn StdError + 'static)> = error.source();
+fn stays(from: &Url, to: &Url) -> bool {
+    let upgraded = from.scheme() == "http" && to.scheme() == "https" && to.port().is_none();
+    from.host_str() == to.host_str() && (from.origin() == to.origin() || upgraded)
+}
+
+/// The guard's refusal inside a failure, if that is why it failed.
+pub fn refusal<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Refusal> {
+    let mut source = Some(error);
     while let Some(error) = source {
         if let Some(refusal) = error.downcast_ref::<Refusal>() {
             return Some(refusal);
@@ -105,9 +120,9 @@ pub fn refusal(error: &reqwest::Error) -> Option<&Refusal> {
 
 /// What went wrong with a connection, without the URL, which may hold more
 /// than it should.
-pub fn causes(error: &reqwest::Error) -> String {
+pub fn causes(error: &(dyn StdError + 'static)) -> String {
     let mut words = String::new();
-    let mut source: Option<&(dyn StdError + 'static)> = Some(error);
+    let mut source = Some(error);
     while let Some(error) = source {
         match error.downcast_ref::<reqwest::Error>() {
             Some(error) if error.is_timeout() => words.push_str("time out"),

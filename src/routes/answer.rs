@@ -73,8 +73,8 @@ impl Exchange {
         words: impl Fn(Failure) -> Error + 'static,
     ) -> Result<HttpResponse, Error> {
         let opened = async {
-            let response = llm::send(&self.clients, &call, &self.log).await?;
-            Relay::open(response, reader, call.max_event_bytes(), self.log.clone()).await
+            let body = llm::send(&self.clients, &call, &self.log).await?;
+            Relay::open(body, reader, call.max_event_bytes(), self.log.clone()).await
         };
         match opened.await {
             Ok(relay) => Ok(self.answer(relay, words)),
