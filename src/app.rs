@@ -122,6 +122,7 @@ pub async fn serve_with(
         app.configure(routes::configure)
             .configure(&more_routes)
             .default_service(if with_front_end { frontend::route() } else { routes::not_found() })
+            .wrap(from_fn(routes::headers::keep_what_is_read))
             .wrap(from_fn(auth::hand_back))
             .wrap(CatchPanic::default())
             .wrap(from_fn(door::let_in))

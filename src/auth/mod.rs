@@ -44,7 +44,7 @@ use token::{ASYMMETRIC, Claims, TokenError, VerifyingKey};
 pub struct User {
     /// `auth.users.id`.
     pub id: Uuid,
-    profile: Option<Profile>,
+    profile: Option<Box<Profile>>,
 }
 
 impl User {
@@ -53,7 +53,7 @@ impl User {
     /// # Errors
     /// [`Error::ProfileNotFound`] where there is no row.
     pub fn profile(&self) -> Result<&Profile, Error> {
-        self.profile.as_ref().ok_or(Error::ProfileNotFound)
+        self.profile.as_deref().ok_or(Error::ProfileNotFound)
     }
 }
 
@@ -158,7 +158,7 @@ async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
     if let Some(log) = request.extensions().get::<RequestLog>() {
         log.note().user = Some(claims.user);
     }
-    Ok(User { id: claims.user, profile: account })
+    Ok(User { id: claims.user, profile: account.map(Box::new) })
 }
 
 /// A session that a request came with.

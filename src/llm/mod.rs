@@ -260,7 +260,7 @@ pub async fn send(clients: &Clients, call: &Call, log: &RequestLog) -> Result<Bo
             Ok(response) => {
                 if attempt == call.attempts || !should_retry(response.status, &response.headers) {
                     let status = response.status.as_u16();
-                    return Err(Failure::Status { status, body: beginning(response).await });
+                    return Err(Failure::Status { status, body: Box::pin(beginning(response)).await });
                 }
                 backoff(attempt, Some(&response.headers))
             }

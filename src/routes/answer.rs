@@ -61,7 +61,8 @@ impl Exchange {
         facts.model = (!model.is_empty()).then(|| model.chars().take(100).collect());
     }
 
-    /// Asks a provider and answers with what it says, as it says it.
+    /// Asks a provider and answers with what it says, as it says it. What the
+    /// call was made of is best dropped before: this may take minutes.
     ///
     /// # Errors
     /// What fails before the first text, in the route's `words`. What fails
@@ -72,9 +73,12 @@ impl Exchange {
         reader: Reader,
         words: impl Fn(Failure) -> Error + 'static,
     ) -> Result<HttpResponse, Error> {
-        let opened = async {
-            let body = llm::send(&self.clients, &call, &self.log).await?;
-            Relay::open(body, reader, call.max_event_bytes(), self.log.clone()).await
+        let (clients, log, max_event_bytes) = (&self.clients, &self.log, call.max_event_bytes());
+        let opened = async move {
+            // Boxed, and the call moved in, so that neither it nor the prompt
+            // is held while the provider thinks.
+            let body = Box::pin(async move { llm::send(clients, &call, log).await }).await?;
+            Relay::open(body, reader, max_event_bytes, log.clone()).await
         };
         match opened.await {
             Ok(relay) => Ok(self.answer(relay, words)),

@@ -28,6 +28,7 @@ pub async fn reply(
     let base_url = (provider.base_url)(&exchange.state.config.base_urls);
     let call = provider.call(&chat, base_url, key, profile.key(Key::OpenAiOrganization))?;
     exchange.note(provider.path, &chat.model);
+    drop((user, body));
     exchange.relay(call, Reader::OpenAi(openai::Reader::default()), |failure| provider.error(failure)).await
 }
 
@@ -35,9 +36,9 @@ pub async fn reply(
 ///
 /// Differs: the original checks no session and lets anyone use any row.
 pub async fn reply_custom(user: User, exchange: Exchange, body: Body) -> Result<HttpResponse, Error> {
-    let body = body.chat()?;
-    let chat = body.chat()?;
-    let id = body.custom_model_id().and_then(|id| Uuid::try_parse(&id).ok()).ok_or(Error::ModelNotFound)?;
+    let posted = body.chat()?;
+    let chat = posted.chat()?;
+    let id = posted.custom_model_id().and_then(|id| Uuid::try_parse(&id).ok()).ok_or(Error::ModelNotFound)?;
     let model = models::find(&exchange.state.db, user.id, id).await?.ok_or(Error::ModelNotFound)?;
     let base_url = match model.base_url.trim() {
         "" => (CUSTOM.base_url)(&exchange.state.config.base_urls),
@@ -45,6 +46,7 @@ pub async fn reply_custom(user: User, exchange: Exchange, body: Body) -> Result<
     };
     let call = Call { guarded: true, ..CUSTOM.call(&chat, base_url, &model.api_key, None)? };
     exchange.note(CUSTOM.path, &chat.model);
+    drop((user, model, body));
     exchange.relay(call, Reader::OpenAi(openai::Reader::default()), |failure| CUSTOM.error(failure)).await
 }
 
@@ -53,6 +55,7 @@ pub async fn reply_azure(user: User, exchange: Exchange, body: Body) -> Result<H
     let chat = body.chat()?.chat()?;
     let call = azure::call(&chat, user.profile()?)?;
     exchange.note("azure", &chat.model);
+    drop((user, body));
     exchange.relay(call, Reader::OpenAi(openai::Reader::default()), openai::plain_error).await
 }
 
@@ -62,6 +65,7 @@ pub async fn reply_anthropic(user: User, exchange: Exchange, body: Body) -> Resu
     let chat = body.chat()?.chat()?;
     let call = anthropic::call(&chat, &exchange.state.config.base_urls.anthropic, key)?;
     exchange.note("anthropic", &chat.model);
+    drop((user, body));
     exchange.relay(call, Reader::Anthropic(anthropic::Reader::default()), anthropic::error).await
 }
 
@@ -71,6 +75,7 @@ pub async fn reply_google(user: User, exchange: Exchange, body: Body) -> Result<
     let chat = body.chat()?.chat()?;
     let call = google::call(&chat, &exchange.state.config.base_urls.google, key)?;
     exchange.note("google", &chat.model);
+    drop((user, body));
     let url = call.url.to_string();
     exchange.relay(call, Reader::Google(google::Reader::default()), move |failure| google::error(&url, failure)).await
 }

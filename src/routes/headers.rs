@@ -1,15 +1,40 @@
-//! Headers for every answer: what a browser must not do with it.
+//! Headers: of requests, those that are kept; of answers, what a browser must
+//! not do with it.
 
 use actix_web::{
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
     http::header::{
-        CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+        ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, HeaderMap,
+        HeaderName, HeaderValue, ORIGIN, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
     },
     middleware::Next,
 };
 
 use crate::frontend;
+
+/// What is read of a request below `/api/` once it is let in.
+const READ: [HeaderName; 6] = [ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, ORIGIN];
+
+/// Forgets a request's other headers. They would be held until the first text
+/// comes, for minutes maybe: a browser's seventeen take 7 KB, these 2.
+///
+/// # Errors
+/// What the service inside returned.
+pub async fn keep_what_is_read(
+    mut request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    if frontend::is_ours(request.path()) {
+        let all = std::mem::replace(request.headers_mut(), HeaderMap::with_capacity(0));
+        for name in READ {
+            for value in all.get_all(&name) {
+                request.headers_mut().append(name.clone(), value.clone());
+            }
+        }
+    }
+    next.call(request).await
+}
 
 /// What an answer has unless it says another. A stream says `no-cache`, which
 /// proxies know.

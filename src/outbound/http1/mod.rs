@@ -146,7 +146,8 @@ impl Client {
         let proxy = self.connector.proxy(url)?;
         let mut socket = match self.pool.take(&key) {
             Some(socket) => socket,
-            None => self.connect(url, proxy.as_ref()).await?,
+            // Boxed, as it is large and soon over.
+            None => Box::pin(self.connect(url, proxy.as_ref())).await?,
         };
         let request = head::request(url, headers, body.map(Bytes::len), proxy.as_ref());
         let sent = exchange(&mut socket, &request, body.map_or(&[], |body| body), self.idle_timeout).await?;
