@@ -21,6 +21,7 @@ mod otlp;
 mod process;
 mod protocols;
 mod providers;
+mod proxies;
 mod refresh;
 mod retrieval;
 mod secrets;

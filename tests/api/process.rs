@@ -375,40 +375,6 @@ async fn migrate_says_what_it_did() {
 }
 
 #[tokio::test]
-async fn what_users_choose_is_asked_without_a_proxy() {
-    let (upstream, proxy) = (Upstream::start().await, Upstream::start().await);
-    let database = postgres::database().await;
-    let proxy_url = proxy.url();
-    let proxies = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
-    let settings: Vec<_> = proxies.iter().map(|name| (*name, proxy_url.as_str())).collect();
-    let database_url = ("DATABASE_URL", database.role_url.as_str());
-    let (_child, url) = serve(&[&settings[..], &[database_url]].concat()).await;
-    let user = User::create(&database.pool, &[("openai_api_key", "sk-case-trusted")]).await;
-    let model: uuid::Uuid = sqlx::query_scalar(
-        "insert into public.models (user_id, base_url, api_key, description, model_id, name) \
-         values ($1, $2, 'sk-case-direct', '', '', '') returning id",
-    )
-    .bind(user.id)
-    .bind(upstream.url())
-    .fetch_one(&database.pool)
-    .await
-    .expect("a model");
-    upstream.script("sk-case-direct", vec![Reply::json(400, &serde_json::json!({ "error": { "message": "direct" } }))]);
-    let ask = async |route: &str| {
-        let mut body = chat_body();
-        body["customModelId"] = serde_json::json!(model);
-        let request = client().post(format!("{url}/api/chat/{route}")).header("authorization", user.bearer());
-        request.body(body.to_string()).send().await.expect("an answer").text().await.expect("whole")
-    };
-    let said = ask("custom").await;
-    assert!(said.contains("direct"), "{said}");
-    assert_eq!((upstream.connections(), proxy.connections()), (1, 0));
-    // The proxy is a proxy: the providers that the settings name are asked through it.
-    ask("openai").await;
-    assert!(proxy.connections() > 0);
-}
-
-#[tokio::test]
 async fn no_secret_and_nobodys_words_reach_the_log() {
     let upstream = Upstream::start().await;
     let database = postgres::database().await;

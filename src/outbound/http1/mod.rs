@@ -15,6 +15,8 @@ mod connect;
 mod framing;
 mod head;
 mod pool;
+#[cfg(test)]
+mod tests;
 
 use std::{
     future::poll_fn,
