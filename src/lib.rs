@@ -11,7 +11,7 @@
 //! 3. The handler makes an [`llm::Call`] of it: a row of
 //!    [`llm::providers`] and the client's messages.
 //! 4. [`llm::send`] asks the provider through one of the clients of
-//!    [`outbound`]; URLs that users choose pass its guard.
+//!    [`outbound`] ([`outbound::http1`]); URLs that users choose pass its guard.
 //! 5. [`llm::relay`] takes the answer back: bytes → events ([`llm::sse`]) →
 //!    text ([`llm::openai`]) → the client's connection.
 //! 6. What fails on the way is an [`error::Error`]: a status and a sentence.

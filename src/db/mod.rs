@@ -50,7 +50,7 @@ const RETURN_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Db {
     pool: PgPool,
     /// One for each connection of the pool. Who waits, waits for one of these:
-    /// the pool's own way to wait is a future of 4 KB, as it holds all that
+    /// the pool's own way to wait is a future of 14 KB, as it holds all that
     /// making a connection may need.
     turns: Arc<Semaphore>,
     /// Where Postgres listens; `None` for a socket in the file system.

@@ -1,15 +1,10 @@
 //! Heads: a request's as bytes, an answer's out of bytes. No IO.
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{
     StatusCode,
-    header::{
-        ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
-        USER_AGENT,
-    },
+    header::{ACCEPT, CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, USER_AGENT},
 };
 use memchr::memmem;
-use percent_encoding::percent_decode_str;
 use url::{Position, Url};
 
 use super::{
@@ -22,7 +17,8 @@ use super::{
 const MAX_HEAD: usize = 128 * 1024;
 const MAX_HEADERS: usize = 100;
 
-/// A request's head: POST where there is a body, else GET.
+/// A request's head: POST where there is a body, else GET. A user and password
+/// in the URL stay out of it: neither settings nor users' URLs may have them.
 pub fn request(url: &Url, headers: &HeaderMap, length: Option<usize>, proxy: Option<&Proxy>) -> Vec<u8> {
     let absolute = proxy.filter(|_| url.scheme() == "http");
     let mut head = Vec::with_capacity(512);
@@ -49,11 +45,6 @@ pub fn request(url: &Url, headers: &HeaderMap, length: Option<usize>, proxy: Opt
     if !headers.contains_key(USER_AGENT) {
         line(USER_AGENT.as_str(), concat!("chatbot-ui-api/", env!("CARGO_PKG_VERSION")).as_bytes());
     }
-    if !headers.contains_key(AUTHORIZATION)
-        && let Some(credentials) = credentials(url)
-    {
-        line(AUTHORIZATION.as_str(), credentials.as_bytes());
-    }
     if let Some(credentials) = absolute.and_then(Proxy::basic_auth) {
         line("proxy-authorization", credentials.as_bytes());
     }
@@ -62,17 +53,6 @@ pub fn request(url: &Url, headers: &HeaderMap, length: Option<usize>, proxy: Opt
     }
     head.extend_from_slice(b"\r\n");
     head
-}
-
-/// The user and password that stand in a URL.
-fn credentials(url: &Url) -> Option<String> {
-    let password = url.password().unwrap_or_default();
-    if url.username().is_empty() && password.is_empty() {
-        return None;
-    }
-    let decoded = |part| percent_decode_str(part).collect::<Vec<u8>>();
-    let pair = [decoded(url.username()), decoded(password)].join(&b':');
-    Some(format!("Basic {}", BASE64_STANDARD.encode(pair)))
 }
 
 /// An answer's head.
@@ -231,18 +211,9 @@ mod tests {
             )
         );
         assert_eq!(
-            written("http://[::1]:80", &[], None),
+            written("http://user:password@[::1]:80", &[], None),
             format!("GET / HTTP/1.1\r\nhost: [::1]\r\naccept: */*\r\nuser-agent: {agent}\r\n\r\n")
         );
-    }
-
-    #[test]
-    fn a_urls_credentials_are_a_header_and_nowhere_else() {
-        let head = written("http://us%3Aer:p%40ss@h/x", &[], None);
-        assert!(head.starts_with("GET /x HTTP/1.1\r\nhost: h\r\n"), "{head}");
-        assert!(head.contains("\r\nauthorization: Basic dXM6ZXI6cEBzcw==\r\n"), "{head}");
-        let head = written("http://user:pass@h/", &[(AUTHORIZATION, "Bearer key")], None);
-        assert!(head.contains("Bearer key") && !head.contains("Basic"), "{head}");
     }
 
     fn parse(text: &str) -> Result<Option<(Head, Vec<u8>)>, Malformed> {

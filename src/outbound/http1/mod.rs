@@ -8,6 +8,11 @@
 //! hyper keeps 25 KB for it. Connecting, TLS, proxies and the parsing of heads
 //! are hyper's crates' all the same.
 //!
+//! HTTP/2 is not offered: on one shared connection a provider's limit of
+//! streams, often 100, would make the next chat wait for another to end, and
+//! clients that do not read would use up the window of those that do. Nor is
+//! compression: a provider that compresses its stream delays it.
+//!
 //! Follows RFC 9112, and where that leaves a choice, hyper.
 
 mod body;
