@@ -178,10 +178,11 @@ impl Db {
 
     async fn acquire(&self) -> Result<InUse, Error> {
         let waiting = Waiting::new(&self.waits);
-        let acquired = match timeout(ACQUIRE_TIMEOUT, self.turns.clone().acquire_owned()).await {
-            Ok(Ok(turn)) => Box::pin(self.pool.acquire()).await.map(|connection| (connection, turn)),
-            _ => Err(sqlx::Error::PoolTimedOut),
-        };
+        let acquired = timeout(ACQUIRE_TIMEOUT, async {
+            let turn = self.turns.clone().acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
+            Ok((Box::pin(self.pool.acquire()).await?, turn))
+        });
+        let acquired = acquired.await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
         drop(waiting);
         match acquired {
             Ok((connection, turn)) => Ok(InUse { connection, done: false, _turn: turn }),

@@ -85,18 +85,18 @@ impl Relay {
                     taken = self.take(bytes);
                 }
             });
-            let more = match read {
-                Poll::Pending => {
+            match (taken, read) {
+                (Ok(()), Poll::Pending) => {
                     self.upstream = Some(upstream);
                     return Poll::Pending;
                 }
-                Poll::Ready(more) => taken.and(more.map_err(Failure::from)),
-            };
-            match more {
-                Ok(true) if self.out.done => drain(upstream, cx),
-                Ok(true) => self.upstream = Some(upstream),
-                Ok(false) => self.failure = self.end().err(),
-                Err(failure) => self.failure = Some(failure),
+                (Err(failure), _) => self.failure = Some(failure),
+                (Ok(()), Poll::Ready(Ok(true))) if self.out.done => drain(upstream, cx),
+                (Ok(()), Poll::Ready(Ok(true))) => self.upstream = Some(upstream),
+                (Ok(()), Poll::Ready(Ok(false))) => self.failure = self.end().err(),
+                // What comes after all was said is nobody's loss.
+                (Ok(()), Poll::Ready(Err(_))) if self.out.done => {}
+                (Ok(()), Poll::Ready(Err(error))) => self.failure = Some(error.into()),
             }
         }
         Poll::Ready(())

@@ -55,12 +55,13 @@ impl Clients {
         // A proxy is for what lies outside.
         let proxies = !config.base_urls.all_on_this_machine();
         let trusted = if proxies { base() } else { base().no_proxy() };
-        let providers = |policy, lookup| {
-            http1::Client::new(policy, lookup, proxies, config.provider_connect_timeout, config.provider_idle_timeout)
-        };
+        let tls = http1::tls()?;
+        let (connect_timeout, idle_timeout) = (config.provider_connect_timeout, config.provider_idle_timeout);
+        let providers =
+            |policy, lookup| http1::Client::new(tls.clone(), policy, lookup, proxies, connect_timeout, idle_timeout);
         Ok(Self {
-            providers: providers(None, guard::system_lookup)?,
-            guarded_providers: providers(Some(policy.clone()), lookup)?,
+            providers: providers(None, guard::system_lookup),
+            guarded_providers: providers(Some(policy.clone()), lookup),
             trusted: trusted.redirect(same_host(|_| Ok(()))).build().map_err(io::Error::other)?,
             guarded: base()
                 // A proxy would resolve names in our place.

@@ -74,10 +74,11 @@ impl Body {
             return Poll::Ready(Ok(false));
         };
         let framing = &mut self.framing;
-        let mut decode = |bytes: &[u8], take| Some(framing.read(bytes, take).map(|count| count == bytes.len()));
+        // Whether all that came was the body's; `None` at the connection's end.
         let read = if self.rest.is_empty() {
-            match read(socket, cx, |bytes| decode(bytes, take)) {
-                Poll::Ready(read) => read.map(Option::flatten),
+            match read(socket, cx, |bytes| framing.read(bytes, take).map(|count| count == bytes.len())) {
+                Poll::Ready(Ok(read)) => read.transpose().map_err(|malformed| malformed.to_string()),
+                Poll::Ready(Err(error)) => Err(error.to_string()),
                 Poll::Pending => {
                     ready!(self.silence.poll(cx));
                     self.socket = None;
@@ -85,23 +86,24 @@ impl Body {
                 }
             }
         } else {
-            Ok(decode(&std::mem::take(&mut self.rest), take))
+            let rest = std::mem::take(&mut self.rest);
+            let read = framing.read(&rest, take).map(|count| Some(count == rest.len()));
+            read.map_err(|malformed| malformed.to_string())
         };
         let ended = match read {
-            Ok(Some(Ok(all))) => {
+            Ok(Some(all)) => {
                 self.silence.broken();
                 if self.framing.is_done() {
                     self.finish(all);
                 }
                 return Poll::Ready(Ok(self.socket.is_some()));
             }
-            Ok(Some(Err(malformed))) => Err(malformed.to_string()),
-            Ok(None) if self.framing == Framing::UntilClose => Ok(()),
-            Ok(None) => Err("the connection was closed before its end".to_owned()),
-            Err(error) => Err(error.to_string()),
+            Ok(None) if self.framing == Framing::UntilClose => Ok(false),
+            Ok(None) => Err(Error::Body("the connection was closed before its end".to_owned())),
+            Err(why) => Err(Error::Body(why)),
         };
         self.socket = None;
-        Poll::Ready(ended.map(|()| false).map_err(Error::Body))
+        Poll::Ready(ended)
     }
 
     /// Reads at most `limit` bytes: all, or the first of more.
@@ -112,8 +114,7 @@ impl Body {
         let mut content = Vec::new();
         loop {
             match poll_fn(|cx| self.poll_read(cx, |bytes| content.extend_from_slice(bytes))).await {
-                Ok(more) if content.len() > limit => {
-                    let _ = more;
+                Ok(_) if content.len() > limit => {
                     content.truncate(limit);
                     return Ok(Read::Beginning(content));
                 }

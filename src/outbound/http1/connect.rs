@@ -22,6 +22,7 @@ use hyper_util::{
     },
     rt::TokioIo,
 };
+use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower_service::Service;
 use url::{Position, Url};
@@ -41,10 +42,24 @@ pub trait Io: AsyncRead + AsyncWrite {}
 
 impl<T: AsyncRead + AsyncWrite> Io for T {}
 
+/// How certificates are looked at: by the platform's authorities.
+///
+/// # Errors
+/// Where there is no certificate store.
+pub fn tls() -> io::Result<Arc<ClientConfig>> {
+    let mut tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .and_then(ConfigBuilderExt::try_with_platform_verifier)
+        .map_err(io::Error::other)?
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(tls))
+}
+
 /// What is needed to connect.
 pub struct Connector {
     https: HttpsConnector<HttpConnector<Resolver>>,
-    tls: Arc<rustls::ClientConfig>,
+    tls: Arc<ClientConfig>,
     proxies: Option<Matcher>,
 }
 
@@ -59,14 +74,17 @@ impl Proxy {
 }
 
 impl Connector {
-    pub fn new(policy: Option<Arc<PrivateUpstreams>>, lookup: Lookup, proxies: bool) -> io::Result<Self> {
-        let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .and_then(ConfigBuilderExt::try_with_platform_verifier)
-            .map_err(io::Error::other)?
-            .with_no_client_auth();
-        let tls = Arc::new(tls);
+    pub fn new(
+        tls: Arc<ClientConfig>,
+        policy: Option<Arc<PrivateUpstreams>>,
+        lookup: Lookup,
+        proxies: bool,
+        timeout: Duration,
+    ) -> Self {
         let mut tcp = HttpConnector::new_with_resolver(Resolver { policy, lookup });
+        // Shared by a name's addresses, so that one that does not answer
+        // leaves time for the next.
+        tcp.set_connect_timeout(Some(timeout));
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         // A provider that vanishes is noticed before its silence is too long.
@@ -75,7 +93,7 @@ impl Connector {
         tcp.set_keepalive_retries(Some(3));
         #[cfg(target_os = "linux")]
         tcp.set_tcp_user_timeout(Some(Duration::from_secs(30)));
-        Ok(Self { https: (tcp, tls.clone()).into(), tls, proxies: proxies.then(Matcher::from_env) })
+        Self { https: (tcp, tls.clone()).into(), tls, proxies: proxies.then(Matcher::from_env) }
     }
 
     /// The proxy that an address is reached through, if any.

@@ -58,8 +58,11 @@ pub fn request(url: &Url, headers: &HeaderMap, length: Option<usize>, proxy: Opt
 /// An answer's head.
 #[derive(Debug)]
 pub struct Head {
+    /// Never an informational one.
     pub status: StatusCode,
+    /// All of them.
     pub headers: HeaderMap,
+    /// Where the body ends.
     pub framing: Framing,
     /// The connection can be used again after the body.
     pub reusable: bool,
@@ -68,12 +71,16 @@ pub struct Head {
 /// What came is no answer. What is wrong, without what came.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
+    /// Bytes that are no head.
     #[error("it is not HTTP/1: {0}")]
     NotHttp(#[from] httparse::Error),
+    /// A head beyond all measure.
     #[error("its head has more than {} KiB", MAX_HEAD / 1024)]
     TooLarge,
+    /// A header that the body's end depends on, and that says nothing clear.
     #[error("its {0} header cannot be used")]
     Header(HeaderName),
+    /// Status 101, which nobody asked for.
     #[error("it changes to another protocol")]
     Upgrade,
 }
@@ -96,8 +103,12 @@ impl Reader {
     /// Where it is none.
     pub fn read(&mut self, bytes: &[u8]) -> Result<Option<(Head, Vec<u8>)>, Malformed> {
         self.bytes.extend_from_slice(bytes);
-        // Looking at it all again for each byte that comes would be work
-        // without a limit. The first time, for what is no HTTP at all.
+        // Empty lines before a head would be gone through again and again.
+        if matches!(self.bytes.first(), Some(b'\r' | b'\n')) {
+            return Err(Malformed::NotHttp(httparse::Error::Version));
+        }
+        // So would everything be if each byte that comes were a reason to. It
+        // is parsed at first, for what is no HTTP at all, and when it may end.
         while self.searched == 0 || self.has_end() {
             self.searched = self.bytes.len();
             let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
@@ -121,6 +132,7 @@ impl Reader {
                 break;
             }
         }
+        self.searched = self.bytes.len();
         if self.informational + self.bytes.len() > MAX_HEAD { Err(Malformed::TooLarge) } else { Ok(None) }
     }
 

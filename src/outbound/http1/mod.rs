@@ -17,8 +17,8 @@
 
 mod body;
 mod connect;
-mod framing;
-mod head;
+pub mod framing;
+pub mod head;
 mod pool;
 #[cfg(test)]
 mod tests;
@@ -38,6 +38,7 @@ use http::{
     StatusCode,
     header::{HeaderMap, LOCATION},
 };
+use rustls::ClientConfig;
 use tokio::time::{Instant, Sleep, timeout};
 use url::Url;
 
@@ -47,6 +48,7 @@ use super::{
     refusal, stays,
 };
 pub use body::{Body, Read};
+pub use connect::tls;
 use connect::{Connector, Socket};
 use head::Head;
 use pool::Pool;
@@ -101,18 +103,16 @@ impl Client {
     /// A client that has connected to nothing yet. Without a `policy` it heeds
     /// the environment's proxies, if `proxies` says so; with one never, as a
     /// proxy would resolve names in our place.
-    ///
-    /// # Errors
-    /// Where TLS cannot be set up (no certificate store).
     pub fn new(
+        tls: Arc<ClientConfig>,
         policy: Option<Arc<PrivateUpstreams>>,
         lookup: Lookup,
         proxies: bool,
         connect_timeout: Duration,
         idle_timeout: Duration,
-    ) -> io::Result<Self> {
-        let connector = Connector::new(policy.clone(), lookup, proxies && policy.is_none())?;
-        Ok(Self { connector: Rc::new(connector), pool: Rc::default(), policy, connect_timeout, idle_timeout })
+    ) -> Self {
+        let connector = Connector::new(tls, policy.clone(), lookup, proxies && policy.is_none(), connect_timeout);
+        Self { connector: Rc::new(connector), pool: Rc::default(), policy, connect_timeout, idle_timeout }
     }
 
     /// Posts `body`, or gets where there is none, and gives the answer once its
@@ -125,39 +125,44 @@ impl Client {
     /// # Errors
     /// All of [`Error`] but [`Error::Body`].
     pub async fn send(&self, url: &Url, headers: &HeaderMap, body: Option<&Bytes>) -> Result<Response, Error> {
-        let (mut url, mut body) = (url.clone(), body);
-        for redirects in 0.. {
-            if let Some(policy) = &self.policy {
-                policy.check_url(&url)?;
-            }
+        let check = |url: &Url| self.policy.as_ref().map_or(Ok(()), |policy| policy.check_url(url));
+        check(url)?;
+        let (mut url, mut body, mut redirects) = (url.clone(), body, 0);
+        loop {
             let response = self.ask(&url, headers, body).await?;
             let Some(to) = redirect(&response, &url) else {
                 return Ok(response);
             };
-            if let Some(policy) = &self.policy {
-                policy.check_url(&to)?;
-            }
+            // Before it is looked whether it is followed: the refusal says more.
+            check(&to)?;
             if redirects == MAX_REDIRECTS || !stays(&url, &to) {
                 return Ok(response);
             }
             if matches!(response.status.as_u16(), 301..=303) {
                 body = None;
             }
-            url = to;
+            (url, redirects) = (to, redirects + 1);
         }
-        unreachable!("the last redirect returns")
     }
 
     async fn ask(&self, url: &Url, headers: &HeaderMap, body: Option<&Bytes>) -> Result<Response, Error> {
         let key = url.origin().ascii_serialization();
         let proxy = self.connector.proxy(url)?;
-        let mut socket = match self.pool.take(&key) {
+        let kept = self.pool.take(&key);
+        let was_kept = kept.is_some();
+        let mut socket = match kept {
             Some(socket) => socket,
             // Boxed, as it is large and soon over.
             None => Box::pin(self.connect(url, proxy.as_ref())).await?,
         };
         let request = head::request(url, headers, body.map(Bytes::len), proxy.as_ref());
-        let sent = exchange(&mut socket, &request, body.map_or(&[], |body| body), self.idle_timeout).await?;
+        let sent = exchange(&mut socket, &request, body.map_or(&[], |body| body), self.idle_timeout).await;
+        if was_kept && matches!(sent, Err(Error::Request(_))) {
+            // What made it useless, a balancer that forgot it maybe, most
+            // likely did so to the others: who asks again gets a new one.
+            self.pool.forget(&key);
+        }
+        let sent = sent?;
         let Head { status, headers, framing, reusable } = sent.head;
         let keep = (reusable && sent.whole).then(|| (self.pool.clone(), key));
         Ok(Response { status, headers, body: Body::new(socket, framing, sent.rest, keep, self.idle_timeout) })
@@ -187,18 +192,20 @@ struct Sent {
     head: Head,
     /// What came after the head in the same reads.
     rest: Vec<u8>,
-    /// The request was written to its end before the answer came.
+    /// The request was written to its end.
     whole: bool,
 }
 
 /// Writes a request and reads the answer's head; both at once, since an answer
-/// may come before a large request has been taken, and instead of it.
+/// may come before a large request has been taken. If it is a refusal, it came
+/// instead, and the rest stays unwritten.
 async fn exchange(socket: &mut Socket, mut head: &[u8], mut body: &[u8], limit: Duration) -> Result<Sent, Error> {
     let mut silence = Silence::new(limit);
     let mut reader = head::Reader::default();
     let mut flushed = false;
     // Why nothing more could be written; the answer may say it better.
     let mut unwritable = None;
+    let mut answer = None;
     poll_fn(|cx| {
         while unwritable.is_none() && !flushed {
             let unwritten = head.len() + body.len();
@@ -220,14 +227,11 @@ async fn exchange(socket: &mut Socket, mut head: &[u8], mut body: &[u8], limit: 
                 Poll::Pending => break,
             }
         }
-        loop {
+        while answer.is_none() {
             let failed = |error: &io::Error| Poll::Ready(Err(Error::Request(causes(error))));
             // A head that comes and comes is no answer, so it does not count.
             match body::read(socket, cx, |bytes| reader.read(bytes)) {
-                Poll::Ready(Ok(Some(Ok(None)))) => {}
-                Poll::Ready(Ok(Some(Ok(Some((head, rest)))))) => {
-                    return Poll::Ready(Ok(Sent { head, rest, whole: flushed }));
-                }
+                Poll::Ready(Ok(Some(Ok(read)))) => answer = read,
                 Poll::Ready(Ok(Some(Err(malformed)))) => {
                     return Poll::Ready(Err(Error::Request(malformed.to_string())));
                 }
@@ -236,8 +240,13 @@ async fn exchange(socket: &mut Socket, mut head: &[u8], mut body: &[u8], limit: 
                     return failed(unwritable.as_ref().unwrap_or(&closed));
                 }
                 Poll::Ready(Err(error)) => return failed(unwritable.as_ref().unwrap_or(&error)),
-                Poll::Pending => return silence.poll(cx).map(|()| Err(Error::Silent(limit))),
+                Poll::Pending => break,
             }
+        }
+        let is_over = |head: &Head| flushed || unwritable.is_some() || !head.status.is_success();
+        match answer.take_if(|(head, _)| is_over(head)) {
+            Some((head, rest)) => Poll::Ready(Ok(Sent { head, rest, whole: flushed })),
+            None => silence.poll(cx).map(|()| Err(Error::Silent(limit))),
         }
     })
     .await

@@ -3,12 +3,14 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    future::{Future, poll_fn},
+    pin::pin,
     rc::Rc,
     task::{Context, Waker},
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{task::unconstrained, time::Instant};
 
 use super::{body, connect::Socket};
 
@@ -37,6 +39,11 @@ impl Pool {
         None
     }
 
+    /// Closes what is kept for an origin.
+    pub fn forget(&self, origin: &str) {
+        self.idle.borrow_mut().remove(origin);
+    }
+
     /// Keeps a connection whose answer was read to its end.
     pub fn put(self: &Rc<Self>, origin: String, socket: Socket) {
         self.idle.borrow_mut().entry(origin).or_default().push((socket, Instant::now()));
@@ -62,6 +69,8 @@ impl Pool {
 /// Whatever can be read while nothing was asked, an end or bytes, means that
 /// the connection is of no use any more.
 fn stands(socket: &mut Socket, since: Instant) -> bool {
-    let mut nobody = Context::from_waker(Waker::noop());
-    since.elapsed() < MAX_IDLE && body::read(socket, &mut nobody, |_| ()).is_pending()
+    // Unconstrained, since a task that has looked at many sockets is told that
+    // there is nothing to read, so that others have their turn.
+    let mut look = pin!(unconstrained(poll_fn(|cx| body::read(socket, cx, |_| ()))));
+    since.elapsed() < MAX_IDLE && look.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()
 }

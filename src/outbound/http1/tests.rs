@@ -7,6 +7,7 @@ use std::{
 };
 
 use http::header::HeaderValue;
+use socket2::{Domain, Socket as Socket2, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -67,7 +68,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn client(policy: Option<&str>, idle_timeout: Duration) -> Client {
     let policy = policy.map(|text| Arc::new(text.parse().expect("a policy")));
-    Client::new(policy, guard::system_lookup, false, SECOND, idle_timeout).expect("a client")
+    Client::new(tls().expect("certificates"), policy, guard::system_lookup, false, SECOND, idle_timeout)
 }
 
 async fn post(client: &Client, url: &Url) -> Result<(u16, String), Error> {
@@ -222,6 +223,74 @@ async fn an_answer_may_come_before_the_request_was_taken() {
 }
 
 #[actix_web::test]
+async fn a_head_that_comes_early_stops_no_upload() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = Url::parse(&format!("http://{}/", listener.local_addr().expect("an address"))).expect("a URL");
+    let body = Bytes::from(vec![b'x'; 32 << 20]);
+    let take = async {
+        let (mut socket, _) = listener.accept().await.expect("a connection");
+        socket.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n").await.expect("written");
+        let (mut taken, mut buffer) = (0, vec![0; 1 << 20]);
+        while taken < body.len() {
+            taken += socket.read(&mut buffer).await.expect("read");
+        }
+        socket.write_all(b"1\r\nb\r\n0\r\n\r\n").await.expect("written");
+    };
+    let (client, headers) = (client(None, SECOND), HeaderMap::new());
+    let ask = async {
+        let response = client.send(&url, &headers, Some(&body)).await.expect("an answer");
+        assert!(matches!(response.body.read(9).await, Ok(Read::Whole(body)) if body == b"ab"));
+    };
+    tokio::join!(ask, take);
+}
+
+#[actix_web::test]
+async fn one_stale_connection_speaks_for_the_others() {
+    let (url, mut seen) = server(&[LENGTH, LENGTH, LENGTH, "", LENGTH]).await;
+    let client = client(None, SECOND);
+    let three = || {
+        tokio::time::timeout(5 * SECOND, async {
+            tokio::join!(post(&client, &url), post(&client, &url), post(&client, &url))
+        })
+    };
+    let (a, b, c) = three().await.expect("in time");
+    assert!(a.is_ok() && b.is_ok() && c.is_ok());
+    assert!(matches!(post(&client, &url).await, Err(Error::Request(_))));
+    assert!(post(&client, &url).await.is_ok());
+    let mut most = 0;
+    while let Ok((number, _)) = seen.try_recv() {
+        most = most.max(number);
+    }
+    assert_eq!(most, 3, "a fourth connection, and none of the three");
+}
+
+#[actix_web::test]
+async fn the_second_address_has_its_turn() {
+    // The queue of connections of the first is full.
+    let full = Socket2::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    full.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).expect("a port");
+    full.listen(0).expect("listens");
+    let address = full.local_addr().expect("an address").as_socket().expect("IPv4");
+    let mut waiting = Vec::new();
+    while let Ok(Ok(socket)) = timeout(SECOND / 5, TcpStream::connect(address)).await {
+        waiting.push(socket);
+    }
+    let listener = TcpListener::bind(("127.0.0.3", address.port())).await.expect("the same port");
+    let serve_once = async {
+        let (mut socket, _) = listener.accept().await.expect("a connection");
+        request(&mut socket).await.expect("a request");
+        socket.write_all(LENGTH.as_bytes()).await.expect("written");
+    };
+    let lookup: guard::Lookup =
+        |_| Box::pin(async { Ok(vec![IpAddr::from([127, 0, 0, 2]), IpAddr::from([127, 0, 0, 3])]) });
+    let client = Client::new(tls().expect("certificates"), None, lookup, false, 2 * SECOND, SECOND);
+    let url = Url::parse(&format!("http://a-name.invalid:{}/", address.port())).expect("a URL");
+    let (said, ()) =
+        timeout(5 * SECOND, async { tokio::join!(post(&client, &url), serve_once) }).await.expect("in time");
+    assert_eq!(said.map_err(|error| error.to_string()), ok("de"));
+}
+
+#[actix_web::test]
 async fn silence_has_an_end_and_a_slow_answer_has_none() {
     let client = client(None, SECOND / 2);
     let (url, _seen) = server(&[]).await;
@@ -292,7 +361,7 @@ async fn the_guard_is_asked_for_each_address() {
     // A name is looked up once, and what was checked is what is connected to.
     let lookup: guard::Lookup = |_| Box::pin(async { Ok(vec![IpAddr::from([127, 0, 0, 1])]) });
     let policy = Some(Arc::new("allow".parse().expect("a policy")));
-    let client = Client::new(policy, lookup, false, SECOND, SECOND).expect("a client");
+    let client = Client::new(tls().expect("certificates"), policy, lookup, false, SECOND, SECOND);
     let url = Url::parse(&format!("http://a-name.invalid:{port}/")).expect("a URL");
     assert_eq!(post(&client, &url).await.map_err(|error| error.to_string()), ok("de"));
 }
