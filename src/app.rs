@@ -26,7 +26,7 @@ use crate::{
     frontend,
     idle::Watch,
     limits::Limits,
-    outbound::{Clients, guard},
+    outbound::{self, Clients, guard},
     playground,
     retrieval::local::LocalEmbeddings,
     routes,
@@ -97,7 +97,8 @@ pub async fn serve_with(
 ) -> io::Result<()> {
     // Once here, so that what is wrong is said before serving; in the
     // workers it is then known to work.
-    let clients = move |config: &Config| Clients::new(config, lookup).map_err(io::Error::other);
+    let tls = outbound::tls()?;
+    let clients = move |config: &Config| Clients::new(config, &tls, lookup).map_err(io::Error::other);
     clients(&config)?;
     let (grace, client_timeout) = (config.shutdown_grace, config.client_timeout);
     let metrics = config.metrics_addr.as_ref().map(|(host, port)| metrics::listen(host, *port)).transpose()?;

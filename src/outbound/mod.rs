@@ -8,7 +8,9 @@ pub mod http1;
 
 use std::{error::Error as StdError, io, sync::Arc, time::Duration};
 
+use hyper_rustls::ConfigBuilderExt;
 use reqwest::redirect;
+use rustls::ClientConfig;
 use url::Url;
 
 use crate::config::Config;
@@ -40,11 +42,12 @@ impl Clients {
     /// on the length of an answer.
     ///
     /// # Errors
-    /// Where TLS cannot be set up (no certificate store).
-    pub fn new(config: &Config, lookup: Lookup) -> io::Result<Self> {
+    /// Where reqwest cannot be set up.
+    pub fn new(config: &Config, tls: &Arc<ClientConfig>, lookup: Lookup) -> reqwest::Result<Self> {
         let policy = Arc::new(config.private_upstreams.clone());
         let base = || {
             reqwest::Client::builder()
+                .tls_backend_preconfigured(ClientConfig::clone(tls))
                 .connect_timeout(config.provider_connect_timeout)
                 .read_timeout(config.provider_idle_timeout)
                 // Providers close idle connections after a minute or more.
@@ -55,29 +58,43 @@ impl Clients {
         // A proxy is for what lies outside.
         let proxies = !config.base_urls.all_on_this_machine();
         let trusted = if proxies { base() } else { base().no_proxy() };
-        let tls = http1::tls()?;
         let (connect_timeout, idle_timeout) = (config.provider_connect_timeout, config.provider_idle_timeout);
         let providers =
             |policy, lookup| http1::Client::new(tls.clone(), policy, lookup, proxies, connect_timeout, idle_timeout);
         Ok(Self {
             providers: providers(None, guard::system_lookup),
             guarded_providers: providers(Some(policy.clone()), lookup),
-            trusted: trusted.redirect(same_host(|_| Ok(()))).build().map_err(io::Error::other)?,
+            trusted: trusted.redirect(same_host(|_| Ok(()))).build()?,
             guarded: base()
                 // A proxy would resolve names in our place.
                 .no_proxy()
                 .dns_resolver(Arc::new(GuardedResolver { policy: policy.clone(), lookup }))
                 .redirect(same_host(move |url| on_redirect.check_url(url)))
-                .build()
-                .map_err(io::Error::other)?,
-            frontend: config.frontend_url.is_some().then(for_front_end).transpose().map_err(io::Error::other)?,
+                .build()?,
+            frontend: config.frontend_url.is_some().then(|| for_front_end(tls)).transpose()?,
             policy,
         })
     }
 }
 
-fn for_front_end() -> reqwest::Result<reqwest::Client> {
+/// TLS for all clients of all workers: certificates are looked at by the
+/// platform's authorities, which are hundreds of files to read.
+///
+/// # Errors
+/// Where there is no certificate store.
+pub fn tls() -> io::Result<Arc<ClientConfig>> {
+    let mut tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .and_then(ConfigBuilderExt::try_with_platform_verifier)
+        .map_err(io::Error::other)?
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(tls))
+}
+
+fn for_front_end(tls: &ClientConfig) -> reqwest::Result<reqwest::Client> {
     reqwest::Client::builder()
+        .tls_backend_preconfigured(tls.clone())
         .connect_timeout(Duration::from_secs(10))
         // Node closes an idle connection after five seconds.
         .pool_idle_timeout(Duration::from_secs(4))

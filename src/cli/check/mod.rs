@@ -7,12 +7,17 @@ mod project;
 mod settings;
 mod supabase;
 
-use std::{fmt, io::IsTerminal, process::ExitCode, time::Duration};
+use std::{
+    fmt,
+    io::{self, IsTerminal},
+    process::ExitCode,
+    time::Duration,
+};
 
 use super::progress;
 use crate::{
     config::{self, Config, Variables},
-    outbound::{Clients, causes, guard},
+    outbound::{self, Clients, causes, guard},
 };
 
 /// For one thing that is asked of another server.
@@ -138,7 +143,8 @@ fn by_settings_alone(variables: &Variables, config: &Config) -> Vec<Line> {
 }
 
 async fn of_project(config: &Config) -> Vec<Line> {
-    match Clients::new(config, guard::system_lookup) {
+    let clients = |tls| Clients::new(config, &tls, guard::system_lookup).map_err(io::Error::other);
+    match outbound::tls().and_then(clients) {
         Ok(clients) => supabase::lines(&clients.trusted, config).await,
         Err(error) => vec![fail(
             format!("TLS cannot be set up: {}", causes(&error)),

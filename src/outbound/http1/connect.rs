@@ -3,7 +3,6 @@
 use std::{
     error::Error as StdError,
     future::poll_fn,
-    io,
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
@@ -14,7 +13,7 @@ use std::{
 
 use futures::future::BoxFuture;
 use http::HeaderValue;
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector, MaybeHttpsStream};
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::{
     client::{
         legacy::connect::{HttpConnector, dns::Name, proxy::Tunnel},
@@ -41,20 +40,6 @@ pub type Socket = Pin<Box<dyn Io>>;
 pub trait Io: AsyncRead + AsyncWrite {}
 
 impl<T: AsyncRead + AsyncWrite> Io for T {}
-
-/// How certificates are looked at: by the platform's authorities.
-///
-/// # Errors
-/// Where there is no certificate store.
-pub fn tls() -> io::Result<Arc<ClientConfig>> {
-    let mut tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .and_then(ConfigBuilderExt::try_with_platform_verifier)
-        .map_err(io::Error::other)?
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(tls))
-}
 
 /// What is needed to connect.
 pub struct Connector {

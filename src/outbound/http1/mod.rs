@@ -48,7 +48,6 @@ use super::{
     refusal, stays,
 };
 pub use body::{Body, Read};
-pub use connect::tls;
 use connect::{Connector, Socket};
 use head::Head;
 use pool::Pool;

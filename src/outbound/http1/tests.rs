@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::outbound::guard;
+use crate::outbound::{guard, tls};
 
 /// What one connection of the server saw: the requests, and `None` at its end.
 type Seen = UnboundedReceiver<(usize, Option<String>)>;
