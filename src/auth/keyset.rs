@@ -157,8 +157,8 @@ async fn download(http: &reqwest::Client, url: &Url) -> Result<HashMap<String, A
         return Err(format!("status {}", response.status()));
     }
     let body = outbound::read(response, MAX_BYTES).await.map_err(|error| match error {
-        outbound::ReadError::TooLarge(_) => format!("more than {MAX_BYTES} bytes"),
-        outbound::ReadError::Broken(_, error) => error.without_url().to_string(),
+        outbound::ReadError::TooLarge => format!("more than {MAX_BYTES} bytes"),
+        outbound::ReadError::Broken(error) => error.without_url().to_string(),
     })?;
     parse(&body)
 }

@@ -185,7 +185,7 @@ impl Db {
         let acquired = acquired.await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
         drop(waiting);
         match acquired {
-            Ok((connection, turn)) => Ok(InUse { connection, done: false, _turn: turn }),
+            Ok((connection, turn)) => Ok(InUse { connection, done: false, turn: Some(turn) }),
             Err(sqlx::Error::PoolTimedOut) => {
                 Err(Error::DatabaseUnavailable(format!("database: {}", self.why_no_connection().await)))
             }
@@ -248,13 +248,16 @@ impl Db {
 struct InUse {
     connection: PoolConnection<Postgres>,
     done: bool,
-    _turn: OwnedSemaphorePermit,
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for InUse {
     fn drop(&mut self) {
         if self.done {
-            tokio::spawn(timeout(RETURN_TIMEOUT, self.connection.return_to_pool()));
+            let back = timeout(RETURN_TIMEOUT, self.connection.return_to_pool());
+            // The next one's turn is when there is a connection for it.
+            let turn = self.turn.take();
+            tokio::spawn(back.map(|_| drop(turn)));
         } else {
             self.connection.close_on_drop();
         }

@@ -72,7 +72,7 @@ pub struct Call {
     pub body: Option<Bytes>,
     /// A user chose the URL: it goes through the guard.
     pub guarded: bool,
-    /// How often to ask, at most.
+    /// How often to ask, at most; once more where no head came at first.
     pub attempts: u32,
 }
 
@@ -269,7 +269,8 @@ pub async fn send(clients: &Clients, call: &Call, log: &RequestLog) -> Result<Bo
             // user would wait for three times that.
             Err(error @ http1::Error::Silent(_)) => return Err(Failure::Connection(error.to_string())),
             // The provider closed an idle connection just as it was used
-            // again, most likely, which says nothing about a new one.
+            // again, most likely, which says nothing about a new one. (What was
+            // no head at all is not told from that.)
             Err(http1::Error::Request(_)) if attempt == 1 => Duration::ZERO,
             Err(error) if attempt >= call.attempts => return Err(Failure::Connection(error.to_string())),
             Err(_) => backoff(attempt, None),

@@ -16,6 +16,12 @@ use url::Url;
 use crate::config::Config;
 use guard::{GuardedResolver, Lookup, PrivateUpstreams, Refusal};
 
+/// What this server calls itself.
+const USER_AGENT: &str = concat!("chatbot-ui-api/", env!("CARGO_PKG_VERSION"));
+/// How long a connection is kept that nobody uses: most servers close it after
+/// a minute or more.
+const MAX_IDLE: Duration = Duration::from_secs(55);
+
 /// One worker's clients. Each worker has its own, because a connection is
 /// driven by the thread that opened it: sharing them would make every chunk
 /// wake two threads.
@@ -50,9 +56,8 @@ impl Clients {
                 .tls_backend_preconfigured(ClientConfig::clone(tls))
                 .connect_timeout(config.provider_connect_timeout)
                 .read_timeout(config.provider_idle_timeout)
-                // Providers close idle connections after a minute or more.
-                .pool_idle_timeout(Duration::from_secs(55))
-                .user_agent(concat!("chatbot-ui-api/", env!("CARGO_PKG_VERSION")))
+                .pool_idle_timeout(MAX_IDLE)
+                .user_agent(USER_AGENT)
         };
         let on_redirect = policy.clone();
         // A proxy is for what lies outside.
@@ -155,30 +160,28 @@ pub fn causes(error: &(dyn StdError + 'static)) -> String {
     words
 }
 
-/// Why a body could not be read whole, with what was. Without `Debug`, as that
-/// may be an answer.
+/// Why a body could not be read whole.
 pub enum ReadError {
     /// It has more bytes than allowed.
-    TooLarge(Vec<u8>),
+    TooLarge,
     /// The connection broke.
-    Broken(Vec<u8>, reqwest::Error),
+    Broken(reqwest::Error),
 }
 
 /// Reads a body of at most `limit` bytes.
 ///
 /// # Errors
-/// With the first `limit` bytes, or as many as came.
+/// Where it has more, or breaks off.
 pub async fn read(mut response: reqwest::Response, limit: usize) -> Result<Vec<u8>, ReadError> {
     let mut body = Vec::new();
     loop {
         match response.chunk().await {
             Ok(Some(chunk)) => body.extend_from_slice(&chunk),
             Ok(None) => return Ok(body),
-            Err(error) => return Err(ReadError::Broken(body, error)),
+            Err(error) => return Err(ReadError::Broken(error)),
         }
         if body.len() > limit {
-            body.truncate(limit);
-            return Err(ReadError::TooLarge(body));
+            return Err(ReadError::TooLarge);
         }
     }
 }

@@ -54,11 +54,11 @@ pub async fn download(
         return Err(failed(&reason));
     }
     outbound::read(response, limit).await.map_err(|error| match error {
-        ReadError::TooLarge(_) => Error::Provider {
+        ReadError::TooLarge => Error::Provider {
             status: 413,
             message: format!("The file is larger than {limit} bytes, the most that this server takes"),
         },
-        ReadError::Broken(..) => failed("the storage server broke off"),
+        ReadError::Broken(_) => failed("the storage server broke off"),
     })
 }
 

@@ -76,7 +76,7 @@ impl Exchange {
         let (clients, log, max_event_bytes) = (&self.clients, &self.log, call.max_event_bytes());
         let opened = async move {
             // Boxed, and the call moved in, so that neither it nor the prompt
-            // is held while the provider thinks.
+            // is held once the provider has begun to answer.
             let body = Box::pin(async move { llm::send(clients, &call, log).await }).await?;
             Relay::open(body, reader, max_event_bytes, log.clone()).await
         };

@@ -49,9 +49,9 @@ pub async fn reply(user: User, exchange: Exchange, body: Body) -> Result<HttpRes
     let profile = user.profile()?;
     let key = profile.key(Key::OpenAi).ok_or(Error::KeyNotFound(OPENAI.name))?;
     let organization = profile.key(Key::OpenAiOrganization);
-    let body = body.chat()?;
-    let chat = body.chat()?;
-    let functions = functions(body.selected_tools()?);
+    let posted = body.chat()?;
+    let chat = posted.chat()?;
+    let functions = functions(posted.selected_tools()?);
     let mut messages: Vec<Value> = chat.message_objects()?.into_iter().map(Value::Object).collect();
     exchange.note(OPENAI.path, &chat.model);
 
@@ -94,6 +94,8 @@ pub async fn reply(user: User, exchange: Exchange, body: Body) -> Result<HttpRes
     messages.extend(try_join_all(results).await?);
     drop(waiting);
     let second = ask(&messages, None, true)?;
+    drop((first, messages, tools, calls, functions));
+    drop((user, body));
     exchange.relay(second, Reader::OpenAi(openai::Reader::default()), openai::plain_error).await
 }
 

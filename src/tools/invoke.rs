@@ -64,9 +64,9 @@ pub async fn invoke(
         return Ok(serde_json::json!({ "error": reason }));
     }
     let body = outbound::read(response, MAX_ANSWER_BYTES).await.map_err(|error| match error {
-        ReadError::TooLarge(_) => failed("answered with more than 1 MiB"),
-        ReadError::Broken(_, error) if error.is_timeout() => failed("did not answer in time"),
-        ReadError::Broken(..) => failed("broke off its answer"),
+        ReadError::TooLarge => failed("answered with more than 1 MiB"),
+        ReadError::Broken(error) if error.is_timeout() => failed("did not answer in time"),
+        ReadError::Broken(_) => failed("broke off its answer"),
     })?;
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&body);
     serde_json::from_slice(body).map_err(|_| failed("answered with something that is not JSON"))

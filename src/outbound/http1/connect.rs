@@ -1,4 +1,5 @@
-//! Making connections: names, TCP, TLS and proxies, all by hyper's crates.
+//! Making connections: names through the guard; TCP, TLS and proxies by
+//! hyper-util and hyper-rustls.
 
 use std::{
     error::Error as StdError,

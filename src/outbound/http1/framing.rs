@@ -4,7 +4,7 @@
 //! split.
 
 /// How much of chunk extensions and trailers is read over in one body, in
-/// bytes. Nobody needs them; hyper's limits.
+/// bytes. Nobody needs them; hyper allows as much for each.
 const MAX_ASIDE: usize = 16 * 1024;
 
 /// What a body still has to come.

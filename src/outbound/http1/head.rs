@@ -11,6 +11,7 @@ use super::{
     connect::Proxy,
     framing::{Chunked, Framing},
 };
+use crate::outbound;
 
 /// How long an answer's head may be, the informational ones before it
 /// included, in bytes.
@@ -43,7 +44,7 @@ pub fn request(url: &Url, headers: &HeaderMap, length: Option<usize>, proxy: Opt
         line(ACCEPT.as_str(), b"*/*");
     }
     if !headers.contains_key(USER_AGENT) {
-        line(USER_AGENT.as_str(), concat!("chatbot-ui-api/", env!("CARGO_PKG_VERSION")).as_bytes());
+        line(USER_AGENT.as_str(), outbound::USER_AGENT.as_bytes());
     }
     if let Some(credentials) = absolute.and_then(Proxy::basic_auth) {
         line("proxy-authorization", credentials.as_bytes());

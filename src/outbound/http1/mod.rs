@@ -4,16 +4,16 @@
 //! The relay reads a provider's socket itself, in the task that writes to the
 //! browser: no task and no channel between them, and no buffer that belongs to
 //! a connection, since what is read is taken apart where it lies, in one
-//! buffer a thread. A stream that waits costs some hundred bytes here, where
-//! hyper keeps 25 KB for it. Connecting, TLS, proxies and the parsing of heads
-//! are hyper's crates' all the same.
+//! buffer a thread. A stream that waits costs some hundred bytes here (and what
+//! TLS keeps), where hyper has 25 KB for it. Connecting and proxies are
+//! hyper-util's, TLS rustls', and httparse takes heads apart.
 //!
 //! HTTP/2 is not offered: on one shared connection a provider's limit of
 //! streams, often 100, would make the next chat wait for another to end, and
 //! clients that do not read would use up the window of those that do. Nor is
 //! compression: a provider that compresses its stream delays it.
 //!
-//! Follows RFC 9112, and where that leaves a choice, hyper.
+//! Follows RFC 9112.
 
 mod body;
 mod connect;
@@ -87,7 +87,7 @@ pub enum Error {
     /// No connection was made.
     #[error("no connection: {0}")]
     Connect(String),
-    /// There was a connection, and no head came.
+    /// There was a connection, and no head came, or none that can be used.
     #[error("no answer: {0}")]
     Request(String),
     /// A body broke off.

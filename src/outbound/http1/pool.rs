@@ -12,10 +12,8 @@ use std::{
 
 use tokio::{task::unconstrained, time::Instant};
 
-use super::{body, connect::Socket};
+use super::{super::MAX_IDLE, body, connect::Socket};
 
-/// Providers close idle connections after a minute or more.
-const MAX_IDLE: Duration = Duration::from_secs(55);
 /// How often those are looked for that are over.
 const LOOK: Duration = Duration::from_secs(10);
 
