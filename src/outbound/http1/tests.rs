@@ -166,7 +166,8 @@ async fn a_connection_that_the_server_closed_is_not_used() {
     let url = Url::parse(&format!("http://{address}/")).expect("a URL");
     for _ in 0..2 {
         // Closed while nobody asks: noticed before it is used.
-        let (said, ()) = tokio::join!(post(&client, &url), serve_once());
+        let both = async { tokio::join!(post(&client, &url), serve_once()) };
+        let (said, ()) = timeout(5 * SECOND, both).await.expect("in time");
         assert_eq!(said.map_err(|error| error.to_string()), ok("de"));
         tokio::time::sleep(SECOND / 20).await;
     }
