@@ -69,3 +69,31 @@ pub async fn add(
     }
     Ok(response)
 }
+
+#[cfg(test)]
+mod tests {
+    use actix_web::{
+        App, HttpRequest,
+        middleware::from_fn,
+        test::{TestRequest, call_and_read_body, init_service},
+        web,
+    };
+
+    use super::*;
+
+    #[actix_web::test]
+    async fn a_handler_gets_what_is_read_and_a_front_end_everything() {
+        let names = async |request: HttpRequest| {
+            let mut names: Vec<_> = request.headers().keys().map(ToString::to_string).collect();
+            names.sort();
+            names.join(" ")
+        };
+        let app = init_service(App::new().wrap(from_fn(keep_what_is_read)).default_service(web::to(names))).await;
+        for (path, expected) in [("/api/x", "accept cookie"), ("/x", "accept cookie user-agent x-other")] {
+            let headers = [("accept", "a"), ("cookie", "b=c"), ("user-agent", "d"), ("x-other", "e")];
+            let request =
+                headers.iter().fold(TestRequest::with_uri(path), |request, header| request.insert_header(*header));
+            assert_eq!(call_and_read_body(&app, request.to_request()).await, expected, "{path}");
+        }
+    }
+}

@@ -140,6 +140,23 @@ async fn a_head_that_never_ends() {
 }
 
 #[tokio::test]
+async fn what_is_broken_after_the_end_is_nobodys_loss() {
+    let address = raw(async |_, mut socket| {
+        request(&mut socket).await;
+        let events = format!("{DELTA}{DONE}");
+        // The last chunk ends in a way that none may.
+        let answer =
+            format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{events}\r\n0\n\n", events.len());
+        let _ = socket.write_all(answer.as_bytes()).await;
+        let _ = socket.read(&mut [0; 1000]).await;
+    });
+    let app = App::start(&[("OPENAI_BASE_URL", &format!("http://{}/v1", address.await))]).await;
+    let user = app.user(&[("openai_api_key", "k")]).await;
+    let answer = app.chat("openai", &user).send().await.expect("an answer");
+    assert_eq!(answer.text().await.expect("whole"), "Hello");
+}
+
+#[tokio::test]
 async fn a_compressed_answer_is_said_to_be_one() {
     let upstream = Upstream::start().await;
     let app = App::start(&[("OPENAI_BASE_URL", &format!("{}/v1", upstream.url()))]).await;
