@@ -22,6 +22,9 @@ const USER_AGENT: &str = concat!("chatbot-ui-api/", env!("CARGO_PKG_VERSION"));
 /// a minute or more.
 const MAX_IDLE: Duration = Duration::from_secs(55);
 
+/// How often an answer may send the request elsewhere.
+const MAX_REDIRECTS: usize = 5;
+
 /// One worker's clients. Each worker has its own, because a connection is
 /// driven by the thread that opened it: sharing them would make every chunk
 /// wake two threads.
@@ -120,7 +123,7 @@ fn same_host(check: impl Fn(&Url) -> Result<(), Refusal> + Send + Sync + 'static
             return attempt.error(refusal);
         }
         let stays = attempt.previous().last().is_some_and(|from| stays(from, attempt.url()));
-        if stays && attempt.previous().len() <= 5 { attempt.follow() } else { attempt.stop() }
+        if stays && attempt.previous().len() <= MAX_REDIRECTS { attempt.follow() } else { attempt.stop() }
     })
 }
 

@@ -111,7 +111,6 @@ impl Reader {
         // So would everything be if each byte that comes were a reason to. It
         // is parsed at first, for what is no HTTP at all, and when it may end.
         while self.searched == 0 || self.has_end() {
-            self.searched = self.bytes.len();
             let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
             let mut parsed = httparse::Response::new(&mut headers);
             let httparse::Status::Complete(length) = parsed.parse(&self.bytes)? else {
@@ -163,29 +162,26 @@ fn head(parsed: &httparse::Response<'_, '_>) -> Result<Head, Malformed> {
     };
     // Both: somebody on the way may have read it otherwise.
     let is_plain = chunked.is_none() || length.is_none();
-    let reusable = is_1_1 && is_plain && !has_word(&headers, &CONNECTION, "close");
+    let reusable = is_1_1 && is_plain && !parts(&headers, &CONNECTION).any(|part| part.eq_ignore_ascii_case(b"close"));
     Ok(Head { status, headers, framing, reusable })
 }
 
 /// Whether transfer chunks come last, where there is a coding at all.
 fn is_chunked(headers: &HeaderMap, is_1_1: bool) -> Result<Option<bool>, Malformed> {
-    let Some(last) = headers.get_all(TRANSFER_ENCODING).iter().next_back() else {
+    let Some(last) = parts(headers, &TRANSFER_ENCODING).last() else {
         return Ok(None);
     };
     // HTTP/1.0 has none.
     if !is_1_1 {
         return Err(Malformed::Header(TRANSFER_ENCODING));
     }
-    let last = last.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default();
-    Ok(Some(last.trim_ascii().eq_ignore_ascii_case(b"chunked")))
+    Ok(Some(last.eq_ignore_ascii_case(b"chunked")))
 }
 
 /// The one length that all such headers give.
 fn length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
     let mut found = None;
-    let values = headers.get_all(CONTENT_LENGTH).iter();
-    for value in values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')) {
-        let digits = value.trim_ascii();
+    for digits in parts(headers, &CONTENT_LENGTH) {
         let length = std::str::from_utf8(digits).ok().filter(|_| digits.iter().all(u8::is_ascii_digit));
         let length = length.and_then(|digits| digits.parse::<u64>().ok());
         match (length, found) {
@@ -197,9 +193,10 @@ fn length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
     Ok(found)
 }
 
-fn has_word(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
-    let values = headers.get_all(name).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    values.into_iter().any(|value| value.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
+/// What all headers of a name list between commas.
+fn parts<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    let values = headers.get_all(name).into_iter();
+    values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
 }
 
 #[cfg(test)]

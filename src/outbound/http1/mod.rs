@@ -43,7 +43,7 @@ use tokio::time::{Instant, Sleep, timeout};
 use url::Url;
 
 use super::{
-    causes,
+    MAX_REDIRECTS, causes,
     guard::{Lookup, PrivateUpstreams, Refusal},
     refusal, stays,
 };
@@ -51,9 +51,6 @@ pub use body::{Body, Read};
 use connect::{Connector, Socket};
 use head::Head;
 use pool::Pool;
-
-/// How often an answer may send the request elsewhere.
-const MAX_REDIRECTS: usize = 5;
 
 /// One worker's client: its connections are used by the thread that made them.
 /// Cloned, it is the same one.
