@@ -5,7 +5,7 @@ use std::{hint::black_box, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chatbot_ui_api::{
-    auth::{cookie, token, token::VerifyingKey},
+    auth::{cookie, jwt, jwt::VerifyingKey},
     cli::session,
     llm::{
         Output, openai,
@@ -88,13 +88,13 @@ fn sessions(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("session");
     group.bench_function("token, HS256", |bencher| {
         bencher.iter(|| {
-            token::header(black_box(&shared)).expect("a JWT");
+            jwt::header(black_box(&shared)).expect("a JWT");
             secret.verify(black_box(&shared)).expect("good").user
         });
     });
     group.bench_function("token, ES256", |bencher| {
         bencher.iter(|| {
-            token::header(black_box(&signed)).expect("a JWT");
+            jwt::header(black_box(&signed)).expect("a JWT");
             public.verify(black_box(&signed)).expect("good").user
         });
     });

@@ -8,7 +8,7 @@
 use std::sync::LazyLock;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use chatbot_ui_api::auth::token::{VerifyingKey, header};
+use chatbot_ui_api::auth::jwt::{VerifyingKey, header};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, crypto, encode, get_current_timestamp};
 use libfuzzer_sys::fuzz_target;
 use serde::Deserialize;

@@ -19,7 +19,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName};
 use serde_json::{Value, json};
 use url::Url;
 
-use crate::outbound;
+use crate::http_client;
 
 /// The answer has to come before the client would rather be told.
 const TIMEOUT: Duration = Duration::from_millis(2500);
@@ -94,7 +94,7 @@ async fn ask(request: reqwest::RequestBuilder) -> Option<Value> {
         Ok(response) => return refused(format!("the auth server answered with status {}", response.status().as_u16())),
         Err(error) => return refused(error.without_url().to_string()),
     };
-    let Ok(body) = outbound::read(response, MAX_BYTES).await else {
+    let Ok(body) = http_client::read(response, MAX_BYTES).await else {
         return refused("the auth server's answer could not be read".to_owned());
     };
     let session: Option<Value> = serde_json::from_slice(&body).ok();

@@ -8,10 +8,10 @@ use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 use uuid::Uuid;
 
 use super::{
-    Db,
+    pool::Db,
     vector::{Vector, VectorType, Vectors},
 };
-use crate::{error::Error, retrieval::Chunk};
+use crate::error::Error;
 
 /// For storing or searching, however much there is.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -133,9 +133,19 @@ pub async fn find_own(db: &Db, user: Uuid, id: Uuid) -> Result<Result<File, NoFi
     })
 }
 
+/// A passage to be stored. Without `Debug`, as it is a user's text.
+#[derive(Clone, Copy)]
+pub struct NewItem<'a> {
+    /// The passage.
+    pub content: &'a str,
+    /// Its length in tokens of `cl100k_base`.
+    pub tokens: i32,
+    /// Its vector, if one was made.
+    pub vector: Option<&'a [f32]>,
+}
+
 /// Puts these passages in the place of the file's own, and their tokens' sum
-/// into the file's row: all of it or nothing. `vectors` has one for each, or
-/// is empty.
+/// into the file's row: all of it or nothing.
 ///
 /// Differs: the original adds to what is there, and answers with success
 /// where storing failed.
@@ -147,15 +157,14 @@ pub async fn replace_items(
     db: &Db,
     user: Uuid,
     file: Uuid,
-    chunks: &[Chunk],
+    items: &[NewItem<'_>],
     column: Column,
-    vectors: &[Vec<f32>],
 ) -> Result<Result<(), NoFile>, Error> {
     let vector_type = db.vector_type().await?;
     let named = db.names_statements();
     db.transaction(LIMIT, async |connection| {
         // Locks the row: of two that process one file, one comes after the other.
-        let total: i64 = chunks.iter().map(|chunk| i64::from(chunk.tokens)).sum();
+        let total: i64 = items.iter().map(|item| i64::from(item.tokens)).sum();
         let updated = sqlx::query(COUNT_TOKENS)
             .bind(file)
             .bind(user)
@@ -168,11 +177,11 @@ pub async fn replace_items(
         }
         sqlx::query(DELETE_ITEMS).bind(file).persistent(named).execute(&mut *connection).await?;
         let sql = insert_items(column);
-        for (number, part) in chunks.chunks(ROWS).enumerate() {
+        for (number, part) in items.chunks(ROWS).enumerate() {
             // Postgres holds no NUL in a text.
-            let contents: Vec<String> = part.iter().map(|chunk| chunk.content.replace('\0', "")).collect();
-            let tokens: Vec<i32> = part.iter().map(|chunk| chunk.tokens).collect();
-            let vectors = (0..part.len()).map(|at| vectors.get(number * ROWS + at).map(Vec::as_slice)).collect();
+            let contents: Vec<String> = part.iter().map(|item| item.content.replace('\0', "")).collect();
+            let tokens: Vec<i32> = part.iter().map(|item| item.tokens).collect();
+            let vectors = part.iter().map(|item| item.vector).collect();
             sqlx::query(AssertSqlSafe(sql.clone()))
                 .bind(file)
                 .bind(user)

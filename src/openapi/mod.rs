@@ -64,7 +64,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
-    use crate::routes::{self, Access};
+    use crate::http::table::{self, Access};
 
     /// Method and path of each operation, and who may use it.
     fn operations() -> BTreeMap<(String, String), Access> {
@@ -88,7 +88,7 @@ mod tests {
             Some(Access::Anyone)
         );
         let table: BTreeMap<_, _> =
-            routes::table().into_iter().map(|row| ((row.method.to_string(), row.path), row.access)).collect();
+            table::table().into_iter().map(|row| ((row.method.to_string(), row.path), row.access)).collect();
         assert_eq!(described, table);
     }
 

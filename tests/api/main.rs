@@ -13,6 +13,7 @@ mod docs;
 mod frontend;
 mod headers;
 mod health;
+mod layers;
 mod limits;
 mod metrics;
 mod migrate;
