@@ -107,7 +107,9 @@ impl KeySet {
     /// Whether the project signs with a key that not everybody knows, as far
     /// as its key set was ever read.
     pub async fn has_private_keys(self: &Arc<Self>, http: &reqwest::Client) -> bool {
-        if self.state().age() >= REFRESH_AGE {
+        let state = self.state();
+        // A local stack without a key set must not be asked by every request.
+        if state.age() >= REFRESH_AGE && state.tried.is_none_or(|(at, _)| at.elapsed() >= FLOOR) {
             self.fetch_if_due(http).await;
         }
         self.state().keys.keys().any(|id| id != PUBLISHED_KEY_ID)

@@ -59,6 +59,8 @@ async fn health_follows_the_server() {
     assert_eq!(run(&["health"], &[("PORT", &port), ("HOST", "0.0.0.0")]).await.status, 0);
     sqlx::raw_sql("revoke usage on schema auth from chatbot_ui_api").execute(&app.db).await.expect("revokes");
     assert_eq!(run(&["health"], &[("PORT", &port)]).await.status, 0);
+    // The answer of /readyz is kept for a second.
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     let said = run(&["health", "--ready"], &[("PORT", &port)]).await;
     assert!(said.status == 1 && said.err.contains("answers with status 503"), "{said:?}");
     let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");

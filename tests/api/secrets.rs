@@ -491,7 +491,8 @@ async fn fail_to_refresh(client: &Client, url: &str, expired: &str, upstream: &U
         let answer = request.header(COOKIE, format!("sb-127-auth-token={session}")).send().await.expect("an answer");
         assert_eq!(message(answer).await.1, "User not found");
     }
-    assert_eq!(upstream.requests(ANY).len(), 5, "the auth server was not asked");
+    let refreshes = upstream.requests(ANY).iter().filter(|request| request.path.contains("/token")).count();
+    assert_eq!(refreshes, 5, "the auth server was not asked");
 }
 
 /// The page shows what is public, and nothing of what came with the request.
