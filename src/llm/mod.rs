@@ -33,7 +33,7 @@ use crate::{
     outbound::{
         Clients,
         guard::Refusal,
-        http1::{self, Body, Read, Response},
+        http1::{self, Body, Collected, Response},
     },
     telemetry::RequestLog,
 };
@@ -212,7 +212,7 @@ impl From<http1::Error> for Failure {
     /// What ends an answer that has begun.
     fn from(error: http1::Error) -> Self {
         let detail = error.to_string();
-        if matches!(error, http1::Error::Silent(_)) { Self::Silent(detail) } else { Self::Broken(detail) }
+        if matches!(error, http1::Error::IdleTimeout(_)) { Self::Silent(detail) } else { Self::Broken(detail) }
     }
 }
 
@@ -267,11 +267,12 @@ pub async fn send(clients: &Clients, call: &Call, log: &RequestLog) -> Result<Bo
             Err(http1::Error::Refused(refusal)) => return Err(refusal.into()),
             // A provider that was silent for minutes is not asked again: the
             // user would wait for three times that.
-            Err(error @ http1::Error::Silent(_)) => return Err(Failure::Connection(error.to_string())),
-            // The provider closed an idle connection just as it was used
-            // again, most likely, which says nothing about a new one. (What was
-            // no head at all is not told from that.)
-            Err(http1::Error::Request(_)) if attempt == 1 => Duration::ZERO,
+            Err(error @ http1::Error::IdleTimeout(_)) => return Err(Failure::Connection(error.to_string())),
+            // Differs: the original sends a prompt again that a provider may
+            // have read, and charged for, before its connection failed.
+            Err(error @ http1::Error::Request(_)) if call.body.is_some() => {
+                return Err(Failure::Connection(error.to_string()));
+            }
             Err(error) if attempt >= call.attempts => return Err(Failure::Connection(error.to_string())),
             Err(_) => backoff(attempt, None),
         };
@@ -322,9 +323,9 @@ async fn beginning(response: Response) -> String {
     if is_compressed(&response.headers) {
         return String::new();
     }
-    let read = tokio::time::timeout(ERROR_BODY_TIMEOUT, response.body.read(MAX_ERROR_BYTES)).await;
+    let read = tokio::time::timeout(ERROR_BODY_TIMEOUT, response.body.collect(MAX_ERROR_BYTES)).await;
     let body = match read {
-        Ok(Ok(Read::Whole(body) | Read::Beginning(body)) | Err((body, _))) => body,
+        Ok(Ok(Collected::Complete(body) | Collected::Truncated(body)) | Err((body, _))) => body,
         Err(_) => Vec::new(),
     };
     String::from_utf8_lossy(&body).into_owned()
@@ -337,9 +338,9 @@ async fn beginning(response: Response) -> String {
 pub async fn complete<T: DeserializeOwned>(clients: &Clients, call: &Call, log: &RequestLog) -> Result<T, Failure> {
     let body = send(clients, call, log).await?;
     let _waiting = log.wait();
-    let body = match body.read(MAX_REPLY_BYTES).await {
-        Ok(Read::Whole(body)) => body,
-        Ok(Read::Beginning(_)) => return Err(Failure::Unusable("The provider's answer is too large".to_owned())),
+    let body = match body.collect(MAX_REPLY_BYTES).await {
+        Ok(Collected::Complete(body)) => body,
+        Ok(Collected::Truncated(_)) => return Err(Failure::Unusable("The provider's answer is too large".to_owned())),
         Err((_, error)) => return Err(error.into()),
     };
     serde_json::from_slice(&body).map_err(|_| unusable(&String::from_utf8_lossy(&body)))
