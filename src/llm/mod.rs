@@ -32,8 +32,8 @@ use crate::{
     error::Error,
     http_client::{
         ClientFactory,
-        guard::{self, Refusal},
         http1::{self, Body, Collected, Response},
+        ssrf_guard::{self, Refusal},
     },
     telemetry::RequestLog,
 };
@@ -64,7 +64,7 @@ impl BaseUrls {
         let Self { openai, groq, mistral, openrouter, perplexity, anthropic, google } = self;
         [openai, groq, mistral, openrouter, perplexity, anthropic, google]
             .into_iter()
-            .all(|url| Url::parse(url).is_ok_and(|url| url.host_str().is_some_and(guard::is_this_machine)))
+            .all(|url| Url::parse(url).is_ok_and(|url| url.host_str().is_some_and(ssrf_guard::is_this_machine)))
     }
 }
 
@@ -227,7 +227,7 @@ impl Failure {
             Self::Blocked(_) => "the provider blocked the answer".to_owned(),
             Self::Unusable(_) => "the provider's answer is not what was asked for".to_owned(),
             Self::Connection(detail) | Self::Broken(detail) | Self::Silent(detail) => detail.clone(),
-            Self::Refused(_) => "the guard refused the URL".to_owned(),
+            Self::Refused(_) => "the SSRF guard refused the URL".to_owned(),
         }
     }
 }

@@ -26,7 +26,7 @@ use tower_service::Service;
 use url::{Position, Url};
 
 use super::{
-    super::guard::{Lookup, PrivateUpstreams, addresses},
+    super::ssrf_guard::{Lookup, UpstreamPolicy, addresses},
     error::Error,
     socket::Socket,
 };
@@ -55,7 +55,7 @@ impl Connector {
     /// sessions are resumed, as all connectors share the cache of `tls`.
     pub fn new(
         tls: Arc<ClientConfig>,
-        policy: Option<Arc<PrivateUpstreams>>,
+        policy: Option<Arc<UpstreamPolicy>>,
         lookup: Lookup,
         proxies: bool,
         timeout: Duration,
@@ -132,7 +132,7 @@ fn uri(url: &Url) -> Result<http::Uri, http::uri::InvalidUri> {
 /// Resolves names to the addresses that the policy, if there is one, allows.
 #[derive(Clone)]
 struct Resolver {
-    policy: Option<Arc<PrivateUpstreams>>,
+    policy: Option<Arc<UpstreamPolicy>>,
     lookup: Lookup,
 }
 

@@ -10,10 +10,10 @@ use memchr::memmem;
 use url::{Position, Url};
 
 use super::{
+    super::defaults,
     connect::Proxy,
     framing::{Chunked, Framing},
 };
-use crate::http_client;
 
 /// The most bytes of a response's head, with the informational responses before
 /// it.
@@ -49,7 +49,7 @@ pub fn encode_request(url: &Url, headers: &HeaderMap, length: Option<usize>, pro
         line(ACCEPT.as_str(), b"*/*");
     }
     if !headers.contains_key(USER_AGENT) {
-        line(USER_AGENT.as_str(), http_client::USER_AGENT.as_bytes());
+        line(USER_AGENT.as_str(), defaults::USER_AGENT.as_bytes());
     }
     if let Some(credentials) = absolute.and_then(Proxy::basic_auth) {
         line("proxy-authorization", credentials.as_bytes());

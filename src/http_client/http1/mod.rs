@@ -41,9 +41,10 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::{
-    MAX_IDLE, MAX_REDIRECTS, causes,
-    guard::{Lookup, PrivateUpstreams},
-    refusal, stays,
+    defaults::POOL_IDLE_TIMEOUT,
+    error::{causes, refusal},
+    redirect::{self, MAX_REDIRECTS},
+    ssrf_guard::{Lookup, UpstreamPolicy},
 };
 use body::Keep;
 pub use body::{Body, Collected};
@@ -68,7 +69,7 @@ pub struct Client {
     connector: Rc<Connector>,
     pool: Rc<Pool>,
     /// The SSRF policy for every address, if users choose the addresses.
-    policy: Option<Arc<PrivateUpstreams>>,
+    policy: Option<Arc<UpstreamPolicy>>,
     connect_timeout: Duration,
     idle_timeout: Duration,
 }
@@ -89,7 +90,7 @@ impl Client {
     /// names in our place.
     pub fn new(
         tls: Arc<ClientConfig>,
-        policy: Option<Arc<PrivateUpstreams>>,
+        policy: Option<Arc<UpstreamPolicy>>,
         lookup: Lookup,
         proxies: bool,
         connect_timeout: Duration,
@@ -118,12 +119,12 @@ impl Client {
         let (mut url, mut body, mut redirects) = (url.clone(), body, 0);
         loop {
             let response = self.send_once(&url, headers, body).await?;
-            let Some(to) = redirect(&response, &url) else {
+            let Some(to) = redirect_target(&response, &url) else {
                 return Ok(response);
             };
             // First, as a refusal says more than a redirect that is returned.
             check(&to)?;
-            if redirects == MAX_REDIRECTS || !stays(&url, &to) {
+            if redirects == MAX_REDIRECTS || !redirect::is_allowed(&url, &to) {
                 return Ok(response);
             }
             if matches!(response.status.as_u16(), 301..=303) {
@@ -176,7 +177,8 @@ impl Client {
     }
 }
 
-fn redirect(response: &Response, from: &Url) -> Option<Url> {
+/// Returns the URL that a response redirects to.
+fn redirect_target(response: &Response, from: &Url) -> Option<Url> {
     if !matches!(response.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
         return None;
     }
@@ -187,5 +189,5 @@ fn redirect(response: &Response, from: &Url) -> Option<Url> {
 
 /// Returns how long a connection may be idle, from what its server announced.
 fn keep_alive(announced: Option<Duration>) -> Duration {
-    announced.map_or(MAX_IDLE, |timeout| timeout.saturating_sub(KEEP_ALIVE_MARGIN).min(MAX_KEEP_ALIVE))
+    announced.map_or(POOL_IDLE_TIMEOUT, |timeout| timeout.saturating_sub(KEEP_ALIVE_MARGIN).min(MAX_KEEP_ALIVE))
 }

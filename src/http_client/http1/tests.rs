@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    future::poll_fn,
     net::{IpAddr, SocketAddr},
     rc::Rc,
 };
@@ -23,7 +24,7 @@ use tokio_rustls::{
 };
 
 use super::*;
-use crate::http_client::{guard, tls};
+use crate::http_client::{ssrf_guard, tls};
 
 /// What one connection of the server saw: the requests, and `None` at its end.
 type Seen = UnboundedReceiver<(usize, Option<String>)>;
@@ -93,7 +94,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn client(policy: Option<&str>, idle_timeout: Duration) -> Client {
     let policy = policy.map(|text| Arc::new(text.parse().expect("a policy")));
-    Client::new(tls().expect("certificates"), policy, guard::system_lookup, false, SECOND, idle_timeout)
+    Client::new(tls().expect("certificates"), policy, ssrf_guard::system_lookup, false, SECOND, idle_timeout)
 }
 
 async fn post(client: &Client, url: &Url) -> Result<(u16, String), Error> {
@@ -265,7 +266,7 @@ async fn a_second_handshake_resumes_the_tls_session() {
     let mut roots = RootCertStore::empty();
     roots.add(authority.expect("PEM")).expect("an authority");
     let tls = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    let client = Client::new(Arc::new(tls), None, guard::system_lookup, false, SECOND, SECOND);
+    let client = Client::new(Arc::new(tls), None, ssrf_guard::system_lookup, false, SECOND, SECOND);
     let ask = async {
         for _ in 0..2 {
             assert_eq!(post(&client, &url).await.map_err(|error| error.to_string()), ok("de"));
@@ -412,7 +413,7 @@ async fn the_second_address_has_its_turn() {
         request(&mut socket).await.expect("a request");
         socket.write_all(LENGTH.as_bytes()).await.expect("written");
     };
-    let lookup: guard::Lookup =
+    let lookup: ssrf_guard::Lookup =
         |_| Box::pin(async { Ok(vec![IpAddr::from([127, 0, 0, 2]), IpAddr::from([127, 0, 0, 3])]) });
     let client = Client::new(tls().expect("certificates"), None, lookup, false, 2 * SECOND, SECOND);
     let url = Url::parse(&format!("http://a-name.invalid:{}/", address.port())).expect("a URL");
@@ -490,7 +491,7 @@ async fn the_guard_is_asked_for_each_address() {
     }
     assert!(seen.try_recv().is_err());
     // A name is looked up once, and what was checked is what is connected to.
-    let lookup: guard::Lookup = |_| Box::pin(async { Ok(vec![IpAddr::from([127, 0, 0, 1])]) });
+    let lookup: ssrf_guard::Lookup = |_| Box::pin(async { Ok(vec![IpAddr::from([127, 0, 0, 1])]) });
     let policy = Some(Arc::new("allow".parse().expect("a policy")));
     let client = Client::new(tls().expect("certificates"), policy, lookup, false, SECOND, SECOND);
     let url = Url::parse(&format!("http://a-name.invalid:{port}/")).expect("a URL");
