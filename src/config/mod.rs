@@ -30,7 +30,7 @@ use crate::{
     http::body::BodyLimits,
     http_client::{
         self,
-        guard::{self, PrivateUpstreams},
+        ssrf_guard::{self, UpstreamPolicy},
     },
     llm::BaseUrls,
     playground, rate_limit,
@@ -141,9 +141,9 @@ impl Config {
         let read = Reader(variables);
         let host = read.text("HOST").unwrap_or("127.0.0.1").to_owned();
         let private_upstreams = match read.text("PRIVATE_UPSTREAMS") {
-            Some(text) => PrivateUpstreams::from_str(text).map_err(|problem| wrong("PRIVATE_UPSTREAMS", problem))?,
-            None if guard::is_this_machine(&host) => PrivateUpstreams::allow(),
-            None => PrivateUpstreams::default(),
+            Some(text) => UpstreamPolicy::from_str(text).map_err(|problem| wrong("PRIVATE_UPSTREAMS", problem))?,
+            None if ssrf_guard::is_this_machine(&host) => UpstreamPolicy::allow(),
+            None => UpstreamPolicy::default(),
         };
         let port = read.number("PORT", 8000)?;
         let frontend_url = read.frontend_url(&host, port)?;

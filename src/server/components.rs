@@ -14,7 +14,7 @@ use crate::{
     db::Db,
     drain::Drain,
     http::{body::BodyLimits, user::TrustedOrigins},
-    http_client::{ClientFactory, guard},
+    http_client::{ClientFactory, ssrf_guard},
     llm::{BaseUrls, Providers},
     rate_limit::RateLimits,
     retrieval::{ingest::Ingest, local::LocalEmbeddings, storage::Storage},
@@ -54,7 +54,7 @@ impl Components {
     ///
     /// # Errors
     /// If TLS, an HTTP client or telemetry cannot be set up.
-    pub fn new(config: &Config, lookup: guard::Lookup) -> io::Result<Self> {
+    pub fn new(config: &Config, lookup: ssrf_guard::Lookup) -> io::Result<Self> {
         // A proxy is for addresses outside this machine.
         let use_proxy = !config.base_urls.all_on_this_machine();
         let clients = ClientFactory::new(config.http_client.clone(), use_proxy, lookup)?;

@@ -3,7 +3,7 @@
 
 use chatbot_ui_api::{
     http::table::{self, Access, Row},
-    http_client::guard,
+    http_client::ssrf_guard,
 };
 use reqwest::{
     RequestBuilder,
@@ -235,7 +235,7 @@ async fn start(stand: &Stand) -> App {
     ];
     let settings = [("SUPABASE_URL", stand.url.as_str()), ("SUPABASE_SERVICE_ROLE_KEY", SERVICE_KEY)];
     let settings: Vec<(&str, &str)> = names.iter().map(|name| (*name, base.as_str())).chain(settings).collect();
-    App::start_on(postgres::database().await, &settings, guard::system_lookup).await
+    App::start_on(postgres::database().await, &settings, ssrf_guard::system_lookup).await
 }
 
 #[tokio::test]

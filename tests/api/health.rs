@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::support::{App, chat_body, client, message, postgres};
-use chatbot_ui_api::http_client::guard;
+use chatbot_ui_api::http_client::ssrf_guard;
 
 async fn status(app: &App, path: &str) -> u16 {
     client().get(app.url(path)).send().await.expect("an answer").status().as_u16()
@@ -24,7 +24,7 @@ async fn a_server_starts_without_its_database_and_says_so() {
     let database = postgres::database().await;
     let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
     let url = format!("postgresql://nobody:nothing@127.0.0.1:{port}/x");
-    let app = App::start_on(database, &[("DATABASE_URL", &url)], guard::system_lookup).await;
+    let app = App::start_on(database, &[("DATABASE_URL", &url)], ssrf_guard::system_lookup).await;
     let user = app.user(&[]).await;
 
     assert_eq!(status(&app, "/healthz").await, 200);

@@ -5,7 +5,7 @@ mod shared;
 
 use std::time::{Duration, Instant};
 
-use chatbot_ui_api::http_client::guard;
+use chatbot_ui_api::http_client::ssrf_guard;
 use reqwest::{Response, header::AUTHORIZATION};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 use uuid::Uuid;
@@ -246,7 +246,7 @@ async fn whoever_is_nobody_counts_for_nobody() {
 #[tokio::test]
 async fn without_a_limit_nobody_waits() {
     let database = postgres::database().await;
-    let app = App::start_on(database, &[], guard::system_lookup).await;
+    let app = App::start_on(database, &[], ssrf_guard::system_lookup).await;
     let user = app.user(&[]).await;
     for _ in 0..100 {
         assert_eq!(ask(&app.url(""), &user).await.status(), 200);

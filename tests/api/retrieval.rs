@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Instant};
 
-use chatbot_ui_api::http_client::guard;
+use chatbot_ui_api::http_client::ssrf_guard;
 use reqwest::header::AUTHORIZATION;
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -28,7 +28,7 @@ async fn start_on(database: postgres::Database, stand: &Stand, settings: &[(&str
     let all =
         [("SUPABASE_URL", stand.url.as_str()), ("SUPABASE_SERVICE_ROLE_KEY", SERVICE_KEY), ("OPENAI_BASE_URL", &base)];
     let all: Vec<_> = all.into_iter().chain(settings.iter().copied()).collect();
-    App::start_on(database, &all, guard::system_lookup).await
+    App::start_on(database, &all, ssrf_guard::system_lookup).await
 }
 
 /// A row of `files`, its object at `<owner>/<id>`.

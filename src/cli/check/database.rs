@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     db::inspect,
     db::{SessionCheck, Settings},
-    http_client::guard,
+    http_client::ssrf_guard,
 };
 
 /// For all statements together.
@@ -91,7 +91,7 @@ fn unreachable(settings: &Settings, error: &sqlx::Error) -> Line {
             let direct = options.get_host().starts_with("db.") && options.get_host().ends_with(".supabase.co");
             let todo = if direct {
                 "a project's direct address is IPv6 only: where there is none, take the session pooler's (dashboard: Connect)"
-            } else if guard::is_this_machine(options.get_host()) {
+            } else if ssrf_guard::is_this_machine(options.get_host()) {
                 "start it (local stack: supabase start), or mend DATABASE_URL"
             } else {
                 "see that DATABASE_URL is right, the project is not paused and no firewall is between"
@@ -108,7 +108,7 @@ fn unreachable(settings: &Settings, error: &sqlx::Error) -> Line {
 
 /// Whether others can read along. On this machine nobody could.
 async fn encryption(settings: &Settings) -> Option<Line> {
-    let local = guard::is_this_machine(settings.options.get_host()) || settings.options.get_socket().is_some();
+    let local = ssrf_guard::is_this_machine(settings.options.get_host()) || settings.options.get_socket().is_some();
     if local {
         return None;
     }

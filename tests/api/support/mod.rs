@@ -19,7 +19,7 @@ use std::{
 
 use chatbot_ui_api::{
     config::{Config, Variables},
-    http_client::guard,
+    http_client::ssrf_guard,
     server,
 };
 use reqwest::{RequestBuilder, header::AUTHORIZATION};
@@ -46,10 +46,10 @@ impl Drop for App {
 impl App {
     /// A server with these settings besides what makes it run.
     pub async fn start(settings: &[(&str, &str)]) -> Self {
-        Self::start_on(postgres::database().await, settings, guard::system_lookup).await
+        Self::start_on(postgres::database().await, settings, ssrf_guard::system_lookup).await
     }
 
-    pub async fn start_on(database: postgres::Database, settings: &[(&str, &str)], lookup: guard::Lookup) -> Self {
+    pub async fn start_on(database: postgres::Database, settings: &[(&str, &str)], lookup: ssrf_guard::Lookup) -> Self {
         let mut variables = Variables::from([("DATABASE_URL".to_owned(), database.role_url.clone())]);
         variables.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let config = Config::new(&variables).expect("settings");
