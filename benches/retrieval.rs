@@ -1,6 +1,5 @@
-//! How fast files become passages, passages rows, and questions answers:
-//! `cargo bench --bench retrieval`. Takes some minutes, most of them for the
-//! index of 100,000 vectors; `ITEMS=5000` takes less.
+//! How fast files become passages, passages rows, and questions answers: `cargo bench --bench retrieval`. Takes some
+//! minutes, most of them for the index of 100,000 vectors; `ITEMS=5000` takes less.
 
 use std::time::{Duration, Instant};
 

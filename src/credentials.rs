@@ -1,9 +1,8 @@
-//! The one table of keys and key-like settings: environment variable ↔ column
-//! of `profiles` ↔ name in the answer of `/api/keys`.
+//! The one table of keys and key-like settings: environment variable ↔ column of `profiles` ↔ name in the answer of
+//! `/api/keys`.
 //!
-//! Everything that knows of keys goes through it: the SQL that reads a
-//! profile, the environment's precedence, `/api/keys`. A new key is one row
-//! here (and a column in the database).
+//! Everything that knows of keys goes through it: the SQL that reads a profile, the environment's precedence,
+//! `/api/keys`. A new key is one row here (and a column in the database).
 
 use std::sync::Arc;
 
@@ -101,8 +100,7 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// A key: the environment's, else the profile's; `None` where neither has
-    /// one or the profile's is empty.
+    /// A key: the environment's, else the profile's; `None` where neither has one or the profile's is empty.
     pub fn key(&self, key: Key) -> Option<&SecretString> {
         self.environment.get(key).or_else(|| self.own.get(key).filter(|value| !value.expose_secret().is_empty()))
     }

@@ -1,9 +1,7 @@
-//! Graceful shutdown: what is still in flight, and whether new requests are
-//! refused.
+//! Graceful shutdown: what is still in flight, and whether new requests are refused.
 //!
-//! The listener stays open while the last requests run: a load balancer that
-//! still routes here gets 503 and `Retry-After` instead of a refused
-//! connection, and `/readyz` can say what is going on.
+//! The listener stays open while the last requests run: a load balancer that still routes here gets 503 and
+//! `Retry-After` instead of a refused connection, and `/readyz` can say what is going on.
 
 use tokio::sync::watch;
 

@@ -1,10 +1,8 @@
-//! What can be answered when something is wrong: one enum, a status and a
-//! sentence each. The sentences are the original's, since its front end and
-//! its users know them.
+//! What can be answered when something is wrong: one enum, a status and a sentence each. The sentences are the
+//! original's, since its front end and its users know them.
 //!
-//! Two texts, never mixed: what the client is told ([`Display`](std::fmt::Display))
-//! and what the operator reads in the log ([`Error::detail`]). Neither holds a
-//! key, a token, a prompt or an answer.
+//! Two texts, never mixed: what the client is told ([`Display`](std::fmt::Display)) and what the operator reads in the
+//! log ([`Error::detail`]). Neither holds a key, a token, a prompt or an answer.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -69,8 +67,7 @@ pub enum Error {
     /// 503: as many requests are under way as the server takes.
     #[error("The server is busy. Please try again in a moment.")]
     Overloaded,
-    /// 502 or 508: what is not this server's could not be passed on to the
-    /// front end.
+    /// 502 or 508: what is not this server's could not be passed on to the front end.
     #[error("{message}")]
     FrontEnd {
         /// Which of the two.
@@ -97,8 +94,7 @@ impl Error {
         Self::Connection { message: "Connection error.".to_owned(), detail }
     }
 
-    /// What the log says: never the provider's words or the client's, which
-    /// may quote a prompt or a key.
+    /// What the log says: never the provider's words or the client's, which may quote a prompt or a key.
     pub fn detail(&self) -> Cow<'_, str> {
         match self {
             Self::UserNotFound(detail)
@@ -148,8 +144,7 @@ impl ResponseError for Error {
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::RouteNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-            // A redirect or an oddity is the provider's failure, and no
-            // status that a client could act on.
+            // A redirect or an oddity is the provider's failure, and no status that a client could act on.
             Self::Provider { status, .. } => match StatusCode::from_u16(*status) {
                 Ok(status) if (400..600).contains(&status.as_u16()) => status,
                 _ => StatusCode::BAD_GATEWAY,
@@ -208,8 +203,8 @@ impl From<sqlx::Error> for Error {
             | sqlx::Error::PoolClosed
             | sqlx::Error::Protocol(_)
             | sqlx::Error::WorkerCrashed => Self::DatabaseUnavailable(detail),
-            // Classes 08 connection, 53 resources, 57 shutting down or cancelled,
-            // 28 and 3D: not let in, as while a server is being set up.
+            // Classes 08 connection, 53 resources, 57 shutting down or cancelled, 28 and 3D: not let in, as while a
+            // server is being set up.
             sqlx::Error::Database(database)
                 if database
                     .code()

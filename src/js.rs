@@ -1,5 +1,5 @@
-//! The habits of JavaScript that the original's answers and its stored text show: what counts as
-//! white space, in which order the members of an object come, what stands in a URL as it is.
+//! The habits of JavaScript that the original's answers and its stored text show: what counts as white space, in which
+//! order the members of an object come, what stands in a URL as it is.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use serde_json::Value;
@@ -16,8 +16,8 @@ pub const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'(')
     .remove(b')');
 
-/// Whether JavaScript's `trim` and `\s` take `c` for white space. Unlike Rust's `White_Space`, the
-/// byte order mark is white space there and U+0085 is not.
+/// Whether JavaScript's `trim` and `\s` take `c` for white space. Unlike Rust's `White_Space`, the byte order mark is
+/// white space there and U+0085 is not.
 pub fn is_space(c: char) -> bool {
     c == '\u{feff}' || (c != '\u{85}' && c.is_whitespace())
 }
@@ -27,9 +27,9 @@ pub fn trim(text: &str) -> &str {
     text.trim_matches(is_space)
 }
 
-/// For an object written with these keys: the positions of the values that are left, in the order
-/// in which JavaScript lists them. Keys that are array indexes come first, ascending; the others
-/// follow as written. Of a repeated key the last value stays, in the place of the first.
+/// For an object written with these keys: the positions of the values that are left, in the order in which JavaScript
+/// lists them. Keys that are array indexes come first, ascending; the others follow as written. Of a repeated key the
+/// last value stays, in the place of the first.
 pub fn own_keys(keys: &[&str]) -> impl Iterator<Item = usize> + use<> {
     // An object can be a whole file: 32 bits a key are enough and matter.
     let key = |at: u32| keys[at as usize];
@@ -55,8 +55,7 @@ fn array_index(key: &str) -> Option<u64> {
     (index < u32::MAX).then_some(index.into())
 }
 
-/// `JSON.stringify`: as serde writes it, but for the order of members and for
-/// numbers, which are all doubles.
+/// `JSON.stringify`: as serde writes it, but for the order of members and for numbers, which are all doubles.
 pub fn stringify(value: &Value) -> String {
     let mut text = String::new();
     write(value, &mut text);

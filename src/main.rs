@@ -7,8 +7,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 /// The /api routes of chatbot-ui as one small server.
 ///
-/// Settings come from .env, .env.local and the environment, in rising order
-/// of rank; see the README for each.
+/// Settings come from .env, .env.local and the environment, in rising order of rank; see the README for each.
 #[derive(Parser)]
 #[command(
     version,
@@ -26,32 +25,27 @@ enum Command {
         after_help = "Examples:\n  chatbot-ui-api serve                       with .env and .env.local of this folder\n  HOST=0.0.0.0 chatbot-ui-api serve          for others too\n  chatbot-ui-api serve --playground          with a page at / to try it\n  LOG_FORMAT=json RUST_LOG=debug chatbot-ui-api serve"
     )]
     Serve {
-        /// Besides, a page at / to try the server with, for the Supabase
-        /// project's users
+        /// Besides, a page at / to try the server with, for the Supabase project's users
         #[arg(long)]
         playground: bool,
     },
-    /// Everything on this machine: a Postgres of its own, a user, a scripted
-    /// provider and the server
+    /// Everything on this machine: a Postgres of its own, a user, a scripted provider and the server
     #[command(
         after_help = "Examples:\n  chatbot-ui-api demo\n  PORT=8001 chatbot-ui-api demo              a second one"
     )]
     Demo,
-    /// Make the tables in a database that lacks them; leave chatbot-ui's own
-    /// schema alone
+    /// Make the tables in a database that lacks them; leave chatbot-ui's own schema alone
     #[command(
         after_help = "Examples:\n  chatbot-ui-api migrate                     in the local Supabase stack's database\n  DATABASE_URL=postgresql://me:secret@db/app chatbot-ui-api migrate"
     )]
     Migrate,
-    /// Say in a line each what is right and what is wrong with this
-    /// configuration, and what to do; exit status 1 if something that is
-    /// needed fails
+    /// Say in a line each what is right and what is wrong with this configuration, and what to do; exit status 1 if
+    /// something that is needed fails
     #[command(
         after_help = "Examples:\n  chatbot-ui-api check                       before the first start\n  chatbot-ui-api check | grep -v '^ok'       only what is to be done"
     )]
     Check,
-    /// A session for a user of a local database: a token, a cookie and a curl
-    /// line
+    /// A session for a user of a local database: a token, a cookie and a curl line
     #[command(
         after_help = "Examples:\n  chatbot-ui-api token --user demo@example.com\n  chatbot-ui-api token --user demo@example.com --json | jq -r .token"
     )]
@@ -63,8 +57,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Whether a server with these settings answers here: exit status 0 if it
-    /// does, for container health checks
+    /// Whether a server with these settings answers here: exit status 0 if it does, for container health checks
     #[command(
         after_help = "Examples:\n  chatbot-ui-api health                      the process serves (/healthz)\n  chatbot-ui-api health --ready              the database answers too (/readyz)"
     )]

@@ -1,5 +1,4 @@
-//! The clients: they read streams on plain sockets, and of each chunk the
-//! stamp that the provider put into it.
+//! The clients: they read streams on plain sockets, and of each chunk the stamp that the provider put into it.
 
 use std::{
     io,
@@ -42,8 +41,7 @@ pub enum Until {
     Time(Duration),
 }
 
-/// `connections` clients at once, each asking for one stream after another,
-/// of `chunks` each.
+/// `connections` clients at once, each asking for one stream after another, of `chunks` each.
 pub async fn run(target: &Target, connections: usize, chunks: usize, until: Until) -> Seen {
     let started = Instant::now();
     let clients = (0..connections).map(|number| async move {

@@ -1,5 +1,4 @@
-//! A server process from outside: its processor time and its memory, out of
-//! `/proc`.
+//! A server process from outside: its processor time and its memory, out of `/proc`.
 
 use std::{fs, process::Child};
 

@@ -1,5 +1,4 @@
-//! Clients of every kind. Each does one thing and says whether it went as it
-//! should.
+//! Clients of every kind. Each does one thing and says whether it went as it should.
 
 use std::{
     fmt,
@@ -298,8 +297,7 @@ impl Client<'_> {
         Err(Wrong::Other(format!("four requests at once: {seen:.300}")))
     }
 
-    /// More than `MAX_BODY_BYTES`: 413, or a connection that is closed while
-    /// the client still sends.
+    /// More than `MAX_BODY_BYTES`: 413, or a connection that is closed while the client still sends.
     async fn oversized(&self) -> Result<(), Wrong> {
         let request = self.post("/api/chat/openai", &self.user.token).body(vec![b' '; MAX_BODY_BYTES * 2]);
         match request.send().await {

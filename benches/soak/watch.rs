@@ -34,8 +34,7 @@ impl Sample {
         format!("{:>10} {:>8} {:>8} {:>9} {:>8}", "memory/MB", "files", "threads", "Postgres", "streams")
     }
 
-    /// Open files but the connections to Postgres, whose number is the pool's
-    /// affair.
+    /// Open files but the connections to Postgres, whose number is the pool's affair.
     pub fn other_files(&self) -> usize {
         self.files.saturating_sub(self.database)
     }

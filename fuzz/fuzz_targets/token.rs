@@ -1,7 +1,7 @@
 //! Any token: no panic, and none is taken but one that was signed here.
 //!
-//! The first byte chooses: the rest is the token; its header and claims, to be
-//! signed well; or what a good token is changed to at one place.
+//! The first byte chooses: the rest is the token; its header and claims, to be signed well; or what a good token is
+//! changed to at one place.
 
 #![no_main]
 

@@ -1,6 +1,5 @@
-//! The session out of the `Cookie` header, in every form that Supabase's
-//! clients have written it: plain JSON or `base64-`, an object or an array, in
-//! one cookie or in chunks. Pure; nothing here is trusted until the token's
+//! The session out of the `Cookie` header, in every form that Supabase's clients have written it: plain JSON or
+//! `base64-`, an object or an array, in one cookie or in chunks. Pure; nothing here is trusted until the token's
 //! signature was checked.
 
 use std::borrow::Cow;
@@ -34,16 +33,14 @@ impl std::fmt::Debug for Session {
     }
 }
 
-/// The most chunks that are looked for. A browser keeps no more than some
-/// hundred cookies a site.
+/// The most chunks that are looked for. A browser keeps no more than some hundred cookies a site.
 const MAX_CHUNKS: usize = 100;
 
-/// Reads the session called `name` out of the values of a request's `Cookie`
-/// headers. `None` where there is none, or none that can be understood.
+/// Reads the session called `name` out of the values of a request's `Cookie` headers. `None` where there is none, or
+/// none that can be understood.
 ///
-/// A whole cookie wins over chunks unless it is empty; chunks `.0`, `.1`, …
-/// are joined up to the first that is missing or empty; of two cookies with
-/// one name the last wins.
+/// A whole cookie wins over chunks unless it is empty; chunks `.0`, `.1`, … are joined up to the first that is missing
+/// or empty; of two cookies with one name the last wins.
 pub fn session<'a>(name: &str, headers: impl Iterator<Item = &'a str>) -> Option<Session> {
     let mut whole = None;
     let mut chunks: Vec<Option<Cow<'_, str>>> = Vec::new();
@@ -94,8 +91,8 @@ fn decoded(value: &str) -> Option<Cow<'_, str>> {
     percent_decode_str(value).decode_utf8().ok()
 }
 
-/// Base64url as Supabase's clients read it back: white space and padding are
-/// passed over, anything else that is foreign makes the cookie unreadable.
+/// Base64url as Supabase's clients read it back: white space and padding are passed over, anything else that is foreign
+/// makes the cookie unreadable.
 const BASE64: GeneralPurpose = general_purpose::URL_SAFE_NO_PAD;
 
 fn parse(value: &str, whole: bool, chunks: usize) -> Option<Session> {
@@ -121,15 +118,14 @@ fn parse(value: &str, whole: bool, chunks: usize) -> Option<Session> {
     Some(Session { access_token, refresh_token, base64: encoded.is_some(), array, whole, chunks })
 }
 
-/// The longest value of one cookie, encoded: Supabase's clients cut there, and
-/// browsers keep no more than 4,096 bytes with the name and the attributes.
+/// The longest value of one cookie, encoded: Supabase's clients cut there, and browsers keep no more than 4,096 bytes
+/// with the name and the attributes.
 const CHUNK: usize = 3180;
 
 impl Session {
-    /// The `Set-Cookie` headers that hand a new session to the browser: in
-    /// the form and the number of cookies in which the old one came, with the
-    /// attributes that Supabase's clients set for that form. Chunks of the old
-    /// one that are not needed any more are taken back.
+    /// The `Set-Cookie` headers that hand a new session to the browser: in the form and the number of cookies in which
+    /// the old one came, with the attributes that Supabase's clients set for that form. Chunks of the old one that are
+    /// not needed any more are taken back.
     pub fn set_cookies(&self, name: &str, new: &Value) -> Vec<String> {
         let json = match &self.array {
             Some(members) => {
@@ -141,8 +137,8 @@ impl Session {
             }
             None => new.to_string(),
         };
-        // The two generations of clients: the older one asks for a thousand
-        // years, the newer one for the 400 days that browsers give.
+        // The two generations of clients: the older one asks for a thousand years, the newer one for the 400 days that
+        // browsers give.
         let (value, max_age) = if self.base64 {
             (format!("base64-{}", BASE64.encode(json)), 34_560_000u64)
         } else {
@@ -188,8 +184,8 @@ fn pieces(value: &str) -> Vec<&str> {
     pieces
 }
 
-/// Returns the name that Supabase's clients give the cookie of the project at
-/// `url`: `sb-<ref>-auth-token`, `<ref>` being the first label of the host.
+/// Returns the name that Supabase's clients give the cookie of the project at `url`: `sb-<ref>-auth-token`, `<ref>`
+/// being the first label of the host.
 pub fn name_for(url: &Url) -> String {
     let host = match url.host() {
         Some(Host::Domain(name)) => name.to_owned(),

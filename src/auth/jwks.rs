@@ -1,6 +1,5 @@
-//! The project's public keys (JWKS): fetched when a token needs them, kept
-//! for ten minutes at most, fetched once however many requests ask, and never
-//! fetched more often because somebody makes up key ids.
+//! The project's public keys (JWKS): fetched when a token needs them, kept for ten minutes at most, fetched once
+//! however many requests ask, and never fetched more often because somebody makes up key ids.
 
 use std::{
     collections::HashMap,
@@ -73,8 +72,8 @@ impl KeySet {
         self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A key that is known and not too old. Never waits for a fetch; where
-    /// the set is getting old it starts one that nobody waits for.
+    /// A key that is known and not too old. Never waits for a fetch; where the set is getting old it starts one that
+    /// nobody waits for.
     pub fn known(self: &Arc<Self>, http: &reqwest::Client, id: &str) -> Option<Arc<VerifyingKey>> {
         let state = self.state();
         let key = state.keys.get(id).filter(|_| state.age() < MAX_AGE)?;
@@ -91,8 +90,7 @@ impl KeySet {
         Some(key.clone())
     }
 
-    /// The key with this id, fetched if it is not known and the last fetch is
-    /// long enough ago.
+    /// The key with this id, fetched if it is not known and the last fetch is long enough ago.
     pub async fn find(self: &Arc<Self>, http: &reqwest::Client, id: &str) -> Option<Arc<VerifyingKey>> {
         if let Some(key) = self.known(http, id) {
             return Some(key);
@@ -102,8 +100,8 @@ impl KeySet {
             // Whoever waited here finds what the one before fetched.
             if self.state().may_fetch() {
                 let (this, http) = (self.clone(), http.clone());
-                // A task of its own: a client that leaves must not take the
-                // fetch along, or each that asks and leaves would cause one.
+                // A task of its own: a client that leaves must not take the fetch along, or each that asks and leaves
+                // would cause one.
                 let fetch = tokio::spawn(async move {
                     this.fetch(&http).await;
                     drop(turn);
@@ -163,8 +161,8 @@ async fn download(http: &reqwest::Client, url: &Url) -> Result<HashMap<String, A
     parse(&body)
 }
 
-/// The usable keys of a JWKS document. Keys of other kinds, without an id or
-/// not understood are passed over: one of them must not lock everybody out.
+/// The usable keys of a JWKS document. Keys of other kinds, without an id or not understood are passed over: one of
+/// them must not lock everybody out.
 fn parse(body: &[u8]) -> Result<HashMap<String, Arc<VerifyingKey>>, String> {
     #[derive(Deserialize)]
     struct Document<'a> {

@@ -1,5 +1,5 @@
-//! A JWT → the claims that are relied on. The algorithm is chosen by the key
-//! and never by the token, so that a public key can never pass for a secret.
+//! A JWT → the claims that are relied on. The algorithm is chosen by the key and never by the token, so that a public
+//! key can never pass for a secret.
 
 use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
 use serde::Deserialize;
@@ -10,8 +10,7 @@ use uuid::Uuid;
 pub struct Claims {
     /// `sub`: the user.
     pub user: Uuid,
-    /// `session_id`: the sign-in it came from. Tokens made by hand may have
-    /// none; those cannot be signed out.
+    /// `session_id`: the sign-in it came from. Tokens made by hand may have none; those cannot be signed out.
     pub session: Option<Uuid>,
 }
 
@@ -41,8 +40,8 @@ impl VerifyingKey {
     /// A key for one asymmetric algorithm.
     pub fn new(key: DecodingKey, algorithm: Algorithm) -> Self {
         let mut validation = Validation::new(algorithm);
-        // The issuer is left alone: for one and the same local stack it is
-        // written 127.0.0.1 or localhost, and the key settles whose token it is.
+        // The issuer is left alone: for one and the same local stack it is written 127.0.0.1 or localhost, and the key
+        // settles whose token it is.
         validation.set_required_spec_claims(&["exp", "aud", "sub"]);
         validation.set_audience(&["authenticated"]);
         validation.validate_nbf = true;
@@ -94,8 +93,8 @@ struct RawClaims {
 /// # Errors
 /// Where it is no JWT, or names an algorithm that nobody should use.
 pub fn header(token: &str) -> Result<Header, TokenError> {
-    // Longer ones exist only to cost time: the header of an honest one has
-    // some hundred bytes, all of it a few thousand.
+    // Longer ones exist only to cost time: the header of an honest one has some hundred bytes, all of it a few
+    // thousand.
     const MAX_BYTES: usize = 64 * 1024;
     if token.len() > MAX_BYTES {
         return Err(TokenError::Invalid("the access token is too long".to_owned()));

@@ -1,10 +1,8 @@
-//! Authentication: cookie or bearer → token → verified claims, without HTTP
-//! and without the database.
+//! Authentication: cookie or bearer → token → verified claims, without HTTP and without the database.
 //!
-//! The token's signature, times and claims are checked here; that the user
-//! exists and is not banned, and that the session was not signed out, stands
-//! in the SQL statement that reads the profile. Supabase itself is queried
-//! over HTTP for its key set, and for a new session once a token has expired.
+//! The token's signature, times and claims are checked here; that the user exists and is not banned, and that the
+//! session was not signed out, stands in the SQL statement that reads the profile. Supabase itself is queried over HTTP
+//! for its key set, and for a new session once a token has expired.
 
 pub mod cookie;
 pub mod jwks;
@@ -22,33 +20,29 @@ use jwks::KeySet;
 use jwt::{ASYMMETRIC, Claims, TokenError, VerifyingKey};
 use refresh::Refresher;
 
-/// The secret that every local Supabase stack is published with. It protects
-/// nothing, so it is only accepted where the Supabase URL is on this machine.
+/// The secret that every local Supabase stack is published with. It protects nothing, so it is only accepted where the
+/// Supabase URL is on this machine.
 pub const PUBLISHED_JWT_SECRET: &str = "super-secret-jwt-token-with-at-least-32-characters-long";
 
 /// How sessions are verified.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// `SUPABASE_URL`, else `NEXT_PUBLIC_SUPABASE_URL`, default
-    /// `http://127.0.0.1:54321`.
+    /// `SUPABASE_URL`, else `NEXT_PUBLIC_SUPABASE_URL`, default `http://127.0.0.1:54321`.
     pub supabase_url: Url,
-    /// `SUPABASE_COOKIE_NAME`, default by the URL: for a server that reaches
-    /// Supabase under another name than the browsers do.
+    /// `SUPABASE_COOKIE_NAME`, default by the URL: for a server that reaches Supabase under another name than the
+    /// browsers do.
     pub cookie_name: String,
-    /// `NEXT_PUBLIC_SUPABASE_URL`, else as [`Self::supabase_url`]: where
-    /// browsers reach the project, which the playground's page needs to know.
+    /// `NEXT_PUBLIC_SUPABASE_URL`, else as [`Self::supabase_url`]: where browsers reach the project, which the
+    /// playground's page needs to know.
     pub public_supabase_url: Url,
-    /// `SUPABASE_JWT_SECRET`: for tokens signed with HS256. The local stack's
-    /// published secret is its default where the URL is on this machine, and
-    /// refused anywhere else.
+    /// `SUPABASE_JWT_SECRET`: for tokens signed with HS256. The local stack's published secret is its default where the
+    /// URL is on this machine, and refused anywhere else.
     pub jwt_secret: Option<SecretString>,
-    /// `SUPABASE_JWKS_URL`, default
-    /// `<SUPABASE_URL>/auth/v1/.well-known/jwks.json`: for tokens signed with
-    /// ES256, RS256 or EdDSA.
+    /// `SUPABASE_JWKS_URL`, default `<SUPABASE_URL>/auth/v1/.well-known/jwks.json`: for tokens signed with ES256, RS256
+    /// or EdDSA.
     pub jwks_url: Url,
-    /// `SUPABASE_ANON_KEY`, else `NEXT_PUBLIC_SUPABASE_ANON_KEY`: for
-    /// refreshing a session whose access token has expired; without it such a
-    /// session is refused. Public by its nature, so it may show.
+    /// `SUPABASE_ANON_KEY`, else `NEXT_PUBLIC_SUPABASE_ANON_KEY`: for refreshing a session whose access token has
+    /// expired; without it such a session is refused. Public by its nature, so it may show.
     pub anon_key: Option<String>,
 }
 
@@ -98,9 +92,8 @@ impl Authenticator {
         self.keys.age()
     }
 
-    /// Finds a session in `Cookie` headers, else in `Authorization`. The cookie
-    /// goes first because a proxy in front may put an `Authorization` of its
-    /// own on every request, which the original never looks at.
+    /// Finds a session in `Cookie` headers, else in `Authorization`. The cookie goes first because a proxy in front may
+    /// put an `Authorization` of its own on every request, which the original never looks at.
     pub fn credentials<'a>(
         &self,
         cookies: impl Iterator<Item = &'a str>,
@@ -144,8 +137,7 @@ impl Authenticator {
     pub async fn verify(&self, token: &str) -> Result<Claims, TokenError> {
         let header = jwt::header(token)?;
         let id = header.kid.as_deref().unwrap_or_default();
-        // As Supabase's own server chooses: the key that the id names; for
-        // HS256 without such a key, the secret.
+        // As Supabase's own server chooses: the key that the id names; for HS256 without such a key, the secret.
         let key = if let Some(key) = self.keys.known(&self.http, id) {
             key
         } else if header.alg == Algorithm::HS256 {

@@ -1,9 +1,8 @@
-//! A session whose access token has run out, but whose refresh token is good:
-//! the auth server is asked for a new one, once, however many requests wait
-//! for it, and the browser gets it in the form in which it had the old one.
+//! A session whose access token has run out, but whose refresh token is good: the auth server is asked for a new one,
+//! once, however many requests wait for it, and the browser gets it in the form in which it had the old one.
 //!
-//! Differs: the original asks too, with every request, and throws the new
-//! session away, so that the browser keeps one that is spent.
+//! Differs: the original asks too, with every request, and throws the new session away, so that the browser keeps one
+//! that is spent.
 
 use std::{
     collections::HashMap,
@@ -23,8 +22,8 @@ use crate::http_client;
 
 /// The answer has to come before the client would rather be told.
 const TIMEOUT: Duration = Duration::from_millis(2500);
-/// How long an answer is kept for requests with the same old cookie: those
-/// that come a little later, and the next one of a client that did not wait.
+/// How long an answer is kept for requests with the same old cookie: those that come a little later, and the next one
+/// of a client that did not wait.
 const KEPT: Duration = Duration::from_secs(600);
 /// Beyond so many, only those who wait are served by them.
 const MAX_KEPT: usize = 10_000;
@@ -32,8 +31,8 @@ const MAX_KEPT: usize = 10_000;
 const KEPT_AFTER_FAILURE: Duration = Duration::from_secs(2);
 const MAX_BYTES: usize = 256 * 1024;
 
-/// A session as the auth server gives it: an object that has an
-/// `access_token` and a `refresh_token`, both text and not empty.
+/// A session as the auth server gives it: an object that has an `access_token` and a `refresh_token`, both text and not
+/// empty.
 pub type NewSession = Arc<Value>;
 
 type Asking = Shared<BoxFuture<'static, Option<NewSession>>>;
@@ -54,8 +53,7 @@ impl Refresher {
         Some(Self { url, anon_key, asked: Mutex::default() })
     }
 
-    /// The new session for a refresh token; `None` where the auth server
-    /// refuses, or is away, within three seconds.
+    /// The new session for a refresh token; `None` where the auth server refuses, or is away, within three seconds.
     pub async fn refresh(&self, http: &reqwest::Client, refresh_token: &str) -> Option<NewSession> {
         let asking = {
             let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -72,8 +70,7 @@ impl Refresher {
                     .header(AUTHORIZATION, format!("Bearer {}", self.anon_key))
                     .header(CONTENT_TYPE, "application/json")
                     .body(json!({ "refresh_token": refresh_token }).to_string());
-                // A task of its own: whoever asked first may leave, and the
-                // spent token must not be lost with him.
+                // A task of its own: whoever asked first may leave, and the spent token must not be lost with him.
                 let task = tokio::spawn(tokio::time::timeout(TIMEOUT, ask(request)));
                 let answer = async move { task.await.ok()?.ok()?.map(Arc::new) };
                 (Instant::now(), answer.boxed().shared())

@@ -1,5 +1,5 @@
-//! `health`: whether a server with these settings answers on this machine.
-//! For container images that have nothing else to ask it with.
+//! `health`: whether a server with these settings answers on this machine. For container images that have nothing else
+//! to ask it with.
 
 use std::{process::ExitCode, time::Duration};
 

@@ -48,8 +48,7 @@ pub fn run() -> ExitCode {
     })
 }
 
-/// Applies what is missing. Which migrations were applied is kept in a schema
-/// of its own, out of sight of PostgREST.
+/// Applies what is missing. Which migrations were applied is kept in a schema of its own, out of sight of PostgREST.
 ///
 /// # Errors
 /// A sentence with what the database refused.
@@ -64,8 +63,7 @@ pub async fn apply(connection: &mut PgConnection) -> Result<Outcome, String> {
     let before = count(connection, applied).await?;
     migrator.run(&mut *connection).await.map_err(|error| format!("the tables cannot be made: {error}"))?;
     if !exists(connection, "public.file_items").await? {
-        // Without pgvector there was nothing to make. It may have come since;
-        // every migration can be run again.
+        // Without pgvector there was nothing to make. It may have come since; every migration can be run again.
         for migration in migrator.iter() {
             sqlx::raw_sql(migration.sql.clone())
                 .execute(&mut *connection)

@@ -1,5 +1,5 @@
-//! What the commands do. Each ends with an exit status: 0 when all went
-//! well, 1 when not, after one sentence on standard error that says why.
+//! What the commands do. Each ends with an exit status: 0 when all went well, 1 when not, after one sentence on
+//! standard error that says why.
 
 pub mod check;
 pub mod health;

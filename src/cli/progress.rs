@@ -1,6 +1,5 @@
-//! What a person sees of work that takes longer than a moment: on a terminal
-//! one line that lives, elsewhere a plain line now and then. On standard
-//! error, past the capture of test runners, which is for the tests' own words.
+//! What a person sees of work that takes longer than a moment: on a terminal one line that lives, elsewhere a plain
+//! line now and then. On standard error, past the capture of test runners, which is for the tests' own words.
 
 use std::{
     future::Future,
@@ -31,8 +30,8 @@ const TERMINAL: Manner =
     Manner { in_place: true, after: Duration::from_millis(300), every: Duration::from_millis(100) };
 const PLAIN: Manner = Manner { in_place: false, after: Duration::from_secs(1), every: Duration::from_secs(10) };
 
-/// Does `work`, and shows meanwhile what it is (`words`, without a dot), how
-/// far it is (`measure`, may be empty) and for how long.
+/// Does `work`, and shows meanwhile what it is (`words`, without a dot), how far it is (`measure`, may be empty) and
+/// for how long.
 pub async fn during<T>(words: &str, measure: impl Fn() -> String, work: impl Future<Output = T>) -> T {
     let error = io::stderr();
     let lives = error.is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
@@ -99,8 +98,7 @@ impl<W: Write> Drop for Line<W> {
     }
 }
 
-/// `12 of 25 MB (48 %)`; past `total`, which is then not all there is to do,
-/// just what is done.
+/// `12 of 25 MB (48 %)`; past `total`, which is then not all there is to do, just what is done.
 pub fn megabytes(done: u64, total: u64) -> String {
     const MEGABYTE: u64 = 1_000_000;
     let share = (done * 100).checked_div(total).unwrap_or(100);

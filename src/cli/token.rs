@@ -1,5 +1,4 @@
-//! `token`: a session for a user of a database on this machine, to try the
-//! server with.
+//! `token`: a session for a user of a database on this machine, to try the server with.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -19,8 +18,7 @@ use crate::{
 
 const LIFETIME: Duration = Duration::from_hours(7 * 24);
 
-/// Runs the command for the user with this e-mail address; `json` for
-/// machines.
+/// Runs the command for the user with this e-mail address; `json` for machines.
 pub fn run(email: &str, json: bool) -> ExitCode {
     super::run(async {
         let config = Config::new(&config::variables()?).map_err(|error| error.to_string())?;

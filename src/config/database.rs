@@ -10,8 +10,8 @@ use crate::db::{self, SessionCheck};
 impl Reader<'_> {
     pub(super) fn database(&self) -> Result<db::Settings, ConfigError> {
         let url = self.text("DATABASE_URL").unwrap_or("postgresql://postgres:postgres@127.0.0.1:54322/postgres");
-        // What the parser says may quote the password; it takes any scheme, and
-        // what follows a slash, `?` or `#` in the password for something else.
+        // What the parser says may quote the password; it takes any scheme, and what follows a slash, `?` or `#` in the
+        // password for something else.
         let options = ["postgresql://", "postgres://"]
             .iter()
             .find_map(|scheme| url.strip_prefix(scheme))

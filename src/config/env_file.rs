@@ -1,11 +1,9 @@
-//! `.env` files. The front end's `.env.local` is read as it stands, so what
-//! Next.js takes is taken: values with spaces or a lone quote, quotes of three
-//! kinds, several lines within them, `$NAME`; and a line that is no setting is
-//! passed over.
+//! `.env` files. The front end's `.env.local` is read as it stands, so what Next.js takes is taken: values with spaces
+//! or a lone quote, quotes of three kinds, several lines within them, `$NAME`; and a line that is no setting is passed
+//! over.
 //!
-//! Differs from Next.js: a `#` within a value begins a comment only after a
-//! space, nothing is put in for names within single quotes, `$word` stays where
-//! nothing has that name (passwords hold such things), `\"` is a quote, and no
+//! Differs from Next.js: a `#` within a value begins a comment only after a space, nothing is put in for names within
+//! single quotes, `$word` stays where nothing has that name (passwords hold such things), `\"` is a quote, and no
 //! `${NAME:-…}` may stand in another.
 
 use super::Variables;
@@ -19,8 +17,8 @@ enum Entry<'a> {
     Stray(usize),
 }
 
-/// Adds the settings of a file's text; the later wins. `outside` has what
-/// stands before them where one names another: the environment.
+/// Adds the settings of a file's text; the later wins. `outside` has what stands before them where one names another:
+/// the environment.
 pub fn read(text: &str, outside: impl Fn(&str) -> Option<String>, variables: &mut Variables) {
     let entries = entries(text);
     let further_down = |wanted: &str| {
@@ -78,8 +76,8 @@ fn name_and_value(line: &str) -> Option<(&str, &str)> {
     (!name.is_empty()).then_some((name, value.trim_start()))
 }
 
-/// What stands within quotes, and how many of the lines that follow it takes;
-/// `None` if the value does not begin with a quote, or does not end with it.
+/// What stands within quotes, and how many of the lines that follow it takes; `None` if the value does not begin with a
+/// quote, or does not end with it.
 fn quoted<'a>(value: &'a str, following: impl Iterator<Item = &'a str>) -> Option<(char, String, usize)> {
     let quote = value.chars().next().filter(|first| matches!(first, '"' | '\'' | '`'))?;
     let mut inside = String::new();
@@ -112,8 +110,7 @@ fn unquoted<'a>(name: &'a str, value: &str) -> Entry<'a> {
     }
 }
 
-/// Puts in the values for `$NAME`, `${NAME}` and `${NAME:-otherwise}`; `\$` is
-/// a dollar.
+/// Puts in the values for `$NAME`, `${NAME}` and `${NAME:-otherwise}`; `\$` is a dollar.
 fn expand(value: &str, known: impl Fn(&str) -> Option<String>) -> String {
     let mut expanded = String::new();
     let mut rest = value;

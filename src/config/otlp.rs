@@ -1,6 +1,5 @@
-//! Where traces go: OpenTelemetry's own variables, as its specification has
-//! them. They are read here, and not by its crates, since ours may stand in
-//! `.env` files.
+//! Where traces go: OpenTelemetry's own variables, as its specification has them. They are read here, and not by its
+//! crates, since ours may stand in `.env` files.
 
 use std::{str::FromStr, time::Duration};
 

@@ -6,8 +6,7 @@ use url::Url;
 
 use super::Variables;
 
-/// A setting that cannot be used: its variable, and what would be right. Never
-/// the value, which may be a secret.
+/// A setting that cannot be used: its variable, and what would be right. Never the value, which may be a secret.
 #[derive(Debug, thiserror::Error)]
 #[error("{variable} {problem}")]
 pub struct ConfigError {
@@ -54,8 +53,7 @@ impl Reader<'_> {
 
     pub(super) fn seconds(&self, name: &'static str, default: u64) -> Result<Duration, ConfigError> {
         match self.number(name, default)? {
-            // A day is longer than any client or provider would wait, and what
-            // a socket's options can hold.
+            // A day is longer than any client or provider would wait, and what a socket's options can hold.
             seconds @ 1..=86_400 => Ok(Duration::from_secs(seconds)),
             _ => Err(wrong(name, "must be seconds, from 1 to 86400")),
         }

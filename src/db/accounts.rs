@@ -1,5 +1,4 @@
-//! `auth.users`, `auth.sessions` and `public.profiles`: who a session belongs
-//! to, in one statement.
+//! `auth.users`, `auth.sessions` and `public.profiles`: who a session belongs to, in one statement.
 
 use std::sync::{Arc, LazyLock};
 
@@ -96,8 +95,8 @@ impl FromRow<'_, PgRow> for Account {
     }
 }
 
-/// Reads the account that a token speaks for, in one round trip: its profile
-/// (`None` where there is no row), or why it is refused.
+/// Reads the account that a token speaks for, in one round trip: its profile (`None` where there is no row), or why it
+/// is refused.
 ///
 /// # Errors
 /// Where the database does not answer.
@@ -127,8 +126,7 @@ pub async fn find(
 /// # Errors
 /// [`Error::DatabaseUnavailable`], within three seconds.
 pub async fn ready(db: &Db) -> Result<(), Error> {
-    // For a user that cannot exist: finds out what this role may not read, or
-    // what is missing.
+    // For a user that cannot exist: finds out what this role may not read, or what is missing.
     let found = find(db, Uuid::nil(), Some(Uuid::nil()), &Arc::default()).await;
     found.map(|_| ()).map_err(|error| Error::DatabaseUnavailable(error.detail().into_owned()))
 }

@@ -1,5 +1,4 @@
-//! `public.files` and `public.file_items`: what users uploaded, and the
-//! passages of it.
+//! `public.files` and `public.file_items`: what users uploaded, and the passages of it.
 
 use std::time::Duration;
 
@@ -15,8 +14,7 @@ use crate::error::Error;
 
 /// For storing or searching, however much there is.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Up to so many passages every one is compared. Beyond, the index is faster;
-/// it may pass over some that are as near.
+/// Up to so many passages every one is compared. Beyond, the index is faster; it may pass over some that are as near.
 const EXACT_UP_TO: i64 = 10_000;
 /// Passages a statement.
 const ROWS: usize = 500;
@@ -45,8 +43,8 @@ fn insert_items(column: Column) -> String {
     )
 }
 
-/// Compares every passage: `materialized` keeps the planner from the index,
-/// which knows nothing of the files and may return too few.
+/// Compares every passage: `materialized` keeps the planner from the index, which knows nothing of the files and may
+/// return too few.
 fn compare_all(column: Column, schema: &str) -> String {
     format!(
         "with item as materialized ( \
@@ -58,8 +56,7 @@ fn compare_all(column: Column, schema: &str) -> String {
     )
 }
 
-/// What is sent for files, for [`super::inspect`]; `schema` is the vector
-/// type's.
+/// What is sent for files, for [`super::inspect`]; `schema` is the vector type's.
 pub(super) fn statements(schema: &str, collections: bool) -> Vec<String> {
     let readable = if collections { READABLE_WITH_COLLECTIONS } else { READABLE };
     let mut all = [OWN, COUNT_TOKENS, DELETE_ITEMS, readable].map(str::to_owned).to_vec();
@@ -106,8 +103,7 @@ impl Column {
     }
 }
 
-/// A passage that was found, as the front end knows it. Without `Debug`, as
-/// it is what a user wrote.
+/// A passage that was found, as the front end knows it. Without `Debug`, as it is what a user wrote.
 #[derive(FromRow, Serialize)]
 #[expect(missing_docs, reason = "columns of file_items")]
 pub struct Found {
@@ -115,8 +111,7 @@ pub struct Found {
     pub file_id: Uuid,
     pub content: String,
     pub tokens: i32,
-    /// 1 for the same direction, -1 for the opposite; `null` for a passage
-    /// without a vector.
+    /// 1 for the same direction, -1 for the opposite; `null` for a passage without a vector.
     pub similarity: Option<f64>,
 }
 
@@ -144,15 +139,12 @@ pub struct NewItem<'a> {
     pub vector: Option<&'a [f32]>,
 }
 
-/// Puts these passages in the place of the file's own, and their tokens' sum
-/// into the file's row: all of it or nothing.
+/// Puts these passages in the place of the file's own, and their tokens' sum into the file's row: all of it or nothing.
 ///
-/// Differs: the original adds to what is there, and answers with success
-/// where storing failed.
+/// Differs: the original adds to what is there, and answers with success where storing failed.
 ///
 /// # Errors
-/// Where the database does not answer; [`NoFile`] where the file is not the
-/// user's (any more).
+/// Where the database does not answer; [`NoFile`] where the file is not the user's (any more).
 pub async fn replace_items(
     db: &Db,
     user: Uuid,
@@ -198,11 +190,10 @@ pub async fn replace_items(
     .await
 }
 
-/// The passages nearest to `vector` in these files, the nearest first, as
-/// many as `count` says or all of them.
+/// The passages nearest to `vector` in these files, the nearest first, as many as `count` says or all of them.
 ///
-/// Only files that the user may read: his own, those that are shared, and,
-/// where chatbot-ui's collections exist, those in a shared collection.
+/// Only files that the user may read: his own, those that are shared, and, where chatbot-ui's collections exist, those
+/// in a shared collection.
 ///
 /// Differs: the original searches any file whose id it is given.
 ///
@@ -268,8 +259,7 @@ impl Search<'_> {
         } else {
             ""
         };
-        // The planner does not know how dear it is to unpack a vector, and
-        // would rather compare and sort them all.
+        // The planner does not know how dear it is to unpack a vector, and would rather compare and sort them all.
         let settings = format!(
             "select set_config('hnsw.ef_search', '200', true), set_config('enable_sort', 'off', true){iterate}"
         );

@@ -1,9 +1,8 @@
-//! What `check` asks of a database: whether each statement that the server
-//! sends would be let through, and whether rows would come.
+//! What `check` asks of a database: whether each statement that the server sends would be let through, and whether rows
+//! would come.
 //!
-//! Nothing is changed and no row is read: a statement is only explained, for
-//! which Postgres looks up every table and column and the role's rights.
-//! Everything goes as a simple query, which any pooler takes.
+//! Nothing is changed and no row is read: a statement is only explained, for which Postgres looks up every table and
+//! column and the role's rights. Everything goes as a simple query, which any pooler takes.
 
 use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, Row, postgres::PgSslMode};
 
@@ -30,8 +29,8 @@ pub async fn connect_with_tls(settings: &Settings) -> sqlx::Result<PgConnection>
     PgConnection::connect_with(&pool::options(settings).ssl_mode(PgSslMode::Require)).await
 }
 
-/// Postgres' process behind a connection. Two connections that are open at
-/// once have one only where a pooler in transaction mode stands between.
+/// Postgres' process behind a connection. Two connections that are open at once have one only where a pooler in
+/// transaction mode stands between.
 ///
 /// # Errors
 /// Where the database does not answer.
@@ -68,8 +67,8 @@ pub async fn explain(connection: &mut PgConnection, statement: &str) -> sqlx::Re
     sqlx::raw_sql(AssertSqlSafe(format!("explain {filled}"))).execute(connection).await.map(|_| ())
 }
 
-/// The columns of [`credentials::TABLE`] that `public.profiles` lacks: an older
-/// schema of chatbot-ui's has not all of them.
+/// The columns of [`credentials::TABLE`] that `public.profiles` lacks: an older schema of chatbot-ui's has not all of
+/// them.
 ///
 /// # Errors
 /// Where the database does not answer.
@@ -93,8 +92,7 @@ pub async fn vector_schema(connection: &mut PgConnection) -> sqlx::Result<Option
     row.map(|row| row.try_get("schema")).transpose()
 }
 
-/// The columns for passages' vectors that are not what the server stores:
-/// each with its type.
+/// The columns for passages' vectors that are not what the server stores: each with its type.
 ///
 /// # Errors
 /// Where the database does not answer.
@@ -116,9 +114,8 @@ pub struct Hidden {
     pub from: String,
 }
 
-/// The tables whose rows are hidden: row level security is on, holds for this
-/// role, and no policy lets it have all rows. The server asks for one user's
-/// rows, but not as that user.
+/// The tables whose rows are hidden: row level security is on, holds for this role, and no policy lets it have all
+/// rows. The server asks for one user's rows, but not as that user.
 ///
 /// # Errors
 /// Where the database does not answer.

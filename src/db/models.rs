@@ -16,8 +16,7 @@ struct Row {
     api_key: String,
 }
 
-/// Where a custom model is asked, and with what. Without `Debug`: some write
-/// the key into the URL.
+/// Where a custom model is asked, and with what. Without `Debug`: some write the key into the URL.
 pub struct CustomModel {
     /// As the user entered it; may be empty.
     pub base_url: String,

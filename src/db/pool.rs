@@ -1,5 +1,5 @@
-//! The connection pool, and how statements are sent through it. A connection is
-//! held for one statement, never for a stream.
+//! The connection pool, and how statements are sent through it. A connection is held for one statement, never for a
+//! stream.
 
 use std::{
     fmt,
@@ -42,23 +42,20 @@ const RETURN_TIMEOUT: Duration = Duration::from_secs(2);
 pub enum SessionCheck {
     /// The user exists and is not banned, the session was not signed out.
     Database,
-    /// Signature, times and claims only: for a database role that may not
-    /// read the schema `auth`. Signing out works when the token runs out.
+    /// Signature, times and claims only: for a database role that may not read the schema `auth`. Signing out works
+    /// when the token runs out.
     Token,
 }
 
 /// How to reach Postgres.
 #[derive(Clone)]
 pub struct Settings {
-    /// `DATABASE_URL`, default the local Supabase stack's,
-    /// `postgresql://postgres:postgres@127.0.0.1:54322/postgres`.
+    /// `DATABASE_URL`, default the local Supabase stack's, `postgresql://postgres:postgres@127.0.0.1:54322/postgres`.
     pub options: PgConnectOptions,
     /// `DATABASE_POOL_SIZE`, default 10: the most connections held at once.
     pub pool_size: u32,
-    /// `DATABASE_POOLER`: `transaction` behind a pooler in transaction mode
-    /// (then statements are unnamed and each stands in a transaction), else
-    /// `session`. Default: by the port, 6543 being Supavisor's for
-    /// transactions.
+    /// `DATABASE_POOLER`: `transaction` behind a pooler in transaction mode (then statements are unnamed and each
+    /// stands in a transaction), else `session`. Default: by the port, 6543 being Supavisor's for transactions.
     pub transaction_pooler: bool,
     /// `SESSION_CHECK`, default `database`.
     pub session_check: SessionCheck,
@@ -83,9 +80,8 @@ impl fmt::Debug for Settings {
 #[derive(Clone)]
 pub struct Db {
     pool: PgPool,
-    /// One for each connection of the pool. Who waits, waits for one of these:
-    /// the pool's own way to wait is a future of 14 KB, as it holds all that
-    /// making a connection may need.
+    /// One for each connection of the pool. Who waits, waits for one of these: the pool's own way to wait is a future
+    /// of 14 KB, as it holds all that making a connection may need.
     turns: Arc<Semaphore>,
     /// Where Postgres listens; `None` for a socket in the file system.
     address: Option<(String, u16)>,
@@ -109,15 +105,14 @@ struct PoolWaits {
 }
 
 impl Db {
-    /// A pool that connects when it is needed: the server starts while
-    /// Postgres is still down.
+    /// A pool that connects when it is needed: the server starts while Postgres is still down.
     pub fn new(settings: &Settings) -> Self {
         let transaction_pooler = settings.transaction_pooler;
         let pool = PgPoolOptions::new()
             .max_connections(settings.pool_size)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            // A connection in steady use is not asked whether it lives, which
-            // would double the round trips; one that lay idle is.
+            // A connection in steady use is not asked whether it lives, which would double the round trips; one that
+            // lay idle is.
             .test_before_acquire(false)
             .before_acquire(|connection, meta| {
                 Box::pin(async move {
@@ -167,10 +162,9 @@ impl Db {
 
     /// Runs one statement that gives at most one row.
     ///
-    /// A pooler in transaction mode may hand the next message to another
-    /// server connection, so there the statement is unnamed (a named one would
-    /// be looked for where it was never prepared) and stands in a transaction
-    /// (sqlx prepares and executes in two round trips).
+    /// A pooler in transaction mode may hand the next message to another server connection, so there the statement is
+    /// unnamed (a named one would be looked for where it was never prepared) and stands in a transaction (sqlx prepares
+    /// and executes in two round trips).
     pub(super) async fn optional<T>(&self, query: QueryAs<'_, Postgres, T, PgArguments>) -> Result<Option<T>, Error>
     where
         T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
@@ -191,8 +185,8 @@ impl Db {
         within(STATEMENT_TIMEOUT, statement).await
     }
 
-    /// Several statements that hold together, or not at all. The caller gives
-    /// each `.persistent(db.names_statements())`.
+    /// Several statements that hold together, or not at all. The caller gives each
+    /// `.persistent(db.names_statements())`.
     pub(super) async fn transaction<T>(
         &self,
         limit: Duration,
@@ -231,11 +225,9 @@ impl Db {
         }
     }
 
-    /// What the pool does not tell: it says "timed out" of a database that
-    /// refuses connections, too.
+    /// What the pool does not tell: it says "timed out" of a database that refuses connections, too.
     ///
-    /// One looks for all who wait: each look makes Postgres start a process,
-    /// and it may be the one that is busy.
+    /// One looks for all who wait: each look makes Postgres start a process, and it may be the one that is busy.
     async fn why_no_connection(&self) -> String {
         let busy = || {
             format!(
@@ -267,9 +259,8 @@ impl Db {
     }
 }
 
-/// A connection on which something is under way. Dropped then, it is closed:
-/// the pool would wait for an answer that nobody wants, and for one that never
-/// comes it would wait for a quarter of an hour. So it would for one that went
+/// A connection on which something is under way. Dropped then, it is closed: the pool would wait for an answer that
+/// nobody wants, and for one that never comes it would wait for a quarter of an hour. So it would for one that went
 /// dead on its way back: the pool asks it whether it lives, without a limit.
 struct InUse {
     connection: PoolConnection<Postgres>,
@@ -317,8 +308,7 @@ impl Drop for Waiting<'_> {
 }
 
 pub(super) fn options(settings: &Settings) -> PgConnectOptions {
-    // PgBouncer refuses to start a session with the parameter that sqlx would
-    // send; no number here is read as text.
+    // PgBouncer refuses to start a session with the parameter that sqlx would send; no number here is read as text.
     let options = settings.options.clone().application_name("chatbot-ui-api").extra_float_digits(None);
     if settings.transaction_pooler { options.statement_cache_capacity(0) } else { options }
 }

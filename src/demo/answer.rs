@@ -1,5 +1,4 @@
-//! What the demo's provider says: nothing clever, but something that depends
-//! on what it was asked.
+//! What the demo's provider says: nothing clever, but something that depends on what it was asked.
 
 /// What the front end puts around each passage of a file.
 const SOURCE: (&str, &str) = ("<BEGIN SOURCE>", "</END SOURCE>");

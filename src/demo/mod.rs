@@ -1,5 +1,5 @@
-//! `demo`: everything on one machine with nothing to set up: a Postgres, the
-//! tables, a user with keys, a scripted provider, the server and its playground.
+//! `demo`: everything on one machine with nothing to set up: a Postgres, the tables, a user with keys, a scripted
+//! provider, the server and its playground.
 
 mod answer;
 pub mod postgres;
@@ -38,8 +38,8 @@ const USER: Uuid = Uuid::from_u128(0xdec0_0000_0000_4000_8000_0000_0000_0001);
 const CUSTOM_MODEL: Uuid = Uuid::from_u128(0xdec0_0000_0000_4000_8000_0000_0000_0002);
 const LIFETIME: Duration = Duration::from_hours(7 * 24);
 
-/// What of the environment the demo heeds. Not the rest: it must not reach a
-/// real database or a real provider because a file lies about.
+/// What of the environment the demo heeds. Not the rest: it must not reach a real database or a real provider because a
+/// file lies about.
 const HEEDED: [&str; 4] = ["HOST", "PORT", "RUST_LOG", "LOG_FORMAT"];
 
 /// Runs the command.
@@ -174,8 +174,8 @@ fn port(listener: &TcpListener) -> Result<u16, String> {
     listener.local_addr().map(|address| address.port()).map_err(|error| error.to_string())
 }
 
-/// The demo's database: of a server of its own, or, where `DATABASE_URL` is in
-/// the environment, a database of its own on that server.
+/// The demo's database: of a server of its own, or, where `DATABASE_URL` is in the environment, a database of its own
+/// on that server.
 struct Database {
     url: String,
     server: Option<Server>,

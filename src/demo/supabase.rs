@@ -1,6 +1,5 @@
-//! Stand-ins for the little of Supabase that the playground's page asks:
-//! signing in (GoTrue), two tables (PostgREST) and uploading (Storage). They
-//! answer in the originals' shapes, for the demo's one user, and no further.
+//! Stand-ins for the little of Supabase that the playground's page asks: signing in (GoTrue), two tables (PostgREST)
+//! and uploading (Storage). They answer in the originals' shapes, for the demo's one user, and no further.
 
 use std::{
     collections::HashMap,

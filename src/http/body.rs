@@ -1,7 +1,6 @@
 //! What clients post: JSON, whatever its content type says.
 //!
-//! The front end's `fetch` sends strings, which makes `text/plain` of them,
-//! and the original never looks at the type.
+//! The front end's `fetch` sends strings, which makes `text/plain` of them, and the original never looks at the type.
 
 use std::{
     future::Future,
@@ -25,16 +24,15 @@ use crate::{error::Error, llm::Chat, tools::SelectedTool};
 pub struct BodyLimits {
     /// `MAX_BODY_BYTES`, default 33554432: a larger request is answered 413.
     pub max_bytes: usize,
-    /// `BODY_TIMEOUT`, in seconds, default 20: how long a request's body may
-    /// take, and a second more for each 4 KiB of it.
+    /// `BODY_TIMEOUT`, in seconds, default 20: how long a request's body may take, and a second more for each 4 KiB of
+    /// it.
     pub timeout: Duration,
 }
 
 /// What a client must send in each second beyond `BODY_TIMEOUT`, in bytes.
 const SLOWEST: u64 = 4096;
 
-/// A request's body as text: UTF-8, without a byte order mark, and broken
-/// characters replaced, as JavaScript reads it.
+/// A request's body as text: UTF-8, without a byte order mark, and broken characters replaced, as JavaScript reads it.
 pub struct Body(pub String);
 
 impl FromRequest for Body {
@@ -77,8 +75,7 @@ pub(super) fn broken(error: &PayloadError) -> Error {
     }
 }
 
-/// A body as it comes, as long as it comes in time: a client that sends a byte
-/// a second would hold its request forever.
+/// A body as it comes, as long as it comes in time: a client that sends a byte a second would hold its request forever.
 pub fn in_time<P>(request: &HttpRequest, payload: P) -> impl Stream<Item = Result<Bytes, PayloadError>> + use<P>
 where
     P: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
@@ -135,8 +132,7 @@ impl Body {
     /// Reads the body as a JSON object.
     ///
     /// # Errors
-    /// [`Error::BadRequest`] where it is no JSON, or `needed` can stand
-    /// nowhere because it is no object.
+    /// [`Error::BadRequest`] where it is no JSON, or `needed` can stand nowhere because it is no object.
     pub fn object<'a, T: Deserialize<'a>>(&'a self, needed: &str) -> Result<T, Error> {
         let no_json = |_| Error::BadRequest("The request body is not valid JSON".to_owned());
         if !self.0.trim_ascii_start().starts_with('{') {

@@ -64,12 +64,11 @@ impl ChatContext {
         facts.model = (!model.is_empty()).then(|| model.chars().take(100).collect());
     }
 
-    /// Calls a provider and relays its answer as it comes. Drop what the call
-    /// was made of before: this may take minutes.
+    /// Calls a provider and relays its answer as it comes. Drop what the call was made of before: this may take
+    /// minutes.
     ///
     /// # Errors
-    /// If it fails before the first text: as `map_err` words it. A later
-    /// failure cuts the answer.
+    /// If it fails before the first text: as `map_err` words it. A later failure cuts the answer.
     pub async fn relay(
         self,
         call: Call,
@@ -78,8 +77,8 @@ impl ChatContext {
     ) -> Result<HttpResponse, Error> {
         let (providers, log, max_event_bytes) = (&self.providers, &self.log, call.max_event_bytes());
         let opened = async move {
-            // Boxed, and the call moved in, so that neither it nor the prompt
-            // is held once the provider has begun to answer.
+            // Boxed, and the call moved in, so that neither it nor the prompt is held once the provider has begun to
+            // answer.
             let body = Box::pin(async move { llm::send(providers, &call, log).await }).await?;
             Relay::open(body, reader, max_event_bytes, log.clone()).await
         };

@@ -2,9 +2,8 @@
 
 use percent_encoding::percent_decode_str;
 
-/// Whether a path lies below `/api`, however it is written. The front end has
-/// routes of the same names, which this server replaces, and no spelling that
-/// means the same to it may lead there.
+/// Whether a path lies below `/api`, however it is written. The front end has routes of the same names, which this
+/// server replaces, and no spelling that means the same to it may lead there.
 pub fn is_api(path: &str) -> bool {
     let path = percent_decode_str(path).decode_utf8_lossy();
     let mut parts = Vec::new();

@@ -72,8 +72,7 @@ pub fn configure(routes: &mut ServiceConfig) {
     }
 }
 
-/// Fallback handler: 308 to the path without extra slashes, as Next.js does,
-/// else 404.
+/// Fallback handler: 308 to the path without extra slashes, as Next.js does, else 404.
 pub fn not_found() -> Route {
     web::to(async |request: HttpRequest| no_route(&request))
 }

@@ -1,6 +1,5 @@
-//! The extractor [`User`]: the one place where session, limits and database
-//! meet. A handler that takes it has a signed-in user; a handler that does not
-//! has no access to any profile or key.
+//! The extractor [`User`]: the one place where session, limits and database meet. A handler that takes it has a
+//! signed-in user; a handler that does not has no access to any profile or key.
 
 use actix_web::{
     FromRequest, HttpMessage, HttpRequest,
@@ -77,12 +76,11 @@ async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
     Ok(User { id: claims.user, profile: profile.map(Box::new) })
 }
 
-/// The `Set-Cookie` values of a session that was refreshed on the way, left
-/// with the request for [`set_refreshed_cookies`].
+/// The `Set-Cookie` values of a session that was refreshed on the way, left with the request for
+/// [`set_refreshed_cookies`].
 struct RefreshedCookies(Vec<String>);
 
-/// Sends a refreshed session to the browser, whatever the answer is: the old
-/// one is spent.
+/// Sends a refreshed session to the browser, whatever the answer is: the old one is spent.
 ///
 /// # Errors
 /// If the service inside returned one.

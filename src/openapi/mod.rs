@@ -1,8 +1,8 @@
-//! The API's own description: an OpenAPI document, written by hand in
-//! `document.json`, and a page made of it ([`page`]).
+//! The API's own description: an OpenAPI document, written by hand in `document.json`, and a page made of it
+//! ([`page`]).
 //!
-//! By hand, because what matters in it (sentences, examples, which status
-//! means what) stands in no type; a test holds it against the route table.
+//! By hand, because what matters in it (sentences, examples, which status means what) stands in no type; a test holds
+//! it against the route table.
 
 pub mod page;
 
@@ -12,8 +12,7 @@ use serde_json::{Value, json};
 
 use crate::llm::providers::PROVIDERS;
 
-/// The chat route that `document.json` spells out, as an example of all whose
-/// provider is a row of [`PROVIDERS`].
+/// The chat route that `document.json` spells out, as an example of all whose provider is a row of [`PROVIDERS`].
 const EXAMPLE: &str = "/api/chat/openai";
 
 /// The document.

@@ -1,5 +1,4 @@
-//! The document as one page of HTML: no script, no address but its own, so
-//! that it can be read without a network.
+//! The document as one page of HTML: no script, no address but its own, so that it can be read without a network.
 
 use std::{fmt::Write, sync::LazyLock};
 

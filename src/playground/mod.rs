@@ -1,6 +1,5 @@
-//! The playground: one page at `/` for trying the server, and an example of a
-//! client. Its files lie beside this one as they are sent; they ask this
-//! server's public routes and the Supabase project, and nobody else.
+//! The playground: one page at `/` for trying the server, and an example of a client. Its files lie beside this one as
+//! they are sent; they ask this server's public routes and the Supabase project, and nobody else.
 //!
 //! Its routes stand apart from [`crate::http`]: they are there only where
 //! [`Config::playground`](crate::config::Config::playground) says so.
@@ -25,8 +24,7 @@ const FILES: [(&str, &str, &str); 4] = [
     ("/playground/icon.svg", "image/svg+xml", include_str!("icon.svg")),
 ];
 
-/// What the page needs to know, as `/playground/settings.json` says it. All
-/// of it is public.
+/// What the page needs to know, as `/playground/settings.json` says it. All of it is public.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Settings {
@@ -47,12 +45,11 @@ pub struct DemoUser {
 }
 
 impl Settings {
-    /// For the users of a Supabase project: its address as browsers reach it,
-    /// and its anonymous (or publishable) key.
+    /// For the users of a Supabase project: its address as browsers reach it, and its anonymous (or publishable) key.
     ///
     /// # Errors
-    /// A sentence, where there is no such key, or where it is one that opens
-    /// the whole project: whoever loads the page can read it.
+    /// A sentence, where there is no such key, or where it is one that opens the whole project: whoever loads the page
+    /// can read it.
     pub fn of_a_project(supabase_url: &Url, anon_key: Option<&str>) -> Result<Self, String> {
         let key = anon_key.ok_or(
             "--playground needs SUPABASE_ANON_KEY or NEXT_PUBLIC_SUPABASE_ANON_KEY: its page signs in with it",

@@ -1,6 +1,5 @@
-//! The rate limit: a bucket that holds a minute's requests and fills evenly
-//! (GCRA). All there is to keep of a user is one moment: when the bucket will
-//! be full again.
+//! The rate limit: a bucket that holds a minute's requests and fills evenly (GCRA). All there is to keep of a user is
+//! one moment: when the bucket will be full again.
 
 use std::{
     num::NonZeroU32,
@@ -23,8 +22,7 @@ impl Rate {
         Self { interval, window: interval * requests.get() }
     }
 
-    /// Takes a request out of a bucket that is full at `full`, and says when
-    /// it will be full again.
+    /// Takes a request out of a bucket that is full at `full`, and says when it will be full again.
     ///
     /// # Errors
     /// The bucket is empty: how long until it holds a request.

@@ -1,11 +1,8 @@
-//! The rate limit's buckets in Redis, so that several servers behind one
-//! address keep one count.
+//! The rate limit's buckets in Redis, so that several servers behind one address keep one count.
 //!
-//! A request costs one round trip: a script that works as [`Rate::take`] does,
-//! by Redis' clock, since the servers' may differ. Where Redis is away, the
-//! answer is that there is none, and the server counts by itself: at once, for
-//! only the request that finds it away may have to wait (`ANSWER`), while
-//! one task (`Shared::keep`) tries to reach it again.
+//! A request costs one round trip: a script that works as [`Rate::take`] does, by Redis' clock, since the servers' may
+//! differ. Where Redis is away, the answer is that there is none, and the server counts by itself: at once, for only
+//! the request that finds it away may have to wait (`ANSWER`), while one task (`Shared::keep`) tries to reach it again.
 
 use std::{
     fmt,
@@ -28,9 +25,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Between two warnings, so that a Redis that comes and goes fills no log.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// Says how many microseconds to wait; 0 = the request was counted. A bucket
-/// that is full later than a window from now was written by a clock that
-/// went back since.
+/// Says how many microseconds to wait; 0 = the request was counted. A bucket that is full later than a window from now
+/// was written by a clock that went back since.
 const SCRIPT: &str = "
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -46,8 +42,8 @@ return 0";
 pub struct Redis(Client);
 
 impl Redis {
-    /// Reads `redis://` or `rediss://user:password@host:port/database`, all
-    /// but the host being optional. `None` for anything else.
+    /// Reads `redis://` or `rediss://user:password@host:port/database`, all but the host being optional. `None` for
+    /// anything else.
     pub fn parse(url: &str) -> Option<Self> {
         let known = ["redis://", "rediss://"].iter().any(|scheme| url.starts_with(scheme));
         // `#insecure` takes any certificate, and shows the password to anybody.
@@ -88,8 +84,7 @@ impl Shared {
         Self { redis, link: watch::Sender::new(Err("no connection was made yet".to_owned())) }
     }
 
-    /// Takes a request out of the user's bucket; `None` where Redis does not
-    /// say whether there is one.
+    /// Takes a request out of the user's bucket; `None` where Redis does not say whether there is one.
     pub(super) async fn take(&self, rate: &Rate, user: Uuid) -> Option<Result<(), Duration>> {
         let connection = self.link.borrow().clone().ok()?;
         match take(&connection, rate, &user.hyphenated().to_string()).await {

@@ -1,7 +1,5 @@
-//! What is known of each user: the requests under way and the local bucket.
-//! A user is forgotten with the last request, or, where a rate is limited
-//! here, at most two minutes after the bucket is full again, as long as
-//! anybody asks.
+//! What is known of each user: the requests under way and the local bucket. A user is forgotten with the last request,
+//! or, where a rate is limited here, at most two minutes after the bucket is full again, as long as anybody asks.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -76,8 +74,7 @@ impl Users {
 }
 
 impl Known {
-    /// Each user is looked at once a minute at most, and the memory that they
-    /// took is given back.
+    /// Each user is looked at once a minute at most, and the memory that they took is given back.
     fn sweep(&mut self, now: Instant) {
         if now.saturating_duration_since(self.swept) >= SWEEP {
             self.swept = now;

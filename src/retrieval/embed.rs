@@ -18,8 +18,7 @@ use crate::{
 const MODEL: &str = "text-embedding-3-small";
 /// Of a vector of [`MODEL`], and of the column it is kept in.
 const DIMENSIONS: usize = 1536;
-/// OpenAI takes 2,048 texts and 300,000 tokens a request; fewer texts keep
-/// the answer, some 20 KB a text, small.
+/// OpenAI takes 2,048 texts and 300,000 tokens a request; fewer texts keep the answer, some 20 KB a text, small.
 const MAX_TEXTS: usize = 512;
 const MAX_TOKENS: usize = 250_000;
 
@@ -40,8 +39,7 @@ struct Embedding {
     embedding: Vec<f32>,
 }
 
-/// The name, in the sentences about its key, of the service that the profile
-/// says, if its key is missing.
+/// The name, in the sentences about its key, of the service that the profile says, if its key is missing.
 pub fn missing_key(profile: &Profile) -> Option<&'static str> {
     let (key, name) =
         if profile.use_azure_openai { (Key::AzureOpenAi, azure::NAME) } else { (Key::OpenAi, OPENAI.name) };

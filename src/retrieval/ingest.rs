@@ -1,5 +1,5 @@
-//! Reading files, as many at the same time as there are cores: a permit for
-//! each, since one takes a core and, at worst, some hundred megabytes.
+//! Reading files, as many at the same time as there are cores: a permit for each, since one takes a core and, at worst,
+//! some hundred megabytes.
 
 use std::{
     sync::Arc,
@@ -32,8 +32,8 @@ impl Ingest {
         Self { storage, local, permits: Arc::new(Semaphore::new(cores)) }
     }
 
-    /// Reads a file on a blocking thread once a permit is free. The permit
-    /// lives as long as the thread works, also if the client leaves.
+    /// Reads a file on a blocking thread once a permit is free. The permit lives as long as the thread works, also if
+    /// the client leaves.
     ///
     /// # Errors
     /// If no permit is free within half a minute, or the file cannot be read.

@@ -1,13 +1,12 @@
 //! Files in, passages out.
 //!
-//! A file goes through three steps, each a function that blocks its thread:
-//! [`extract::text`] takes the text out of the file's bytes, within limits of time and memory;
-//! [`split::split`] cuts the text into passages of at most 4,000 UTF-16 code units that overlap by up
-//! to 200; [`tokens::count`] says how much of an embedding model's input a passage takes.
+//! A file goes through three steps, each a function that blocks its thread: [`extract::text`] takes the text out of the
+//! file's bytes, within limits of time and memory; [`split::split`] cuts the text into passages of at most 4,000 UTF-16
+//! code units that overlap by up to 200; [`tokens::count`] says how much of an embedding model's input a passage takes.
 //! [`file_chunks`] does all three, [`chunks`] the last two, for text that comes without a file.
 //!
-//! Around them: [`ingest`] bounds how many files are read at once, [`storage`] has the files, [`embed`]
-//! and [`local`] make vectors of passages.
+//! Around them: [`ingest`] bounds how many files are read at once, [`storage`] has the files, [`embed`] and [`local`]
+//! make vectors of passages.
 
 pub mod embed;
 pub mod extract;

@@ -1,9 +1,9 @@
-//! Cuts a text into passages, exactly as LangChain 0.0.213's `RecursiveCharacterTextSplitter` does
-//! with `keepSeparator`: lengths are UTF-16 code units, a separator leads the piece that follows it,
-//! and pieces are put together again up to `size`, with up to `overlap` of the passage before.
+//! Cuts a text into passages, exactly as LangChain 0.0.213's `RecursiveCharacterTextSplitter` does with
+//! `keepSeparator`: lengths are UTF-16 code units, a separator leads the piece that follows it, and pieces are put
+//! together again up to `size`, with up to `overlap` of the passage before.
 //!
-//! Every piece, and so every passage, is a stretch of the text. Nothing is copied until a passage is
-//! finished: the splitter moves two positions along the text, however long a line is.
+//! Every piece, and so every passage, is a stretch of the text. Nothing is copied until a passage is finished: the
+//! splitter moves two positions along the text, however long a line is.
 
 use std::collections::VecDeque;
 
@@ -50,16 +50,15 @@ pub const CSV: Rules = Rules { separators: &["\n\n"], ..PLAIN };
 
 /// The passages of `text`, in order.
 ///
-/// A surrogate that a cut between code units leaves alone is U+FFFD, which is what the original's
-/// lone surrogate becomes on its way into the database and into the token counter.
+/// A surrogate that a cut between code units leaves alone is U+FFFD, which is what the original's lone surrogate
+/// becomes on its way into the database and into the token counter.
 pub fn split(text: &str, rules: &Rules) -> Vec<String> {
     let mut splitter = Splitter { text, rules, passages: Vec::new() };
     splitter.split(0, text.len(), rules.separators);
     splitter.passages
 }
 
-/// Positions are byte offsets; the middle of a four-byte character stands between its two
-/// surrogates.
+/// Positions are byte offsets; the middle of a four-byte character stands between its two surrogates.
 struct Splitter<'a> {
     text: &'a str,
     rules: &'a Rules,

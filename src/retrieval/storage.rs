@@ -1,5 +1,5 @@
-//! Supabase Storage: where uploaded files lie. Read over HTTP with the
-//! service key, so what may be read is decided before.
+//! Supabase Storage: where uploaded files lie. Read over HTTP with the service key, so what may be read is decided
+//! before.
 
 use percent_encoding::utf8_percent_encode;
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
@@ -28,13 +28,11 @@ pub struct Storage {
 impl Storage {
     /// Downloads an object in the bucket `files` that is the user's.
     ///
-    /// The path stands in a row that its owner can write, and the service key
-    /// opens everybody's folder: a folder that is named by somebody else's id is
-    /// refused. (chatbot-ui's own folders are all named by their owner's.)
+    /// The path stands in a row that its owner can write, and the service key opens everybody's folder: a folder that
+    /// is named by somebody else's id is refused. (chatbot-ui's own folders are all named by their owner's.)
     ///
     /// # Errors
-    /// A sentence that begins with `Failed to retrieve file`; 413 for a file of
-    /// more than `MAX_FILE_BYTES`.
+    /// A sentence that begins with `Failed to retrieve file`; 413 for a file of more than `MAX_FILE_BYTES`.
     pub async fn download(&self, user: Uuid, path: &str) -> Result<Vec<u8>, Error> {
         let limit = self.max_file_bytes;
         let failed =

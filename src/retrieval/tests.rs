@@ -1,5 +1,5 @@
-//! The recordings in `tests/retrieval`: every file gives the passages and counts that a real
-//! chatbot-ui 2.0 stored for it.
+//! The recordings in `tests/retrieval`: every file gives the passages and counts that a real chatbot-ui 2.0 stored for
+//! it.
 
 use std::time::{Duration, Instant};
 

@@ -8,18 +8,17 @@ use tiktoken::CoreBpe;
 
 use crate::js;
 
-/// How many bytes are counted at one go. Passages are far shorter; only a csv row that cannot be
-/// split can be longer, and the encoder needs some thirty times the memory of an unbroken run of
-/// letters.
+/// How many bytes are counted at one go. Passages are far shorter; only a csv row that cannot be split can be longer,
+/// and the encoder needs some thirty times the memory of an unbroken run of letters.
 const SLICE: usize = 64 * 1024;
 
 /// The number of tokens in `text`, as gpt-tokenizer 2.1.2 counts them.
 ///
-/// Differs: the original refuses a file with the words `<|endoftext|>` in it (and those of seven
-/// more special tokens). Here they are text like any other.
+/// Differs: the original refuses a file with the words `<|endoftext|>` in it (and those of seven more special tokens).
+/// Here they are text like any other.
 ///
-/// Differs: where not one word ends within 64 KiB, the count may be a token or two too high. The
-/// original's time grows with the square there.
+/// Differs: where not one word ends within 64 KiB, the count may be a token or two too high. The original's time grows
+/// with the square there.
 pub fn count(text: &str) -> usize {
     let mut rest = text;
     let mut total = 0;
@@ -47,8 +46,8 @@ fn encoder() -> &'static CoreBpe {
     tiktoken::get_encoding("cl100k_base").expect("the feature vocab-cl100k_base builds it in")
 }
 
-/// The characters that JavaScript's regular expressions put into another class than Rust's: the byte
-/// order mark (white space), U+0085 (not white space) and U+0345 (a letter, when case is ignored).
+/// The characters that JavaScript's regular expressions put into another class than Rust's: the byte order mark (white
+/// space), U+0085 (not white space) and U+0345 (a letter, when case is ignored).
 const DISPUTED: [char; 3] = ['\u{feff}', '\u{85}', '\u{345}'];
 
 /// Cuts `text` into the pieces that are encoded on their own, with JavaScript's classes.
@@ -80,8 +79,8 @@ fn pieces(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Tokens of one piece. The encoder would take a piece with a disputed character apart again, so
-/// those are encoded here.
+/// Tokens of one piece. The encoder would take a piece with a disputed character apart again, so those are encoded
+/// here.
 fn count_piece(piece: &str) -> usize {
     /// Merging here takes time that grows with the square of the length.
     const LONGEST: usize = 4096;
@@ -91,8 +90,8 @@ fn count_piece(piece: &str) -> usize {
     let ranks = ranks();
     let bytes = piece.as_bytes();
     let mut starts: Vec<usize> = (0..=bytes.len()).collect();
-    // Byte pair encoding: merge the two neighbours that make the token of the lowest rank, for as
-    // long as there are any.
+    // Byte pair encoding: merge the two neighbours that make the token of the lowest rank, for as long as there are
+    // any.
     while let Some((_, at)) =
         starts.windows(3).enumerate().filter_map(|(at, ends)| Some((ranks.get(&bytes[ends[0]..ends[2]])?, at))).min()
     {

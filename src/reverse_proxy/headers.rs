@@ -1,5 +1,4 @@
-//! Which headers go through, and which are this server's to write
-//! (RFC 9110, 7.6).
+//! Which headers go through, and which are this server's to write (RFC 9110, 7.6).
 
 use actix_web::{
     HttpRequest, HttpResponseBuilder,
@@ -26,8 +25,7 @@ const ONE_CONNECTION: [&str; 9] = [
     "upgrade",
 ];
 
-/// Where a request came from, as a proxy says: believed of one on this
-/// machine alone.
+/// Where a request came from, as a proxy says: believed of one on this machine alone.
 const ORIGIN: [&str; 7] = [
     "forwarded",
     "x-forwarded-for",
@@ -46,12 +44,11 @@ pub fn came_through_here(headers: &Incoming) -> bool {
     })
 }
 
-/// The request's headers for the front end. The host stays the client's, since
-/// Next.js compares it with the origin and makes redirects of it.
+/// The request's headers for the front end. The host stays the client's, since Next.js compares it with the origin and
+/// makes redirects of it.
 ///
-/// `X-Forwarded-*` are written by this server, and what the client says of
-/// them is dropped; of a proxy on this machine they are kept, and the address
-/// is added to `X-Forwarded-For`.
+/// `X-Forwarded-*` are written by this server, and what the client says of them is dropped; of a proxy on this machine
+/// they are kept, and the address is added to `X-Forwarded-For`.
 pub fn for_front_end(request: &HttpRequest, protocol: Option<&str>) -> HeaderMap {
     let from = request.headers();
     let peer = request.peer_addr().map(|peer| peer.ip());
@@ -101,9 +98,8 @@ pub fn for_front_end(request: &HttpRequest, protocol: Option<&str>) -> HeaderMap
     headers
 }
 
-/// The front end's headers for the client, but for those of the connection
-/// and the length, which goes with the body. A redirect to the front end's own
-/// address leads to this server instead.
+/// The front end's headers for the client, but for those of the connection and the length, which goes with the body. A
+/// redirect to the front end's own address leads to this server instead.
 pub fn for_client(from: &HeaderMap, front_end: &Url, answer: &mut HttpResponseBuilder) {
     let named = named_by_connection(from.get_all(CONNECTION).iter().map(HeaderValue::as_bytes));
     for (name, value) in from {
@@ -118,9 +114,8 @@ pub fn for_client(from: &HeaderMap, front_end: &Url, answer: &mut HttpResponseBu
     }
 }
 
-/// The path of a URL that leads to the front end itself: Next.js makes some of
-/// its redirects of the address that it listens on, which no browser elsewhere
-/// can reach.
+/// The path of a URL that leads to the front end itself: Next.js makes some of its redirects of the address that it
+/// listens on, which no browser elsewhere can reach.
 fn path_here(to: &str, front_end: &Url) -> Option<String> {
     let to = Url::parse(to).ok()?;
     let (host, theirs) = (to.host_str()?, front_end.host_str()?);

@@ -1,9 +1,8 @@
-//! With `FRONTEND_URL`, this server is the one address: what is not its own
-//! goes to the Next.js app there, and comes back as it is.
+//! With `FRONTEND_URL`, this server is the one address: what is not its own goes to the Next.js app there, and comes
+//! back as it is.
 //!
-//! Nothing is kept on the way: a body is passed on piece by piece in both
-//! directions, as fast as the slower side takes it, and whoever leaves takes
-//! the other's connection along.
+//! Nothing is kept on the way: a body is passed on piece by piece in both directions, as fast as the slower side takes
+//! it, and whoever leaves takes the other's connection along.
 
 mod headers;
 mod upgrade;
@@ -35,8 +34,7 @@ use crate::{
     telemetry::RequestLog,
 };
 
-/// Fallback handler: passes a request on to the front end, unless its path is
-/// this server's.
+/// Fallback handler: passes a request on to the front end, unless its path is this server's.
 pub fn route() -> Route {
     web::to(
         async |request: HttpRequest, payload: Payload| {
@@ -125,8 +123,8 @@ fn target(base: &Url, request: &HttpRequest) -> Option<Url> {
     path.starts_with('/').then(|| Url::parse(&format!("{origin}{path}")).ok())?
 }
 
-/// Waits until the whole request was handed over, and then as long as the
-/// front end has for the head of its answer; or until it does not take more.
+/// Waits until the whole request was handed over, and then as long as the front end has for the head of its answer; or
+/// until it does not take more.
 async fn late(all_sent: oneshot::Receiver<()>, limit: Duration) {
     let stuck = all_sent.await.is_ok();
     if !stuck {
@@ -134,15 +132,14 @@ async fn late(all_sent: oneshot::Receiver<()>, limit: Duration) {
     }
 }
 
-/// A client's body for the front end: one piece is under way at a time. At its
-/// end, `sent` is dropped; it is used where a piece is not taken for `limit`.
+/// A client's body for the front end: one piece is under way at a time. At its end, `sent` is dropped; it is used where
+/// a piece is not taken for `limit`.
 fn body(
     payload: impl Stream<Item = Result<Bytes, PayloadError>> + 'static,
     sent: oneshot::Sender<()>,
     limit: Duration,
 ) -> reqwest::Body {
-    // Between the worker, which alone may touch the payload, and the client,
-    // which wants what may move between threads.
+    // Between the worker, which alone may touch the payload, and the client, which wants what may move between threads.
     let (mut sender, receiver) = mpsc::channel::<io::Result<Bytes>>(0);
     actix_web::rt::spawn(async move {
         let mut sent = Some(sent);
@@ -198,8 +195,7 @@ fn relay(
 #[error("the front end's answer is cut")]
 struct Cut;
 
-/// No answer from the front end: a page for people, which tries again by
-/// itself, and an error for programs.
+/// No answer from the front end: a page for people, which tries again by itself, and an error for programs.
 fn page_or(request: &HttpRequest, error: Error) -> HttpResponse {
     let response = HttpResponse::from_error(error);
     let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();

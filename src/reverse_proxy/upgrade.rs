@@ -1,5 +1,5 @@
-//! Connections that change their protocol: WebSockets, which Next.js uses for
-//! hot reload. The bytes are passed on as they are, both ways.
+//! Connections that change their protocol: WebSockets, which Next.js uses for hot reload. The bytes are passed on as
+//! they are, both ways.
 
 use std::io;
 
@@ -18,10 +18,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{drain::Drain, error::Error};
 
-/// The protocol that a client wants to change to. WebSockets only: behind
-/// another, such as `h2c`, a client could send the front end whatever it
-/// likes, past every rule of this server. And no request with a body: the
-/// front end would wait for it, and take another client's request for it.
+/// The protocol that a client wants to change to. WebSockets only: behind another, such as `h2c`, a client could send
+/// the front end whatever it likes, past every rule of this server. And no request with a body: the front end would
+/// wait for it, and take another client's request for it.
 pub fn asked_for(request: &HttpRequest) -> Option<&str> {
     if super::has_body(request) {
         return None;
@@ -32,9 +31,8 @@ pub fn asked_for(request: &HttpRequest) -> Option<&str> {
     (asked && request.method() == Method::GET && protocol.eq_ignore_ascii_case("websocket")).then_some(protocol)
 }
 
-/// Joins the client's connection with the front end's until one side closes,
-/// or the server is told to stop: such a connection ends by itself only when
-/// a tab is closed.
+/// Joins the client's connection with the front end's until one side closes, or the server is told to stop: such a
+/// connection ends by itself only when a tab is closed.
 ///
 /// # Errors
 /// Where the front end's connection cannot be taken over.

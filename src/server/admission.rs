@@ -1,5 +1,5 @@
-//! Admission control: enforces `MAX_REQUESTS`, refuses new requests while
-//! draining, and ties what a request holds to the end of its answer.
+//! Admission control: enforces `MAX_REQUESTS`, refuses new requests while draining, and ties what a request holds to
+//! the end of its answer.
 
 use std::{
     cell::RefCell,
@@ -26,8 +26,7 @@ use crate::{
     telemetry::RequestLog,
 };
 
-/// Health probes are answered even while draining or full, so that
-/// orchestrators do not kill a busy server.
+/// Health probes are answered even while draining or full, so that orchestrators do not kill a busy server.
 const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
 /// The limit on requests in flight.
@@ -55,8 +54,7 @@ impl Admission {
     }
 }
 
-/// Admits a request and counts it as in flight until its answer's last byte
-/// was handed over or its client has left.
+/// Admits a request and counts it as in flight until its answer's last byte was handed over or its client has left.
 ///
 /// # Errors
 /// If the service inside returned one.
@@ -95,9 +93,8 @@ pub async fn admit(
     }))
 }
 
-/// Keeps a request's body until its answer's end. actix reads a chunked body
-/// that was dropped unread on without a limit and discards it; while it is
-/// held, actix closes the connection instead.
+/// Keeps a request's body until its answer's end. actix reads a chunked body that was dropped unread on without a limit
+/// and discards it; while it is held, actix closes the connection instead.
 fn hold_payload(request: &mut ServiceRequest) -> Option<Rc<RefCell<Payload>>> {
     let payload = request.take_payload();
     if matches!(payload, Payload::None) {

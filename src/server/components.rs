@@ -1,5 +1,5 @@
-//! All components of a server, one `Data` each, and how an app gets them. The
-//! only file that knows all of them: handlers take what they need.
+//! All components of a server, one `Data` each, and how an app gets them. The only file that knows all of them:
+//! handlers take what they need.
 
 use std::io;
 

@@ -12,8 +12,8 @@ use crate::http::path::is_api;
 /// The headers that are read of a request below `/api/` once it is admitted.
 const READ: [HeaderName; 6] = [ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, ORIGIN];
 
-/// Removes a request's other headers. They would be held until the first text
-/// comes, for minutes maybe: a browser's seventeen take 7 KB, these 2.
+/// Removes a request's other headers. They would be held until the first text comes, for minutes maybe: a browser's
+/// seventeen take 7 KB, these 2.
 ///
 /// # Errors
 /// If the service inside returned one.

@@ -1,5 +1,4 @@
-//! `/metrics` on a listener of its own, so that access to metrics and to chats
-//! can be granted apart.
+//! `/metrics` on a listener of its own, so that access to metrics and to chats can be granted apart.
 
 use std::{
     io,

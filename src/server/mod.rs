@@ -35,9 +35,8 @@ use crate::{
 use components::Components;
 use header_timeout::ConnectionWatch;
 
-/// Serves on `listener` until `stop` resolves. Then new requests are refused,
-/// and those in flight have [`Config::shutdown_grace`] to finish. When `stop`
-/// resolves a second time, it stops at once.
+/// Serves on `listener` until `stop` resolves. Then new requests are refused, and those in flight have
+/// [`Config::shutdown_grace`] to finish. When `stop` resolves a second time, it stops at once.
 ///
 /// # Errors
 /// If the listener or TLS for the providers cannot be used.
@@ -45,8 +44,7 @@ pub async fn serve(config: Config, listener: TcpListener, stop: impl AsyncFnMut(
     serve_with(config, listener, stop, guard::system_lookup, |_| {}).await
 }
 
-/// [`serve`], with another way to resolve the names of user-chosen URLs, and
-/// with additional routes.
+/// [`serve`], with another way to resolve the names of user-chosen URLs, and with additional routes.
 ///
 /// # Errors
 /// As [`serve`].
@@ -63,8 +61,7 @@ pub async fn serve_with(
     actix_web::rt::spawn(async move { rate_limits.keep_connected().await });
     let server = build(&config, listener, &components, more_routes)?;
     if let Some(listener) = metrics {
-        // Runs until the process or its runtime ends, so that the last streams
-        // can be watched.
+        // Runs until the process or its runtime ends, so that the last streams can be watched.
         actix_web::rt::spawn(metrics_listener::serve(listener, components.clone())?);
     }
     let handle = server.handle();
@@ -107,8 +104,8 @@ fn build(
     more_routes: impl Fn(&mut ServiceConfig) + Clone + Send + 'static,
 ) -> io::Result<Server> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    // Twice MAX_REQUESTS: connections that are idle, wait, are told that the
-    // server is full, or are health probes; more wait in the kernel's queue.
+    // Twice MAX_REQUESTS: connections that are idle, wait, are told that the server is full, or are health probes; more
+    // wait in the kernel's queue.
     let connections = config.max_requests.saturating_mul(2).div_ceil(workers).max(64);
     let (client_timeout, grace) = (config.client_timeout, config.shutdown_grace);
     let (origins, has_front_end) = (config.cors_origins.clone(), config.frontend_url.is_some());
@@ -134,8 +131,8 @@ fn build(
     let server = server
         .workers(workers)
         .max_connections(connections)
-        // Else actix takes the FIN of a client that leaves for a half-closed
-        // connection and goes on reading from the provider.
+        // Else actix takes the FIN of a client that leaves for a half-closed connection and goes on reading from the
+        // provider.
         .h1_allow_half_closed(false)
         // Else every other small write waits for an acknowledgement, up to 40 ms.
         .tcp_nodelay(true)
@@ -156,19 +153,17 @@ fn build(
 /// Requests that had arrived when draining began have been read by then.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// Waits for the requests in flight, then closes the listener and the idle
-/// connections.
+/// Waits for the requests in flight, then closes the listener and the idle connections.
 async fn finish(components: &Components, handle: &ServerHandle) {
     tokio::time::sleep(SETTLE).await;
     components.drain.requests_finished().await;
-    // The command is sent by the call; the server carries it out as it is
-    // polled, but checks only once a second whether it is done.
+    // The command is sent by the call; the server carries it out as it is polled, but checks only once a second whether
+    // it is done.
     drop(handle.stop(true));
     components.drain.connections_closed().await;
 }
 
-/// Waits until aborted requests have written their log lines: workers drop
-/// them only after reporting that they stopped.
+/// Waits until aborted requests have written their log lines: workers drop them only after reporting that they stopped.
 async fn wait_for_log_lines(telemetry: &Telemetry) {
     let written = async {
         while telemetry.unwritten() > 0 {
@@ -180,10 +175,9 @@ async fn wait_for_log_lines(telemetry: &Telemetry) {
     }
 }
 
-/// Sets keepalive, which detects a client that vanished without a FIN while
-/// nothing is in flight, and the user timeout, which does while something is:
-/// keepalive does not probe then. The latter also ends clients that stop
-/// reading for good.
+/// Sets keepalive, which detects a client that vanished without a FIN while nothing is in flight, and the user timeout,
+/// which does while something is: keepalive does not probe then. The latter also ends clients that stop reading for
+/// good.
 fn detect_vanished_client(stream: &TcpStream, timeout: Duration) {
     let socket = SockRef::from(stream);
     // Whole seconds; zero would be refused.

@@ -11,8 +11,7 @@ use actix_web::{
 
 use crate::http::path::is_api;
 
-/// Defaults for headers that an answer does not set itself. A stream sets
-/// `no-cache`, which proxies know.
+/// Defaults for headers that an answer does not set itself. A stream sets `no-cache`, which proxies know.
 const DEFAULTS: [(HeaderName, HeaderValue); 3] = [
     // Should it become a page all the same: one that does nothing.
     (CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'")),
@@ -21,8 +20,7 @@ const DEFAULTS: [(HeaderName, HeaderValue); 3] = [
     (CACHE_CONTROL, HeaderValue::from_static("no-store")),
 ];
 
-/// Adds [`DEFAULTS`] to answers below `/api/`, errors included, and `nosniff`
-/// everywhere.
+/// Adds [`DEFAULTS`] to answers below `/api/`, errors included, and `nosniff` everywhere.
 ///
 /// # Errors
 /// If the service inside returned one.

@@ -1,5 +1,4 @@
-//! What of the log is checked and caught: `RUST_LOG`, lines of other crates,
-//! and panics.
+//! What of the log is checked and caught: `RUST_LOG`, lines of other crates, and panics.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -9,8 +8,7 @@ use std::{
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
 
-/// What a directive without a level may begin with: the parts of this server
-/// that write to the log.
+/// What a directive without a level may begin with: the parts of this server that write to the log.
 const TARGETS: [&str; 12] = [
     "chatbot_ui_api",
     "actix",
@@ -31,8 +29,7 @@ const TARGETS: [&str; 12] = [
 /// # Errors
 /// What is wrong with it, to be put after its name.
 pub fn filter(directives: &str) -> Result<EnvFilter, String> {
-    // A word that is no level would be taken for a target that never writes,
-    // and silence everything.
+    // A word that is no level would be taken for a target that never writes, and silence everything.
     let unknown = directives.split(',').map(str::trim).find(|directive| {
         let is_level = directive.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
         let is_target = directive.contains(['=', '[']) || TARGETS.iter().any(|target| directive.starts_with(target));
@@ -47,12 +44,11 @@ pub fn filter(directives: &str) -> Result<EnvFilter, String> {
         .map_err(|error| format!("must be a level or directives such as `info,sqlx=warn`: {error}"))
 }
 
-/// Whether a line may be written at all, whatever `RUST_LOG` says. What others
-/// write for finding their bugs holds what passes through them: URLs with a
-/// tool's arguments in the query, and headers with keys.
+/// Whether a line may be written at all, whatever `RUST_LOG` says. What others write for finding their bugs holds what
+/// passes through them: URLs with a tool's arguments in the query, and headers with keys.
 pub fn may_be_written(target: &str, level: Level) -> bool {
-    /// Silent below `info`: they name URLs, header by header what is sent and
-    /// what comes, and the messages of a TLS handshake.
+    /// Silent below `info`: they name URLs, header by header what is sent and what comes, and the messages of a TLS
+    /// handshake.
     const QUIET: [&str; 4] = ["reqwest", "h2", "rustls", "hyper"];
     let from = |name: &str| target.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
     let most = if from("chatbot_ui_api") {
@@ -74,8 +70,8 @@ pub fn last_panic() -> Option<String> {
     LAST_PANIC.take()
 }
 
-/// Sends panics to the log, as every other line. Never with their words: those
-/// of a cut in the middle of a character quote the whole text, a prompt maybe.
+/// Sends panics to the log, as every other line. Never with their words: those of a cut in the middle of a character
+/// quote the whole text, a prompt maybe.
 pub fn panics() {
     std::panic::set_hook(Box::new(|panic| {
         let at = panic.location().map(ToString::to_string);

@@ -1,10 +1,8 @@
-//! Metrics in Prometheus' format. `docs/operations.md` lists them for
-//! operators.
+//! Metrics in Prometheus' format. `docs/operations.md` lists them for operators.
 //!
-//! No label grows without bound: routes are patterns, unknown ones are one,
-//! providers are names of ours, models are none. Whatever is counted of a
-//! request is counted at its end, in one go; only open streams are counted as
-//! they begin.
+//! No label grows without bound: routes are patterns, unknown ones are one, providers are names of ours, models are
+//! none. Whatever is counted of a request is counted at its end, in one go; only open streams are counted as they
+//! begin.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},

@@ -1,6 +1,5 @@
-//! What a server tells about itself: its log and the one line that each
-//! request leaves there at its end, its [`metrics`], and, with the feature
-//! `otlp`, its traces. All three are made of the same record of a request.
+//! What a server tells about itself: its log and the one line that each request leaves there at its end, its
+//! [`metrics`], and, with the feature `otlp`, its traces. All three are made of the same record of a request.
 
 mod log;
 pub mod metrics;
@@ -34,8 +33,8 @@ use crate::error::Error;
 use metrics::Metrics;
 pub use metrics::{Gauges, PoolGauges};
 
-/// Starts the log on standard error: `RUST_LOG` (default `info`) says how
-/// much, `LOG_FORMAT` (`text`, the default, or `json`) how.
+/// Starts the log on standard error: `RUST_LOG` (default `info`) says how much, `LOG_FORMAT` (`text`, the default, or
+/// `json`) how.
 ///
 /// # Errors
 /// A variable that cannot be used, by its name.
@@ -59,8 +58,7 @@ pub fn start(variables: &HashMap<String, String>) -> Result<(), String> {
     Ok(())
 }
 
-/// actix writes an error for each request that is no HTTP, which anybody can
-/// send.
+/// actix writes an error for each request that is no HTTP, which anybody can send.
 const DEFAULT_FILTER: &str = "info,actix_server=warn,actix_http=off";
 
 /// The route of a path that no route has.
@@ -144,9 +142,8 @@ impl Ended {
     }
 }
 
-/// The record of one request. It is written when its last holder lets go of
-/// it: for a streamed answer that is the body, so the line tells how the
-/// stream ended. No body, no header, no query string is ever in it.
+/// The record of one request. It is written when its last holder lets go of it: for a streamed answer that is the body,
+/// so the line tells how the stream ended. No body, no header, no query string is ever in it.
 #[derive(Clone)]
 pub struct RequestLog(Rc<RefCell<RequestRecord>>);
 
@@ -187,8 +184,8 @@ pub struct Facts {
     pub retries: u32,
     /// What a provider was asked, in order.
     pub asked: Vec<Asked>,
-    /// What was spent on waiting for providers: their heads, what comes before
-    /// the first text of a stream, and whole answers in one piece.
+    /// What was spent on waiting for providers: their heads, what comes before the first text of a stream, and whole
+    /// answers in one piece.
     pub provider_wait: Duration,
     /// What was spent on waiting for a model's tools.
     pub tool_wait: Duration,
@@ -258,8 +255,8 @@ impl RequestLog {
         }
     }
 
-    /// An answer begins to be streamed, `with_text` or as an empty one. Until
-    /// more is known, its end is that the client left.
+    /// An answer begins to be streamed, `with_text` or as an empty one. Until more is known, its end is that the client
+    /// left.
     pub fn stream(&self, with_text: bool) {
         let mut line = self.0.borrow_mut();
         let elapsed = line.started.elapsed();
@@ -281,8 +278,7 @@ impl RequestLog {
     }
 }
 
-/// Adds to a request's record how long it was held, also where the client
-/// leaves meanwhile.
+/// Adds to a request's record how long it was held, also where the client leaves meanwhile.
 pub struct Waiting {
     log: RequestLog,
     since: Instant,
@@ -382,9 +378,8 @@ impl Drop for RequestRecord {
     }
 }
 
-/// Gives each request its id and its record. The id is always made here: one
-/// that the client sends is not taken over, so that nobody can write into the
-/// log or pass for another request.
+/// Gives each request its id and its record. The id is always made here: one that the client sends is not taken over,
+/// so that nobody can write into the log or pass for another request.
 ///
 /// # Errors
 /// What the service inside returned.
@@ -410,8 +405,7 @@ pub async fn record_request(
     }
 }
 
-/// The answer where a handler panicked, with what the layers inside would
-/// have added.
+/// The answer where a handler panicked, with what the layers inside would have added.
 fn panicked(line: &mut RequestRecord) -> actix_web::Error {
     let error = Error::Internal("a handler panicked".to_owned());
     line.facts.status = Some(error.status_code().as_u16());

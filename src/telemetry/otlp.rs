@@ -1,10 +1,8 @@
-//! Traces for OpenTelemetry: for each request a span of the server's, and one
-//! of a client's for each question to a provider, named by the conventions for
-//! HTTP and for generative AI.
+//! Traces for OpenTelemetry: for each request a span of the server's, and one of a client's for each question to a
+//! provider, named by the conventions for HTTP and for generative AI.
 //!
-//! Both are made of the request's record at its end: nothing is carried along
-//! on the way, and nothing can be in them that the record does not hold. They
-//! leave from a thread of their own, in batches.
+//! Both are made of the request's record at its end: nothing is carried along on the way, and nothing can be in them
+//! that the record does not hold. They leave from a thread of their own, in batches.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -27,16 +25,15 @@ use super::{Asked, Ended, RequestRecord, metrics::method};
 /// How traces are sent, over HTTP in protobuf. `Debug` shows no secret.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, else `OTEL_EXPORTER_OTLP_ENDPOINT`
-    /// and `/v1/traces`. Without either there are no traces.
+    /// `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, else `OTEL_EXPORTER_OTLP_ENDPOINT` and `/v1/traces`. Without either there
+    /// are no traces.
     pub endpoint: String,
-    /// `OTEL_EXPORTER_OTLP_HEADERS` and `OTEL_EXPORTER_OTLP_TRACES_HEADERS`,
-    /// `name=value,…` with values percent-encoded.
+    /// `OTEL_EXPORTER_OTLP_HEADERS` and `OTEL_EXPORTER_OTLP_TRACES_HEADERS`, `name=value,…` with values
+    /// percent-encoded.
     pub headers: Vec<(String, SecretString)>,
     /// `OTEL_EXPORTER_OTLP_TIMEOUT`, in milliseconds, default 10000.
     pub timeout: Duration,
-    /// `OTEL_BSP_SCHEDULE_DELAY`, in milliseconds, default 5000: between two
-    /// deliveries.
+    /// `OTEL_BSP_SCHEDULE_DELAY`, in milliseconds, default 5000: between two deliveries.
     pub delay: Duration,
     /// `OTEL_SERVICE_NAME`, default `chatbot-ui-api`.
     pub service_name: String,
@@ -49,11 +46,10 @@ pub struct Settings {
 /// Which requests are traced.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampler {
-    /// `parentbased_…`: a request that comes with a trace is traced if its
-    /// sender's part is; the share is of the others.
+    /// `parentbased_…`: a request that comes with a trace is traced if its sender's part is; the share is of the
+    /// others.
     pub parent_based: bool,
-    /// All for `always_on`, none for `always_off`; for `traceidratio` what
-    /// `OTEL_TRACES_SAMPLER_ARG` says, default 1.
+    /// All for `always_on`, none for `always_off`; for `traceidratio` what `OTEL_TRACES_SAMPLER_ARG` says, default 1.
     pub share: f64,
 }
 

@@ -1,5 +1,4 @@
-//! The database: whether it can be reached, what stands between, and whether
-//! it lets through what the server sends.
+//! The database: whether it can be reached, what stands between, and whether it lets through what the server sends.
 
 use std::time::Duration;
 
@@ -129,8 +128,8 @@ async fn encryption(settings: &Settings) -> Option<Line> {
     })
 }
 
-/// Two connections at once that have one process behind them have a pooler
-/// between that hands it out by the transaction.
+/// Two connections at once that have one process behind them have a pooler between that hands it out by the
+/// transaction.
 async fn pooler(settings: &Settings, one: &mut PgConnection) -> sqlx::Result<Option<Line>> {
     let Ok(mut two) = connect(settings).await else {
         return Ok(Some(warn(
@@ -243,8 +242,7 @@ async fn models(connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
     Ok(all.iter().map(|it| it.line("custom models")).collect())
 }
 
-/// Chat works without them, so what is missing is no failure; what is there
-/// and may not be used is.
+/// Chat works without them, so what is missing is no failure; what is there and may not be used is.
 async fn files(connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
     let Some(schema) = inspect::vector_schema(connection).await? else {
         return Ok(vec![warn(

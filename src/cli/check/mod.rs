@@ -1,6 +1,5 @@
-//! `check`: a line each for what is right and what is wrong with this
-//! configuration, and what to do about it. Nothing is changed, no line holds
-//! a secret, and what can be looked at is looked at, whatever failed before.
+//! `check`: a line each for what is right and what is wrong with this configuration, and what to do about it. Nothing
+//! is changed, no line holds a secret, and what can be looked at is looked at, whatever failed before.
 
 mod database;
 mod project;
@@ -129,8 +128,7 @@ async fn look(variables: &Variables) -> Vec<Line> {
     lines
 }
 
-/// What the settings alone show to be wrong with the project, in a sentence
-/// each: for the server, when it starts.
+/// What the settings alone show to be wrong with the project, in a sentence each: for the server, when it starts.
 pub fn mistakes(variables: &Variables, config: &Config) -> Vec<String> {
     let failed = by_settings_alone(variables, config).into_iter().filter(|line| line.level == Level::Fail);
     failed.map(|Line { what, todo, .. }| format!("{what} → {}", todo.unwrap_or_default())).collect()

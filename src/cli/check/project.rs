@@ -1,5 +1,5 @@
-//! The Supabase project by its settings alone: whether they speak of one
-//! project, and whether each key stands where it belongs. Pure.
+//! The Supabase project by its settings alone: whether they speak of one project, and whether each key stands where it
+//! belongs. Pure.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
@@ -17,8 +17,7 @@ use crate::{
 
 const WHERE_THE_KEYS_ARE: &str = "copy it again (dashboard: Project Settings, API Keys; local stack: supabase status)";
 
-/// Whether the addresses lead to one project, and the front end's cookie is
-/// the one that is looked for.
+/// Whether the addresses lead to one project, and the front end's cookie is the one that is looked for.
 pub fn address(variables: &Variables, config: &Config) -> Vec<Line> {
     let sessions = &config.sessions;
     let mut lines = Vec::new();

@@ -1,5 +1,5 @@
-//! The settings by themselves: those that cannot be used, what they open to
-//! others, the providers' keys, the model for embeddings.
+//! The settings by themselves: those that cannot be used, what they open to others, the providers' keys, the model for
+//! embeddings.
 
 use secrecy::ExposeSecret;
 use tokio::net::TcpStream;
@@ -31,8 +31,7 @@ pub fn read(variables: &Variables) -> (Option<Config>, Vec<ConfigError>) {
     }
 }
 
-/// Whether the files that settings are read from are here, and whether each of
-/// their lines is one.
+/// Whether the files that settings are read from are here, and whether each of their lines is one.
 pub fn files(variables: &Variables) -> Vec<Line> {
     let texts: Vec<_> =
         config::FILES.iter().filter_map(|name| Some((name, std::fs::read_to_string(name).ok()?))).collect();
@@ -100,8 +99,8 @@ pub fn exposure(config: &Config) -> Vec<Line> {
     lines
 }
 
-/// Which keys are set here. Nothing is asked of the providers: a question may
-/// cost, and most keys stand in the users' profiles.
+/// Which keys are set here. Nothing is asked of the providers: a question may cost, and most keys stand in the users'
+/// profiles.
 pub fn provider_keys(config: &Config) -> Vec<Line> {
     let set: Vec<&credentials::Row> =
         credentials::TABLE.iter().filter(|row| config.keys.get(row.key).is_some()).collect();

@@ -1,5 +1,4 @@
-//! What the Supabase project answers: its key set, its auth server, its
-//! storage.
+//! What the Supabase project answers: its key set, its auth server, its storage.
 
 use secrecy::ExposeSecret;
 

@@ -1,5 +1,4 @@
-//! `GET /openapi.json` and `GET /api/docs`: what this server offers, for
-//! programs and for people.
+//! `GET /openapi.json` and `GET /api/docs`: what this server offers, for programs and for people.
 
 use actix_web::{
     HttpResponse,

@@ -1,5 +1,5 @@
-//! `GET /api/keys`: which keys the server holds, so that the front end does
-//! not ask users for them. Names only, never values.
+//! `GET /api/keys`: which keys the server holds, so that the front end does not ask users for them. Names only, never
+//! values.
 
 use actix_web::{HttpResponse, web::Data};
 use serde_json::{Map, Value, json};

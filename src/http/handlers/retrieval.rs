@@ -1,5 +1,5 @@
-//! `POST /api/retrieval/{process,process/docx,retrieve}`: files in, passages
-//! with vectors into the database, the nearest of them out.
+//! `POST /api/retrieval/{process,process/docx,retrieve}`: files in, passages with vectors into the database, the
+//! nearest of them out.
 
 use std::collections::HashMap;
 
@@ -61,8 +61,7 @@ impl Maker {
     }
 }
 
-/// `POST /api/retrieval/process`: a form with `file_id` and
-/// `embeddingsProvider`. The file is read from storage.
+/// `POST /api/retrieval/process`: a form with `file_id` and `embeddingsProvider`. The file is read from storage.
 pub async fn process(
     user: User,
     context: ChatContext,
@@ -103,8 +102,7 @@ struct Docx {
     file_extension: String,
 }
 
-/// `POST /api/retrieval/process/docx`: text that the browser took out of a
-/// Word document.
+/// `POST /api/retrieval/process/docx`: text that the browser took out of a Word document.
 ///
 /// Differs: the original writes into anybody's file.
 pub async fn process_docx(
@@ -141,8 +139,7 @@ struct Question {
     source_count: Option<f64>,
 }
 
-/// `POST /api/retrieval/retrieve`: the passages nearest to `userInput` in the
-/// files `fileIds`, at most `sourceCount`.
+/// `POST /api/retrieval/retrieve`: the passages nearest to `userInput` in the files `fileIds`, at most `sourceCount`.
 pub async fn retrieve(
     user: User,
     context: ChatContext,

@@ -1,7 +1,7 @@
 //! The transformer: tokens → the mean of their vectors.
 //!
-//! A matrix has a row for each token. The products of matrices, nine tenths of the work, are
-//! `ndarray`'s; the rest is written so that the compiler can work on several numbers at once.
+//! A matrix has a row for each token. The products of matrices, nine tenths of the work, are `ndarray`'s; the rest is
+//! written so that the compiler can work on several numbers at once.
 
 use std::f32::consts::FRAC_1_SQRT_2;
 
@@ -79,8 +79,8 @@ impl Bert {
         Ok(Self { tokens, positions, norm, layers, heads: config.num_attention_heads })
     }
 
-    /// The mean of the vectors of `tokens`; none if there are no tokens, more than there are positions,
-    /// or an unknown one.
+    /// The mean of the vectors of `tokens`; none if there are no tokens, more than there are positions, or an unknown
+    /// one.
     pub fn mean(&self, tokens: &[u32]) -> Option<Vec<f32>> {
         let known = tokens.iter().all(|&token| (token as usize) < self.tokens.nrows());
         if !known || tokens.len() > self.positions.nrows() {
@@ -151,8 +151,8 @@ fn matrix(weights: &mut Weights, name: &str, shape: [usize; 2]) -> Result<Array2
     Array2::from_shape_vec(shape, numbers).map_err(|error| error.to_string())
 }
 
-/// One head's attention: every token's row becomes a mixture of the rows of `value`, by how well its
-/// row of `query` fits those of `key`.
+/// One head's attention: every token's row becomes a mixture of the rows of `value`, by how well its row of `query`
+/// fits those of `key`.
 fn attend(query: ArrayView2<f32>, key: ArrayView2<f32>, value: ArrayView2<f32>, mut mixed: ArrayViewMut2<f32>) {
     let mut fit = Array2::zeros([query.nrows(), key.nrows()]);
     general_mat_mul((query.ncols() as f32).sqrt().recip(), &query, &key.t(), 0.0, &mut fit);
@@ -177,15 +177,15 @@ fn erf(x: f32) -> f32 {
     (1.0 - sum * exp(-x * x)).copysign(x)
 }
 
-/// e to the power of `x`, which is at most 88, to 2e-7 of itself; for what is less than -64, as of that:
-/// nobody misses the difference, and processors are slow with what comes below the smallest floats.
+/// e to the power of `x`, which is at most 88, to 2e-7 of itself; for what is less than -64, as of that: nobody misses
+/// the difference, and processors are slow with what comes below the smallest floats.
 ///
 /// The standard library's takes one number at a time.
 fn exp(x: f32) -> f32 {
     /// Adding it rounds to a whole number, which is then in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
-    /// The natural logarithm of 2 in two parts, of which the first has few enough bits that its
-    /// product with a whole number is exact.
+    /// The natural logarithm of 2 in two parts, of which the first has few enough bits that its product with a whole
+    /// number is exact.
     const LN_2: (f32, f32) = (355.0 / 512.0, (std::f64::consts::LN_2 - 355.0 / 512.0) as f32);
     let x = x.max(-64.0);
     let rounded = x * std::f32::consts::LOG2_E + ROUND;

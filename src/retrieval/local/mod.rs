@@ -1,11 +1,11 @@
 //! Texts → vectors in this process, by the model all-MiniLM-L6-v2.
 //!
-//! A text goes through three steps: `model` has the tokenizer cut it into tokens, `bert` makes a
-//! vector of each token, and the text's vector is their mean, scaled to length one. `weights` reads
-//! the model's numbers from their file. All of it runs on one thread of its own, behind a `queue`.
+//! A text goes through three steps: `model` has the tokenizer cut it into tokens, `bert` makes a vector of each token,
+//! and the text's vector is their mean, scaled to length one. `weights` reads the model's numbers from their file. All
+//! of it runs on one thread of its own, behind a `queue`.
 //!
-//! Differs: the original computes with the same model's numbers rounded to 8 bits, so its vectors are
-//! not quite these. Files that it processed are best processed again.
+//! Differs: the original computes with the same model's numbers rounded to 8 bits, so its vectors are not quite these.
+//! Files that it processed are best processed again.
 
 #[cfg(feature = "local-embeddings")]
 mod bert;
@@ -55,8 +55,8 @@ pub enum Error {
     Failed(String),
 }
 
-/// The model of one folder, shared by all workers. It is loaded when it is needed first, once however
-/// many ask; if that fails, the next call tries again.
+/// The model of one folder, shared by all workers. It is loaded when it is needed first, once however many ask; if that
+/// fails, the next call tries again.
 #[derive(Debug)]
 pub struct LocalEmbeddings {
     folder: Option<PathBuf>,
@@ -71,9 +71,9 @@ impl LocalEmbeddings {
 
     /// A vector of length one for each text, of [`DIMENSIONS`] numbers. Without texts nothing is loaded.
     ///
-    /// Of a text longer than 512 tokens the beginning counts. Calls that run at the same time take
-    /// turns a text at a time, so that a question need not wait for a whole file; a call that is
-    /// dropped ends with the text that is under way. A text of 256 tokens takes about a tenth of a second.
+    /// Of a text longer than 512 tokens the beginning counts. Calls that run at the same time take turns a text at a
+    /// time, so that a question need not wait for a whole file; a call that is dropped ends with the text that is under
+    /// way. A text of 256 tokens takes about a tenth of a second.
     ///
     /// # Errors
     /// All of [`Error`]. Does not panic.

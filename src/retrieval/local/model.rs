@@ -16,11 +16,11 @@ use super::{
     weights::{Weights, size},
 };
 
-/// The most tokens that a text is read to, as in the original. (The model was trained with fewer; its
-/// tokenizer.json says 128, and sentence-transformers stops at 256.)
+/// The most tokens that a text is read to, as in the original. (The model was trained with fewer; its tokenizer.json
+/// says 128, and sentence-transformers stops at 256.)
 const MAX_TOKENS: usize = 512;
-/// The most of a text that the tokenizer is given, in bytes. No passage is that long, but a csv row
-/// and a question may be, and it takes some hundred times as much memory.
+/// The most of a text that the tokenizer is given, in bytes. No passage is that long, but a csv row and a question may
+/// be, and it takes some hundred times as much memory.
 ///
 /// Differs: the original looks further, which matters where the first 64 KiB hold less than 512 tokens.
 const MAX_TEXT: usize = 64 << 10;
@@ -100,8 +100,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads a model: the memory it takes is that of the numbers in `model.safetensors`, and a few
-    /// times the size of `tokenizer.json`. Blocks its thread for about a fifth of a second.
+    /// Reads a model: the memory it takes is that of the numbers in `model.safetensors`, and a few times the size of
+    /// `tokenizer.json`. Blocks its thread for about a fifth of a second.
     ///
     /// # Errors
     /// [`Error::Model`]: a file is missing, broken, or does not fit the others.

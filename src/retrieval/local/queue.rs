@@ -45,8 +45,8 @@ impl Job {
 }
 
 impl Queue {
-    /// Starts the thread. It calls `load` at the first job, and again at a later one where that failed;
-    /// what `load` makes embeds a text. Either may panic, which is [`Error::Failed`].
+    /// Starts the thread. It calls `load` at the first job, and again at a later one where that failed; what `load`
+    /// makes embeds a text. Either may panic, which is [`Error::Failed`].
     ///
     /// # Errors
     /// [`Error::Failed`]: the system gives no thread.

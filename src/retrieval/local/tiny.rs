@@ -1,5 +1,5 @@
-//! Folders with models for tests: the architecture of all-MiniLM-L6-v2 in any size, with numbers made
-//! from the tensors' names as `tests/retrieval/local.json` says.
+//! Folders with models for tests: the architecture of all-MiniLM-L6-v2 in any size, with numbers made from the tensors'
+//! names as `tests/retrieval/local.json` says.
 
 use std::{
     fs::{self, File},

@@ -1,5 +1,5 @@
-//! The numbers of a model, from a file in the format safetensors: eight bytes that say how long the
-//! header is, the header (JSON: name → type, shape and place of each tensor), and the numbers.
+//! The numbers of a model, from a file in the format safetensors: eight bytes that say how long the header is, the
+//! header (JSON: name → type, shape and place of each tensor), and the numbers.
 //!
 //! Read by hand, since the format's own crate wants the whole file in memory beside the numbers.
 
@@ -67,8 +67,8 @@ impl Weights {
         Ok(Self { file, tensors: header.tensors, begin, room: end.saturating_sub(begin) })
     }
 
-    /// The numbers of the tensor of this name, which must have this shape, row by row. Files of other
-    /// kinds of BERT put `bert.` before every name.
+    /// The numbers of the tensor of this name, which must have this shape, row by row. Files of other kinds of BERT put
+    /// `bert.` before every name.
     ///
     /// Takes no memory before it is certain that the file has that many numbers.
     pub fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
