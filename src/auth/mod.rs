@@ -1,8 +1,8 @@
-//! Authentication: cookie or bearer → token → verified claims, without HTTP and without the database.
+//! Authentication: cookie or bearer → token → verified claims, without HTTP types and without the database.
 //!
-//! The token's signature, times and claims are checked here; that the user exists and is not banned, and that the
-//! session was not signed out, stands in the SQL statement that reads the profile. Supabase itself is queried over HTTP
-//! for its key set, and for a new session once a token has expired.
+//! The token's signature, times and claims are verified here; the SQL statement that reads the profile checks that the
+//! user exists and is not banned and that the session was not signed out. Requests to Supabase itself are made only for
+//! its key set, and for a new session once a token has expired.
 
 pub mod cookie;
 pub mod jwks;
@@ -20,37 +20,37 @@ use jwks::KeySet;
 use jwt::{ASYMMETRIC, Claims, TokenError, VerifyingKey};
 use refresh::Refresher;
 
-/// The secret that every local Supabase stack is published with. It protects nothing, so it is only accepted where the
+/// The JWT secret that every local Supabase stack is published with. It protects nothing, so it is only accepted if the
 /// Supabase URL is on this machine.
 pub const PUBLISHED_JWT_SECRET: &str = "super-secret-jwt-token-with-at-least-32-characters-long";
 
-/// How sessions are verified.
+/// Settings of session verification.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `SUPABASE_URL`, else `NEXT_PUBLIC_SUPABASE_URL`, default `http://127.0.0.1:54321`.
     pub supabase_url: Url,
-    /// `SUPABASE_COOKIE_NAME`, default by the URL: for a server that reaches Supabase under another name than the
-    /// browsers do.
+    /// `SUPABASE_COOKIE_NAME`, default derived from the URL: for a server that reaches Supabase under another host name
+    /// than the browsers.
     pub cookie_name: String,
-    /// `NEXT_PUBLIC_SUPABASE_URL`, else as [`Self::supabase_url`]: where browsers reach the project, which the
-    /// playground's page needs to know.
+    /// `NEXT_PUBLIC_SUPABASE_URL`, default [`Self::supabase_url`]: the URL under which browsers reach the project, for
+    /// the playground's page.
     pub public_supabase_url: Url,
-    /// `SUPABASE_JWT_SECRET`: for tokens signed with HS256. The local stack's published secret is its default where the
-    /// URL is on this machine, and refused anywhere else.
+    /// `SUPABASE_JWT_SECRET`: for tokens signed with HS256. Defaults to the local stack's published secret if the URL
+    /// is on this machine; that secret is refused anywhere else.
     pub jwt_secret: Option<SecretString>,
     /// `SUPABASE_JWKS_URL`, default `<SUPABASE_URL>/auth/v1/.well-known/jwks.json`: for tokens signed with ES256, RS256
     /// or EdDSA.
     pub jwks_url: Url,
     /// `SUPABASE_ANON_KEY`, else `NEXT_PUBLIC_SUPABASE_ANON_KEY`: for refreshing a session whose access token has
-    /// expired; without it such a session is refused. Public by its nature, so it may show.
+    /// expired; without it such a session is refused. Public by design, so `Debug` may show it.
     pub anon_key: Option<String>,
 }
 
-/// A session as a request carries it.
+/// The credentials of a request.
 pub enum Credentials {
-    /// Supabase's cookie, which may be refreshed.
+    /// Supabase's cookie, whose session may be refreshed.
     Cookie(Session),
-    /// A bearer token. Never refreshed: its owner keeps the refresh token.
+    /// A bearer token. Never refreshed: the client has the refresh token.
     Bearer(String),
 }
 
@@ -58,13 +58,13 @@ pub enum Credentials {
 pub struct Authenticated {
     /// Its claims.
     pub claims: Claims,
-    /// `Set-Cookie` values of a session that was refreshed on the way.
+    /// `Set-Cookie` values if the session was refreshed.
     pub refreshed: Option<Vec<String>>,
 }
 
-/// Verifies sessions: by the shared secret or the project's public keys.
+/// Verifies sessions with the shared secret or the project's public keys.
 pub struct Authenticator {
-    /// For Supabase's auth server.
+    /// Client for Supabase's auth server.
     http: reqwest::Client,
     cookie_name: String,
     secret: Option<Arc<VerifyingKey>>,
@@ -73,7 +73,7 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    /// Sets up verification; connects to nothing yet.
+    /// Sets up verification; opens no connection.
     pub fn new(settings: &Settings, http: reqwest::Client) -> Self {
         Self {
             http,
@@ -93,7 +93,7 @@ impl Authenticator {
     }
 
     /// Finds a session in `Cookie` headers, else in `Authorization`. The cookie goes first because a proxy in front may
-    /// put an `Authorization` of its own on every request, which the original never looks at.
+    /// add its own `Authorization` to every request, which the original never reads.
     pub fn credentials<'a>(
         &self,
         cookies: impl Iterator<Item = &'a str>,
@@ -107,10 +107,10 @@ impl Authenticator {
         (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| Credentials::Bearer(token.to_owned()))
     }
 
-    /// Verifies a session, refreshing a cookie's whose token has expired.
+    /// Verifies a session; a cookie's session whose token has expired is refreshed.
     ///
     /// # Errors
-    /// If the token is refused: why.
+    /// If the token is refused: the reason.
     pub async fn authenticate(&self, credentials: Credentials) -> Result<Authenticated, TokenError> {
         let session = match credentials {
             Credentials::Bearer(token) => {
@@ -133,11 +133,12 @@ impl Authenticator {
     /// Verifies an access token.
     ///
     /// # Errors
-    /// If the token is refused: why.
+    /// If the token is refused: the reason.
     pub async fn verify(&self, token: &str) -> Result<Claims, TokenError> {
         let header = jwt::header(token)?;
         let id = header.kid.as_deref().unwrap_or_default();
-        // As Supabase's own server chooses: the key that the id names; for HS256 without such a key, the secret.
+        // The same choice as in Supabase's own server: the key that the id names; for HS256 without such a key, the
+        // secret.
         let key = if let Some(key) = self.keys.known(&self.http, id) {
             key
         } else if header.alg == Algorithm::HS256 {
