@@ -90,12 +90,12 @@ pub async fn vector_schema(connection: &mut PgConnection) -> sqlx::Result<Option
 /// Returns the vector columns whose type is not the one that the server stores, with their types.
 ///
 /// # Errors
-/// Where the database does not answer.
+/// If the database does not answer.
 pub async fn unfit_vectors(connection: &mut PgConnection) -> sqlx::Result<Vec<(String, String)>> {
     let sql = "select attname::text as name, format_type(atttypid, atttypmod) as type from pg_attribute \
          where attrelid = to_regclass('public.file_items') and not attisdropped \
            and ((attname = 'local_embedding' and format_type(atttypid, atttypmod) !~ '(^|\\.)vector\\(384\\)$') \
-/// If the database does not answer.
+             or (attname = 'openai_embedding' and format_type(atttypid, atttypmod) !~ '(^|\\.)vector\\(1536\\)$'))";
     let rows = sqlx::raw_sql(sql).fetch_all(connection).await?;
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
