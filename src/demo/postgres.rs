@@ -7,19 +7,23 @@
 //! A data folder holds `cluster/` (what `initdb` made), `password`, `log` (of the last run) and `lock`. Nothing else in
 //! it is ever touched.
 
-use std::env::{self, consts};
-use std::ffi::OsStr;
-use std::fs::{self, File, Permissions, TryLockError};
-use std::io::{self, ErrorKind, Write};
-use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::{
+    env::{self, consts},
+    ffi::OsStr,
+    fs::{self, File, Permissions, TryLockError},
+    io::{self, ErrorKind, Write},
+    net::{Ipv4Addr, TcpListener},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown},
+    path::{Path, PathBuf},
+    process::{Child, Output, Stdio},
+    time::{Duration, Instant},
+};
 
 use rand::distr::{Alphanumeric, SampleString};
-use tokio::process::Command;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    process::Command,
+    time::{sleep, timeout},
+};
 
 use crate::cli::progress;
 
