@@ -1,5 +1,5 @@
-//! Whatever a provider answers on the wire, and however it is cut on the way: the same head, content and end, and as
-//! much of it left for nobody.
+//! Whatever a provider answers on the wire, and however it is cut on the way:
+//! the same head, content and end, and as much of it left for nobody.
 //!
 //! The first byte says how the rest is cut.
 
@@ -20,8 +20,8 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// The head; and the content, whether it has ended, and how many bytes came after, unless its chunks are none. `None`
-/// without a head.
+/// The head; and the content, whether it has ended, and how many bytes came
+/// after, unless its chunks are none. `None` without a head.
 fn read(parts: &[&[u8]]) -> Option<(String, Option<(Vec<u8>, bool, usize)>)> {
     let mut reader = Reader::default();
     let mut parts = parts.iter();

@@ -1,4 +1,5 @@
-//! Any text as a chat's body: no panic on the way to any provider's request, and what is sent is JSON.
+//! Any text as a chat's body: no panic on the way to any provider's request,
+//! and what is sent is JSON.
 
 #![no_main]
 

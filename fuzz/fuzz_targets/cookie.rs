@@ -1,5 +1,5 @@
-//! Any `Cookie` header: no panic; and a session that is found there and then refreshed is found again in what the
-//! browser is given.
+//! Any `Cookie` header: no panic; and a session that is found there and then
+//! refreshed is found again in what the browser is given.
 
 #![no_main]
 

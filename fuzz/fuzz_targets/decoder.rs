@@ -1,5 +1,5 @@
-//! Whatever a provider sends, and however it is cut on the way: the same events, and through each of the readers the
-//! same text, usage and end.
+//! Whatever a provider sends, and however it is cut on the way: the same
+//! events, and through each of the readers the same text, usage and end.
 //!
 //! The first byte says how the rest is cut.
 

@@ -1,5 +1,6 @@
-//! Any text as a tool's OpenAPI document, its headers, and what the model calls its functions with: no panic, no call
-//! with a body to a method that was not written, no document that takes for ever.
+//! Any text as a tool's OpenAPI document, its headers, and what the model
+//! calls its functions with: no panic, no call with a body to a method that
+//! was not written, no document that takes for ever.
 
 #![no_main]
 

@@ -1,5 +1,6 @@
-//! Any text as a URL: what the guard lets through under `deny` leads to no address that is not public, by a list of its
-//! own that knows nothing of the guard's; and any text as `PRIVATE_UPSTREAMS`.
+//! Any text as a URL: what the guard lets through under `deny` leads to no
+//! address that is not public, by a list of its own that knows nothing of the
+//! guard's; and any text as `PRIVATE_UPSTREAMS`.
 
 #![no_main]
 
@@ -35,8 +36,8 @@ fn check(text: &str) {
         Some(Host::Ipv4(address)) => IpAddr::from(address),
         Some(Host::Ipv6(address)) => IpAddr::from(address),
         Some(Host::Domain(name)) => {
-            // What the URL parser takes for a name, the system's resolver must not take for an address. With two dots
-            // at the end it takes none.
+            // What the URL parser takes for a name, the system's resolver must
+            // not take for an address. With two dots at the end it takes none.
             assert!(name.strip_suffix('.').unwrap_or(name).parse::<IpAddr>().is_err(), "{url}");
             return;
         }
@@ -51,7 +52,8 @@ fn agree(address: IpAddr) {
     assert_eq!(passes, public(address), "{address}");
 }
 
-/// Networks that are not public, by the registries of special-purpose addresses and the clouds' documents.
+/// Networks that are not public, by the registries of special-purpose
+/// addresses and the clouds' documents.
 const SPECIAL_V4: &[(&str, u32)] = &[
     ("0.0.0.0", 8),
     ("10.0.0.0", 8),
@@ -73,8 +75,8 @@ const SPECIAL_V4: &[(&str, u32)] = &[
 
 const SPECIAL_V6: &[(&str, u32)] = &[("2001:db8::", 32), ("3fff::", 20)];
 
-/// Where an IPv4 address lies within an IPv6 one: the network, the address' first bit, and whether its bits are turned
-/// round.
+/// Where an IPv4 address lies within an IPv6 one: the network, the address'
+/// first bit, and whether its bits are turned round.
 const CARRYING: &[((&str, u32), (u32, bool))] = &[
     (("::", 96), (96, false)),
     (("::ffff:0:0", 96), (96, false)),
