@@ -18,6 +18,14 @@ pub enum Error {
     /// 500: no session, or an invalid one. The detail has the reason.
     #[error("User not found")]
     UserNotFound(String),
+    /// 401: a bearer token that is not accepted. The detail says why.
+    #[error("The access token is not accepted. Sign in again for a new one.")]
+    TokenRefused(String),
+    /// 403: a page of another site used the session's cookie.
+    #[error(
+        "This request comes from a page of another site. If that site may use this server, add its origin to CORS_ORIGINS."
+    )]
+    CrossSite,
     /// 500: the user has no row in `profiles`.
     #[error("Profile not found")]
     ProfileNotFound,
@@ -107,6 +115,7 @@ impl Error {
     pub fn detail(&self) -> Cow<'_, str> {
         match self {
             Self::UserNotFound(detail)
+            | Self::TokenRefused(detail)
             | Self::Connection { detail, .. }
             | Self::FrontEnd { detail, .. }
             | Self::DatabaseUnavailable(detail)
@@ -117,6 +126,7 @@ impl Error {
                 format!("the server failed, not a provider: status {status}: {message}").into()
             }
             Self::ProfileNotFound
+            | Self::CrossSite
             | Self::KeyNotFound(_)
             | Self::ModelNotFound
             | Self::BodyTooLarge(_)
@@ -151,6 +161,8 @@ impl ResponseError for Error {
             | Self::ModelNotFound
             | Self::Connection { .. }
             | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::TokenRefused(_) => StatusCode::UNAUTHORIZED,
+            Self::CrossSite => StatusCode::FORBIDDEN,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -183,7 +195,11 @@ impl ResponseError for Error {
             Self::BodyTooSlow => {
                 response.force_close();
             }
+            Self::TokenRefused(_) => {
+                response.insert_header((header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\""));
+            }
             Self::UserNotFound(_)
+            | Self::CrossSite
             | Self::ProfileNotFound
             | Self::KeyNotFound(_)
             | Self::ModelNotFound

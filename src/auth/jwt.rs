@@ -1,11 +1,23 @@
 //! JWT → the claims that the server relies on. The algorithm is determined by the key and never by the token, so that a
 //! public key can never pass for a shared secret.
 
-use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, errors::ErrorKind};
 use serde::Deserialize;
 use uuid::Uuid;
 
-/// The claims of a verified access token.
+/// Rules on sessions beyond a valid signature.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    /// `OAUTH_CLIENTS`, default none: the client ids of third-party apps (Supabase's OAuth server) whose tokens are
+    /// accepted, separated by commas.
+    pub oauth_clients: Vec<String>,
+    /// `REQUIRE_AAL2=on`, default off: refuses sessions without a second factor.
+    pub require_aal2: bool,
+    /// `ANONYMOUS_USERS=deny`, default allow: refuses anonymous sign-ins.
+    pub deny_anonymous: bool,
+}
+
+/// The verified claims of an access token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claims {
     /// `sub`: the user.
@@ -20,10 +32,9 @@ pub enum TokenError {
     /// Not a JWT, a wrong signature or algorithm, a wrong audience.
     #[error("{0}")]
     Invalid(String),
-    /// Signature and algorithm are valid, but `exp` has passed. `exp` is checked before `aud`, which may be wrong as
-    /// well.
-    #[error("the access token has run out")]
-    Expired,
+    /// Valid in every other respect, but `exp` has passed.
+    #[error("the access token has expired")]
+    Expired(Claims),
 }
 
 /// A key and the one algorithm it is used with.
@@ -61,32 +72,60 @@ impl VerifyingKey {
         self.validation.algorithms.contains(&algorithm)
     }
 
-    /// Verifies signature, `exp`, `nbf`, `aud`, `sub` and `session_id`.
+    /// Verifies signature, `exp`, `nbf`, `aud`, `sub`, `session_id` and the policy.
     ///
     /// # Errors
     /// If the token is refused: the reason.
-    pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
-        let claims = jsonwebtoken::decode::<RawClaims>(token, &self.key, &self.validation)
-            .map_err(|error| match error.kind() {
-                jsonwebtoken::errors::ErrorKind::ExpiredSignature => TokenError::Expired,
-                _ => TokenError::Invalid(format!("the access token is invalid: {error}")),
-            })?
-            .claims;
-        let uuid = |text: &str, claim: &str| {
-            Uuid::try_parse(text).map_err(|_| TokenError::Invalid(format!("the access token's {claim} is not a UUID")))
-        };
-        let session = match claims.session_id.as_deref() {
-            None | Some("") => None,
-            Some(text) => Some(uuid(text, "session_id")?).filter(|id| !id.is_nil()),
-        };
-        Ok(Claims { user: uuid(&claims.sub, "sub")?, session })
+    pub fn verify(&self, token: &str, policy: &Policy) -> Result<Claims, TokenError> {
+        match jsonwebtoken::decode::<RawClaims>(token, &self.key, &self.validation) {
+            Ok(token) => token.claims.check(policy),
+            Err(error) if matches!(error.kind(), ErrorKind::ExpiredSignature) => {
+                // `exp` is checked before `aud`: repeat the other checks.
+                let validation = Validation { validate_exp: false, ..self.validation.clone() };
+                let token = jsonwebtoken::decode::<RawClaims>(token, &self.key, &validation)
+                    .map_err(|error| refused(&error))?;
+                Err(TokenError::Expired(token.claims.check(policy)?))
+            }
+            Err(error) => Err(refused(&error)),
+        }
     }
+}
+
+fn refused(error: &jsonwebtoken::errors::Error) -> TokenError {
+    TokenError::Invalid(format!("the access token is not good: {error}"))
 }
 
 #[derive(Deserialize)]
 struct RawClaims {
     sub: String,
     session_id: Option<String>,
+    client_id: Option<String>,
+    aal: Option<String>,
+    is_anonymous: Option<bool>,
+}
+
+impl RawClaims {
+    fn check(&self, policy: &Policy) -> Result<Claims, TokenError> {
+        let invalid = |reason: String| Err(TokenError::Invalid(reason));
+        let uuid = |text: &str, claim: &str| {
+            Uuid::try_parse(text).map_err(|_| TokenError::Invalid(format!("the access token's {claim} is no UUID")))
+        };
+        let session = match self.session_id.as_deref() {
+            None | Some("") => None,
+            Some(text) => Some(uuid(text, "session_id")?).filter(|id| !id.is_nil()),
+        };
+        let claims = Claims { user: uuid(&self.sub, "sub")?, session };
+        if self.client_id.as_ref().is_some_and(|client| !policy.oauth_clients.contains(client)) {
+            return invalid("the access token was issued to an app that OAUTH_CLIENTS does not list".to_owned());
+        }
+        if policy.require_aal2 && self.aal.as_deref() != Some("aal2") {
+            return invalid("the session has no second factor, and REQUIRE_AAL2 is on".to_owned());
+        }
+        if policy.deny_anonymous && self.is_anonymous == Some(true) {
+            return invalid("the user is anonymous, and ANONYMOUS_USERS is deny".to_owned());
+        }
+        Ok(claims)
+    }
 }
 
 /// Reads a token's header, before anything is verified.
@@ -122,7 +161,7 @@ mod tests {
     }
 
     fn verify(token: &str) -> Result<Claims, TokenError> {
-        VerifyingKey::hs256(SECRET).verify(token)
+        VerifyingKey::hs256(SECRET).verify(token, &Policy::default())
     }
 
     fn refused(change: impl FnOnce(&mut Value)) -> bool {
@@ -141,11 +180,31 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_refuses_apps_missing_factors_and_anonymous_users() {
+        let with = |policy: &Policy, claims: Value| {
+            let token =
+                token(|all| all.as_object_mut().expect("claims").extend(claims.as_object().expect("claims").clone()));
+            VerifyingKey::hs256(SECRET).verify(&token, policy).is_ok()
+        };
+        let open = Policy::default();
+        assert!(with(&open, json!({ "aal": "aal1", "is_anonymous": true })));
+        assert!(!with(&open, json!({ "client_id": "app" })));
+        let strict = Policy { oauth_clients: vec!["app".to_owned()], require_aal2: true, deny_anonymous: true };
+        assert!(with(&strict, json!({ "client_id": "app", "aal": "aal2", "is_anonymous": false })));
+        assert!(!with(&strict, json!({ "aal": "aal1" })) && !with(&strict, json!({})));
+        assert!(!with(&strict, json!({ "aal": "aal2", "is_anonymous": true })));
+    }
+
+    #[test]
     fn times() {
-        assert_eq!(
-            verify(&token(|claims| claims["exp"] = json!(get_current_timestamp() - 1))),
-            Err(TokenError::Expired)
-        );
+        let expired = |change: fn(&mut Value)| {
+            verify(&token(|claims| {
+                claims["exp"] = json!(get_current_timestamp() - 1);
+                change(claims);
+            }))
+        };
+        assert!(matches!(expired(|_| {}), Err(TokenError::Expired(claims)) if claims.user.to_string() == USER));
+        assert!(matches!(expired(|claims| claims["aud"] = json!("another")), Err(TokenError::Invalid(_))));
         assert!(refused(|claims| claims["nbf"] = json!(get_current_timestamp() + 30)));
         assert!(verify(&token(|claims| claims["nbf"] = json!(get_current_timestamp()))).is_ok());
         assert!(refused(|claims| {
@@ -170,8 +229,12 @@ mod tests {
     #[test]
     fn signatures_and_algorithms() {
         let good = token(|_| {});
-        assert!(VerifyingKey::hs256(b"another secret of some length").verify(&good).is_err());
-        assert!(VerifyingKey::new(DecodingKey::from_secret(SECRET), Algorithm::HS512).verify(&good).is_err());
+        assert!(VerifyingKey::hs256(b"another secret of some length").verify(&good, &Policy::default()).is_err());
+        assert!(
+            VerifyingKey::new(DecodingKey::from_secret(SECRET), Algorithm::HS512)
+                .verify(&good, &Policy::default())
+                .is_err()
+        );
         let (signed, _) = good.rsplit_once('.').expect("three parts");
         assert!(verify(&format!("{signed}.")).is_err());
         let none = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";

@@ -5,7 +5,7 @@
 //! spent refresh token.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -17,14 +17,18 @@ use futures::{
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName};
 use serde_json::{Value, json};
 use url::Url;
+use uuid::Uuid;
 
 use crate::http_client;
 
 /// Short enough for the client to get an answer before it gives up.
 const TIMEOUT: Duration = Duration::from_millis(2500);
-/// How long a new session is kept for requests with the same old cookie: those sent a little later, and the retry of a
-/// client that did not wait.
-const KEPT: Duration = Duration::from_secs(600);
+/// Time for which a new session is kept for requests with the same old cookie: those sent a little later, and the retry
+/// of a client that did not wait. Equals Supabase's reuse interval: after it Supabase revokes the session of a spent
+/// refresh token, and this server must not shield a thief from that.
+const KEPT: Duration = Duration::from_secs(10);
+/// The most new sessions requested for one user within a period; a client with more refresh tokens makes them up.
+const MAX_FOR_USER: (u32, Duration) = (10, Duration::from_secs(60));
 /// Cache capacity; above it finished refreshes are evicted at once.
 const MAX_KEPT: usize = 10_000;
 /// Short, because the auth server may be unavailable for a moment only.
@@ -40,8 +44,10 @@ type Refresh = Shared<BoxFuture<'static, Option<NewSession>>>;
 pub struct Refresher {
     url: Url,
     anon_key: String,
-    /// In-flight and recently finished refreshes, by refresh token.
-    refreshes: Mutex<HashMap<String, (Instant, Refresh)>>,
+    /// In-flight and recently finished refreshes, by user and refresh token.
+    refreshes: Mutex<HashMap<(Uuid, String), (Instant, Refresh)>>,
+    /// The number of requests of each user since an instant.
+    users: Mutex<HashMap<Uuid, (Instant, u32)>>,
 }
 
 impl Refresher {
@@ -49,11 +55,11 @@ impl Refresher {
     pub fn new(supabase_url: &Url, anon_key: String) -> Option<Self> {
         let base = supabase_url.as_str().trim_end_matches('/');
         let url = Url::parse(&format!("{base}/auth/v1/token?grant_type=refresh_token")).ok()?;
-        Some(Self { url, anon_key, refreshes: Mutex::default() })
+        Some(Self { url, anon_key, refreshes: Mutex::default(), users: Mutex::default() })
     }
 
     /// Returns the new session for a refresh token; `None` if the auth server refuses or does not answer in time.
-    pub async fn refresh(&self, http: &reqwest::Client, refresh_token: &str) -> Option<NewSession> {
+    pub async fn refresh(&self, http: &reqwest::Client, user: Uuid, refresh_token: &str) -> Option<NewSession> {
         let refresh = {
             let mut refreshes = self.refreshes.lock().unwrap_or_else(PoisonError::into_inner);
             let full = refreshes.len() >= MAX_KEPT;
@@ -75,9 +81,25 @@ impl Refresher {
                 let answer = async move { task.await.ok()?.ok()?.map(Arc::new) };
                 (Instant::now(), answer.boxed().shared())
             };
-            refreshes.entry(refresh_token.to_owned()).or_insert_with(fresh).1.clone()
+            match refreshes.entry((user, refresh_token.to_owned())) {
+                Entry::Occupied(known) => known.get().1.clone(),
+                Entry::Vacant(_) if !self.may_request(user) => return None,
+                Entry::Vacant(new) => new.insert(fresh()).1.clone(),
+            }
         };
         refresh.await
+    }
+}
+
+impl Refresher {
+    /// Counts a request for this user; returns false if there were too many recently.
+    fn may_request(&self, user: Uuid) -> bool {
+        let (limit, window) = MAX_FOR_USER;
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        users.retain(|_, (since, _)| since.elapsed() < window);
+        let (_, count) = users.entry(user).or_insert((Instant::now(), 0));
+        *count += 1;
+        *count <= limit
     }
 }
 

@@ -92,6 +92,16 @@ impl Reader<'_> {
         Ok(text.trim_end_matches('/').to_owned())
     }
 
+    /// Reads a variable that is `yes` (true) or `no` (false, the default).
+    pub(super) fn choice(&self, name: &'static str, yes: &str, no: &str) -> Result<bool, ConfigError> {
+        match self.text(name) {
+            None => Ok(false),
+            Some(text) if text == no => Ok(false),
+            Some(text) if text == yes => Ok(true),
+            Some(_) => Err(wrong(name, format!("must be `{yes}` or `{no}`"))),
+        }
+    }
+
     /// Reads a size in bytes, at least 1.
     pub(super) fn bytes(&self, name: &'static str, default: usize) -> Result<usize, ConfigError> {
         match self.number(name, default)? {

@@ -127,8 +127,11 @@ pub async fn find(
 /// [`Error::DatabaseUnavailable`], within three seconds.
 pub async fn ready(db: &Db) -> Result<(), Error> {
     // With a user id that cannot exist: still detects missing privileges, tables and columns.
-    let found = find(db, Uuid::nil(), Some(Uuid::nil()), &Arc::default()).await;
-    found.map(|_| ()).map_err(|error| Error::DatabaseUnavailable(error.detail().into_owned()))
+    let probe = async {
+        let found = find(db, Uuid::nil(), Some(Uuid::nil()), &Arc::default()).await;
+        found.map(|_| ()).map_err(|error| error.detail().into_owned())
+    };
+    db.is_ready(probe).await.map_err(Error::DatabaseUnavailable)
 }
 
 /// Tells if any user has this user name.

@@ -22,8 +22,10 @@ use tokio::{
     time::timeout,
 };
 
+use uuid::Uuid;
+
 use super::vector::VectorType;
-use crate::{error::Error, telemetry::PoolGauges};
+use crate::{allowance::Turns, error::Error, telemetry::PoolGauges};
 
 /// Timeout of waiting for a free connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -90,6 +92,10 @@ pub struct Db {
     pub(super) session_check: SessionCheck,
     pub(super) vector: Arc<OnceCell<VectorType>>,
     waits: Arc<PoolWaits>,
+    /// Turns of long transactions: half of the connections, shared fairly between users.
+    long_turns: Arc<Turns>,
+    /// The last result of the readiness probe, and its time.
+    ready: Arc<Mutex<Option<(Instant, Result<(), String>)>>>,
 }
 
 /// Statistics of waiting for a connection.
@@ -143,6 +149,8 @@ impl Db {
             session_check: settings.session_check,
             vector: Arc::default(),
             waits: Arc::default(),
+            long_turns: Arc::new(Turns::new(settings.pool_size as usize / 2)),
+            ready: Arc::default(),
         }
     }
 
@@ -182,10 +190,13 @@ impl Db {
     /// Runs several statements in one transaction. The caller gives each `.persistent(db.names_statements())`.
     pub(super) async fn transaction<T>(
         &self,
+        user: Uuid,
         limit: Duration,
         work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
     ) -> Result<T, Error> {
         let all = async {
+            // A part of the pool, so that sessions are checked at all times.
+            let _turn = self.long_turns.wait(user).await;
             let mut connection = self.acquire().await?;
             let done = self.in_transaction(&mut connection.connection, limit, work).await;
             connection.finish(done)
@@ -254,6 +265,19 @@ impl Db {
         };
         *last = Some((Instant::now(), why.clone()));
         why
+    }
+
+    /// Runs `probe`, which tests the database, at most once a second.
+    pub(super) async fn is_ready(&self, probe: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+        let mut ready = self.ready.lock().await;
+        if let Some((at, answer)) = &*ready
+            && at.elapsed() < Duration::from_secs(1)
+        {
+            return answer.clone();
+        }
+        let answer = probe.await;
+        *ready = Some((Instant::now(), answer.clone()));
+        answer
     }
 
     /// Tells if statements may be named. See [`Db::optional`].

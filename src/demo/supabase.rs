@@ -165,7 +165,10 @@ async fn upload(supabase: Data<Supabase>, user: User, path: Path<String>, bytes:
     }
     let mut kept = supabase.kept();
     if kept.objects.values().map(Bytes::len).sum::<usize>() + bytes.len() > ROOM {
-        return refused("413", "The demo keeps uploads in memory, and the memory for them is full. Restart the demo to free it");
+        return refused(
+            "413",
+            "The demo keeps uploads in memory, and the memory for them is full. Restart the demo to free it",
+        );
     }
     kept.objects.insert(path.clone(), bytes);
     HttpResponse::Ok().json(json!({ "Id": Uuid::new_v4(), "Key": format!("files/{path}") }))

@@ -12,6 +12,7 @@ use futures::stream;
 
 use super::{installed, respond::respond};
 use crate::{
+    allowance::Charge,
     error::Error,
     llm::{self, Call, Failure, Output, Providers, Reader, relay::Relay},
     telemetry::RequestLog,
@@ -76,10 +77,15 @@ impl ChatContext {
         map_err: impl Fn(Failure) -> Error + 'static,
     ) -> Result<HttpResponse, Error> {
         let (providers, log, max_event_bytes) = (&self.providers, &self.log, call.max_event_bytes());
+        let charge = self.request.extensions_mut().remove::<Charge>();
         let opened = async move {
             // Boxed, and the call moved in, so that neither it nor the prompt is held once the provider has begun to
             // answer.
-            let body = Box::pin(async move { llm::send(providers, &call, log).await }).await?;
+            let body = Box::pin(async move {
+                let _charge = charge;
+                llm::send(providers, &call, log).await
+            });
+            let body = body.await?;
             Relay::open(body, reader, max_event_bytes, log.clone()).await
         };
         match opened.await {

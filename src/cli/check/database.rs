@@ -37,9 +37,10 @@ pub async fn lines(config: &Config) -> Vec<Line> {
     };
     match tokio::time::timeout(STATEMENTS_LIMIT, all).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            lines.push(fail(format!("database: the connection broke: {error}"), "run check again, and see the database's log"))
-        }
+        Ok(Err(error)) => lines.push(fail(
+            format!("database: the connection broke: {error}"),
+            "run check again, and see the database's log",
+        )),
         Err(_) => lines.push(fail("database: it does not answer in time", "see which statements it is busy with")),
     }
     lines

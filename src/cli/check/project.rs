@@ -146,7 +146,10 @@ fn key_line(place: &Place, key: &str, config: &Config, now: u64) -> Line {
         } else {
             "set the one that begins with sb_secret_"
         };
-        return fail(format!("{variable}: holds a key that begins with {other}, which belongs in another variable"), todo);
+        return fail(
+            format!("{variable}: holds a key that begins with {other}, which belongs in another variable"),
+            todo,
+        );
     }
     let Some(claims) = claims(key) else {
         return fail(format!("{variable}: is not a Supabase key"), WHERE_THE_KEYS_ARE);

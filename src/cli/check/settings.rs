@@ -45,10 +45,7 @@ pub fn files(variables: &Variables) -> Vec<Line> {
     }
     let stray = |(name, text): &(&&str, String)| {
         let lines = env_file::strays(text).into_iter().map(|number| {
-            warn(
-                format!("settings: line {number} of {name} is not NAME=value, and is ignored"),
-                "fix or delete it",
-            )
+            warn(format!("settings: line {number} of {name} is not NAME=value, and is ignored"), "fix or delete it")
         });
         lines.collect::<Vec<_>>()
     };
