@@ -73,7 +73,7 @@ impl Keys {
     /// Fills the table by calling `value` for each row.
     ///
     /// # Errors
-    /// The first error that `value` returns.
+    /// If `value` returns an error: the first one.
     pub fn try_from_rows<E>(mut value: impl FnMut(&Row) -> Result<Option<String>, E>) -> Result<Self, E> {
         let mut keys = Self::default();
         for row in &TABLE {

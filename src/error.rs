@@ -18,7 +18,7 @@ pub enum Error {
     /// 500: no session, or an invalid one. The detail has the reason.
     #[error("User not found")]
     UserNotFound(String),
-    /// 401: a bearer token that is not accepted. The detail says why.
+    /// 401: a bearer token that is not accepted. The detail has the reason.
     #[error("The access token is not accepted. Sign in again for a new one.")]
     TokenRefused(String),
     /// 403: a page of another site used the session's cookie.

@@ -1,10 +1,13 @@
-//! What the relay costs, next to nginx as a plain proxy and to no proxy at all: `cargo bench --bench relay`. Takes
-//! about six minutes; `ROUNDS=1` takes two, `ONLY=paced` (or another word of a row) one part of it.
+//! What the relay costs, next to nginx as a plain proxy and to no proxy at
+//! all: `cargo bench --bench relay`. Takes about six minutes; `ROUNDS=1`
+//! takes two, `ONLY=paced` (or another word of a row) one part of it.
 //!
-//! Everything runs on this machine: a scripted provider, a Postgres, the release server with the session check and the
-//! database read in each request, and, where it is installed, nginx in front of the same provider with buffering off.
-//! The provider and the clients share one process and two threads. Rounds alternate between the three, and the table
-//! has the median round of each; figures move with the machine, the ratios less so.
+//! Everything runs on this machine: a scripted provider, a Postgres, the
+//! release server with the session check and the database read in each
+//! request, and, where it is installed, nginx in front of the same provider
+//! with buffering off. The provider and the clients share one process and two
+//! threads. Rounds alternate between the three, and the table has the median
+//! round of each; figures move with the machine, the ratios less so.
 
 mod load;
 mod process;

@@ -1,5 +1,5 @@
-//! The scripted provider: a real server on loopback that writes stamped chunks of OpenAI's wire, paced or as fast as
-//! they are taken.
+//! The scripted provider: a real server on loopback that writes stamped
+//! chunks of OpenAI's wire, paced or as fast as they are taken.
 
 use std::{
     io,

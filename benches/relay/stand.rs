@@ -1,4 +1,5 @@
-//! What is measured: the provider alone, nginx in front of it, this server in front of it.
+//! What is measured: the provider alone, nginx in front of it, this server in
+//! front of it.
 
 use std::{
     fs,
@@ -147,7 +148,8 @@ fn find_nginx() -> Option<PathBuf> {
     folders.map(|folder| folder.join("nginx")).find(|program| program.is_file())
 }
 
-/// One worker a core, as this server has; no log, which it would not be asked for in front of another that logs.
+/// One worker a core, as this server has; no log, which it would not be
+/// asked for in front of another that logs.
 fn start_nginx(program: &Path, folder: &Path, address: SocketAddr, provider: SocketAddr) -> Process {
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("{kind}_temp_path {}/{kind};\n", folder.display()))

@@ -1,10 +1,11 @@
-//! Whether it keeps working: `cargo run --release --example soak`, for ten minutes or as many seconds as the argument
-//! says.
+//! Whether it keeps working: `cargo run --release --example soak`, for ten
+//! minutes or as many seconds as the argument says.
 //!
-//! The server as people run it, a Postgres of its own that is stopped and started twice, a Redis that is never there, a
-//! provider that does what providers do ([`provider`]), and clients of every kind ([`clients`]), all at once. It is
-//! watched from outside ([`watch`]); at the end it must hold no more than after the warm-up, and nobody may have got
-//! anything wrong.
+//! The server as people run it, a Postgres of its own that is stopped and
+//! started twice, a Redis that is never there, a provider that does what
+//! providers do ([`provider`]), and clients of every kind ([`clients`]), all
+//! at once. It is watched from outside ([`watch`]); at the end it must hold no
+//! more than after the warm-up, and nobody may have got anything wrong.
 
 mod clients;
 mod provider;
@@ -27,14 +28,15 @@ use world::World;
 
 /// Clients at once, each a user of its own.
 const CLIENTS: usize = 64;
-/// From the end of the traffic until nothing may be left of it: longer than connections are kept alive and idle threads
-/// wait.
+/// From the end of the traffic until nothing may be left of it: longer than
+/// connections are kept alive and idle threads wait.
 const SETTLE: Duration = Duration::from_secs(15);
-/// How long Postgres stays away, and how long after that a request may still be told so.
+/// How long Postgres stays away, and how long after that a request may still
+/// be told so.
 const OUTAGE: Duration = Duration::from_secs(5);
 const RECOVERY: Duration = Duration::from_secs(3);
-/// By how much memory may have grown between the second and the last tenth of the time: more is a leak, less the
-/// allocator.
+/// By how much memory may have grown between the second and the last tenth of
+/// the time: more is a leak, less the allocator.
 const GROWTH: f64 = 1.10;
 const GROWTH_MEGABYTES: f64 = 8.0;
 
@@ -62,7 +64,8 @@ fn say(words: &str) {
 /// What the clients saw.
 #[derive(Default)]
 struct Tally {
-    /// By kind: how many went as they should, and how many were told that the database is away while it was.
+    /// By kind: how many went as they should, and how many were told that the
+    /// database is away while it was.
     counts: BTreeMap<&'static str, (usize, usize)>,
     wrong: BTreeMap<String, usize>,
 }
@@ -120,8 +123,8 @@ async fn traffic(world: &Arc<World>, tally: &Arc<Mutex<Tally>>, end: Instant) {
         let (world, tally) = (world.clone(), tally.clone());
         clients.spawn(async move {
             let mut random = StdRng::seed_from_u64(user as u64);
-            // Once through all kinds, so that each has been met by the end of the warm-up, and what it takes has been
-            // taken.
+            // Once through all kinds, so that each has been met by the end of
+            // the warm-up, and what it takes has been taken.
             let mut next = Kind::number(user);
             while Instant::now() < end {
                 let kind = std::mem::replace(&mut next, Kind::any(&mut random));

@@ -1,5 +1,6 @@
-//! A provider that does what providers do, good and bad. What it shall do stands in the model's name
-//! (`soak/<what>/<request>/<words>`), and whom it answers in the key, so that every answer says whose it is.
+//! A provider that does what providers do, good and bad. What it shall do
+//! stands in the model's name (`soak/<what>/<request>/<words>`), and whom it
+//! answers in the key, so that every answer says whose it is.
 
 use std::{
     collections::HashSet,
@@ -16,7 +17,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// It closes what is idle, so that the server's pool of connections to it is empty when nobody asks.
+/// It closes what is idle, so that the server's pool of connections to it is
+/// empty when nobody asks.
 const IDLE: Duration = Duration::from_secs(2);
 /// One line without an end, more than the server takes.
 const HUGE: usize = 20 * 1024 * 1024;

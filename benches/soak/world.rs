@@ -1,4 +1,5 @@
-//! All that the soak starts: the server, its Postgres behind a door that stays where it is, its users and its provider.
+//! All that the soak starts: the server, its Postgres behind a door that stays
+//! where it is, its users and its provider.
 
 use std::{
     net::SocketAddr,
@@ -92,7 +93,8 @@ impl World {
             ("OPENAI_BASE_URL", format!("http://{provider}/v1")),
             ("PROVIDER_IDLE_TIMEOUT", "20".to_owned()),
             ("MAX_BODY_BYTES", MAX_BODY_BYTES.to_string()),
-            // So low that a slot or a place that is not given back is noticed: no user asks for two things at once.
+            // So low that a slot or a place that is not given back is noticed:
+            // no user asks for two things at once.
             ("MAX_STREAMS_PER_USER", "3".to_owned()),
             ("MAX_REQUESTS", "150".to_owned()),
             ("RATE_LIMIT_PER_MINUTE", "1000000".to_owned()),

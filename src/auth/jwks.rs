@@ -35,7 +35,7 @@ const MAX_KEYS: usize = 64;
 /// The key set of one project, shared by all workers.
 pub struct KeySet {
     url: Url,
-    /// Whether the key that everybody knows counts.
+    /// Accepts the key of local stacks, whose private half is published.
     published_keys: bool,
     state: RwLock<Arc<State>>,
     /// Held during a fetch.
@@ -103,7 +103,7 @@ impl KeySet {
         state.keys.get(id).filter(|_| state.age() < MAX_AGE).cloned()
     }
 
-    /// Whether the project signs with a key that not everybody knows, as far as its key set was ever read.
+    /// Tells if the project has a signing key that is not published, as far as its key set was ever read.
     pub async fn has_private_keys(self: &Arc<Self>, http: &reqwest::Client) -> bool {
         if self.state().age() >= REFRESH_AGE {
             self.fetch_if_due(http).await;

@@ -29,7 +29,7 @@ pub const EXAMPLE_JWT_SECRET: &str = "your-super-secret-jwt-token-with-at-least-
 /// The id of the ES256 key that `supabase start` signs with; its private half is published with the command line tool.
 pub const PUBLISHED_KEY_ID: &str = "b81269f1-21d8-4f2e-b719-c2240a840d90";
 
-/// Whether a secret is one that everybody knows.
+/// Tells if a secret is published.
 pub fn is_published(secret: &str) -> bool {
     [PUBLISHED_JWT_SECRET, EXAMPLE_JWT_SECRET].contains(&secret)
 }
@@ -54,8 +54,8 @@ pub struct Settings {
     /// `SUPABASE_ANON_KEY`, else `NEXT_PUBLIC_SUPABASE_ANON_KEY`: for refreshing a session whose access token has
     /// expired; without it such a session is refused. Public by design, so `Debug` may show it.
     pub anon_key: Option<String>,
-    /// Whether keys that everybody knows may sign sessions: where `HOST` is loopback and `SUPABASE_URL` on this
-    /// machine, or `PUBLISHED_KEYS=allow`.
+    /// Published keys may sign sessions: if `HOST` is loopback and `SUPABASE_URL` on this machine, or
+    /// `PUBLISHED_KEYS=allow`.
     pub published_keys: bool,
     /// `OAUTH_CLIENTS`, `REQUIRE_AAL2`, `ANONYMOUS_USERS`.
     pub policy: Policy,
@@ -85,7 +85,7 @@ pub struct Authenticator {
     http: reqwest::Client,
     cookie_name: String,
     secret: Option<Arc<VerifyingKey>>,
-    /// Whether `secret` is one that everybody knows.
+    /// Tells if `secret` is published.
     secret_is_published: bool,
     keys: Arc<KeySet>,
     refresher: Option<Refresher>,

@@ -35,7 +35,7 @@ const READABLE_WITH_COLLECTIONS: &str = "select id from public.files \
          where member.file_id = files.id and collections.sharing <> 'private' \
            and collections.user_id = files.user_id))";
 
-/// A passage that somebody else put into a file is not read: chatbot-ui's row level security lets everyone add rows of
+/// Passages that another user put into a file are not read: chatbot-ui's row level security lets everyone add rows of
 /// their own to any file.
 const OF_THE_OWNER: &str =
     "exists (select from public.files file where file.id = item.file_id and file.user_id = item.user_id)";

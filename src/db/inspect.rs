@@ -56,7 +56,7 @@ pub async fn files(connection: &mut PgConnection, schema: &str) -> sqlx::Result<
 /// Checks that a statement would be permitted.
 ///
 /// # Errors
-/// Postgres' refusal: a missing table, column or privilege.
+/// If Postgres refuses it: a missing table, column or privilege.
 pub async fn explain(connection: &mut PgConnection, statement: &str) -> sqlx::Result<()> {
     // No statement has more than nine parameters.
     let filled = (1..=9).fold(statement.to_owned(), |sql, number| sql.replace(&format!("${number}"), "null"));

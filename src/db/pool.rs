@@ -195,7 +195,7 @@ impl Db {
         work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
     ) -> Result<T, Error> {
         let all = async {
-            // A part of the pool, so that sessions are checked at all times.
+            // Only a part of the pool, so that sessions can be checked at all times.
             let _turn = self.long_turns.wait(user).await;
             let mut connection = self.acquire().await?;
             let done = self.in_transaction(&mut connection.connection, limit, work).await;

@@ -75,7 +75,7 @@ async fn serve_demo(
     set("DATABASE_URL", &database.url);
     // The stand-ins for Supabase and the provider, wherever the demo listens.
     set("SUPABASE_URL", &provider_url);
-    // Its own, so that nobody else can sign in where the demo listens.
+    // A secret of its own, so that nobody else can sign in.
     set("SUPABASE_JWT_SECRET", &Alphanumeric.sample_string(&mut rand::rng(), 48));
     set("PRIVATE_UPSTREAMS", "127.0.0.1");
     set("SHUTDOWN_GRACE", "1");

@@ -65,11 +65,12 @@ impl ChatContext {
         facts.model = (!model.is_empty()).then(|| model.chars().take(100).collect());
     }
 
-    /// Calls a provider and relays its answer as it comes. Drop what the call was made of before: this may take
-    /// minutes.
+    /// Calls a provider and relays its answer as it comes. Drop what the call
+    /// was made of before: this may take minutes.
     ///
     /// # Errors
-    /// If it fails before the first text: as `map_err` words it. A later failure cuts the answer.
+    /// If it fails before the first text: as `map_err` words it. A later
+    /// failure cuts the answer.
     pub async fn relay(
         self,
         call: Call,
@@ -79,8 +80,8 @@ impl ChatContext {
         let (providers, log, max_event_bytes) = (&self.providers, &self.log, call.max_event_bytes());
         let charge = self.request.extensions_mut().remove::<Charge>();
         let opened = async move {
-            // Boxed, and the call moved in, so that neither it nor the prompt is held once the provider has begun to
-            // answer.
+            // Boxed, and the call moved in, so that neither it nor the prompt
+            // is held once the provider has begun to answer.
             let body = Box::pin(async move {
                 let _charge = charge;
                 llm::send(providers, &call, log).await

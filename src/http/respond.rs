@@ -1,4 +1,5 @@
-//! How an answer leaves: as plain text, or, with `Accept: text/event-stream`, as events.
+//! How an answer leaves: as plain text, or, with `Accept: text/event-stream`,
+//! as events.
 
 use std::future::ready;
 
@@ -16,8 +17,8 @@ use crate::{
     llm::{Failure, Output},
 };
 
-/// Streams `outputs`: as plain text, or, with `as_events`, as events. As text, a failure cuts the connection, so that
-/// the client can tell.
+/// Streams `outputs`: as plain text, or, with `as_events`, as events. As
+/// text, a failure cuts the connection, so that the client can tell.
 pub(super) fn respond(
     request: &HttpRequest,
     as_events: bool,
@@ -34,21 +35,22 @@ pub(super) fn respond(
         HttpResponse::Ok().content_type("text/plain; charset=utf-8").streaming(text)
     };
     let headers = response.headers_mut();
-    // Next.js, where it passes `/api` on by a rewrite, compresses and so buffers an answer that may be transformed.
+    // Next.js, where it passes `/api` on by a rewrite, compresses and so
+    // buffers an answer that may be transformed.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
     // nginx buffers an answer before it passes it on otherwise.
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     response
 }
 
-/// Cuts the connection. It says nothing, because actix writes it to the log; what happened stands in the request's own
-/// line.
+/// Cuts the connection. It says nothing, because actix writes it to the log;
+/// what happened stands in the request's own line.
 #[derive(Debug, thiserror::Error)]
 #[error("the answer is cut")]
 struct Cut;
 
-/// An answer as events: `delta` (`{"text"}`), `usage` (the provider's own count), and at the end `done` (`{}`) or
-/// `error` (`{"message"}`).
+/// An answer as events: `delta` (`{"text"}`), `usage` (the provider's own
+/// count), and at the end `done` (`{}`) or `error` (`{"message"}`).
 fn events(
     outputs: impl Stream<Item = Result<Output, Failure>>,
     map_err: impl Fn(Failure) -> Error,
