@@ -1,4 +1,4 @@
-//! What the relay costs, next to nginx as a plain proxy and to no proxy at
+//! The cost of the relay, next to nginx as a plain proxy and to no proxy at
 //! all: `cargo bench --bench relay`. Takes about six minutes; `ROUNDS=1`
 //! takes two, `ONLY=paced` (or another word of a row) one part of it.
 //!
@@ -67,7 +67,7 @@ struct Case {
     rows: &'static [Row],
 }
 
-/// What of a case is shown.
+/// The figures shown for a case.
 #[derive(Clone, Copy)]
 enum Row {
     Cpu,
@@ -110,7 +110,7 @@ const CASES: [Case; 10] = [
     burst("burst, 1,000 streams", 1000),
 ];
 
-/// What one server did in one round.
+/// The results of one server in one round.
 struct Round {
     seen: Seen,
     took: Duration,

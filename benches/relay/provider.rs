@@ -13,7 +13,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// What the provider does with every request until it is told otherwise.
+/// The behaviour for every request until it is changed.
 #[derive(Debug, Clone, Copy)]
 pub enum Script {
     /// One chunk every `interval`, the first at once.

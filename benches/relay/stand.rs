@@ -1,4 +1,4 @@
-//! What is measured: the provider alone, nginx in front of it, this server in
+//! The servers under test: the provider alone, nginx in front of it, this server in
 //! front of it.
 
 use std::{
@@ -92,7 +92,7 @@ impl Stand {
         let _ = fs::remove_dir_all(self.folder);
     }
 
-    /// What the figures were taken on.
+    /// Describes the machine of the measurements.
     pub fn machine(&self) -> String {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
