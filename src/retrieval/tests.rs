@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::extract::{Error, FileKind};
-use super::{Chunk, chunks, file_chunks};
+use super::{
+    Chunk, chunks,
+    extract::{Error, FileKind},
+    file_chunks,
+};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/retrieval");
 

@@ -1,7 +1,9 @@
 //! Counting a passage's tokens in `cl100k_base`, the encoding of OpenAI's embedding models.
 
-use std::collections::HashMap;
-use std::sync::{LazyLock, OnceLock};
+use std::{
+    collections::HashMap,
+    sync::{LazyLock, OnceLock},
+};
 
 use regex::Regex;
 use tiktoken::CoreBpe;
