@@ -1,4 +1,4 @@
-//! What the relay costs, next to nginx as a plain proxy and to no proxy at
+//! The cost of the relay, next to nginx as a plain proxy and to no proxy at
 //! all: `cargo bench --bench relay`. Takes about six minutes; `ROUNDS=1`
 //! takes two, `ONLY=paced` (or another word of a row) one part of it.
 //!
@@ -83,7 +83,7 @@ impl Server {
     }
 }
 
-/// What of a case is shown.
+/// The figures shown for a case.
 #[derive(Clone, Copy)]
 enum Row {
     Cpu,
@@ -150,7 +150,7 @@ const HELD: [Held; 4] = [
     Held { name: "TLS, 40 readers that do not read", wire: Wire::Tls, connections: 40, script: FLOOD },
 ];
 
-/// What one server did in one round.
+/// The results of one server in one round.
 struct Round {
     seen: Seen,
     took: Duration,

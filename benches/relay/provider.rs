@@ -20,7 +20,7 @@ use tokio_rustls::{
     },
 };
 
-/// What the provider does with every request until it is told otherwise.
+/// The behaviour for every request until it is changed.
 #[derive(Debug, Clone, Copy)]
 pub enum Script {
     /// One chunk every `interval`, the first at once.

@@ -101,7 +101,7 @@ impl Stand {
         let _ = fs::remove_dir_all(self.folder);
     }
 
-    /// What the figures were taken on.
+    /// Describes the machine of the measurements.
     pub fn machine(&self) -> String {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Whether it keeps working: `cargo run --release --example soak`, for ten
+//! Endurance test: `cargo run --release --example soak`, for ten
 //! minutes or as many seconds as the argument says.
 //!
 //! The server as people run it, a Postgres of its own that is stopped and
@@ -31,7 +31,7 @@ const CLIENTS: usize = 64;
 /// From the end of the traffic until nothing may be left of it: longer than
 /// connections are kept alive and idle threads wait.
 const SETTLE: Duration = Duration::from_secs(15);
-/// How long Postgres stays away, and how long after that a request may still
+/// Length of an outage of Postgres, and time after it in which a request may still
 /// be told so.
 const OUTAGE: Duration = Duration::from_secs(5);
 const RECOVERY: Duration = Duration::from_secs(3);
@@ -61,7 +61,7 @@ fn say(words: &str) {
     println!("{words}");
 }
 
-/// What the clients saw.
+/// The results of the clients.
 #[derive(Default)]
 struct Tally {
     /// By kind: how many went as they should, and how many were told that the

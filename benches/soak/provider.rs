@@ -88,7 +88,7 @@ async fn read(connection: &mut TcpStream) -> io::Result<Asked> {
     Ok(Asked { user, what: (*what).to_owned(), request: (*request).to_owned(), words })
 }
 
-/// Whether the connection may be used again.
+/// Sends a response, and returns true if the connection can be reused.
 async fn answer(connection: &mut TcpStream, asked: &Asked, refused: &Mutex<HashSet<String>>) -> io::Result<bool> {
     match asked.what.as_str() {
         "busy" if refused.lock().expect("no panic").insert(asked.request.clone()) => {

@@ -36,7 +36,7 @@ const DATABASE: Options = Options { durable: false, max_connections: 50, remove:
 
 /// Somebody who is signed in.
 pub struct User {
-    /// What the provider knows of the user: the end of the key.
+    /// The user as the provider knows it: the end of the key.
     pub name: String,
     pub token: String,
     pub expired: String,
@@ -53,7 +53,7 @@ pub struct World {
     folder: PathBuf,
     programs: Programs,
     database: Mutex<Option<Server>>,
-    /// Where Postgres is now; the door sends everybody there.
+    /// Current address of Postgres, to which the gate connects.
     behind_the_door: Arc<Mutex<Option<Url>>>,
     outages: Mutex<Vec<Range<Instant>>>,
 }

@@ -75,7 +75,7 @@ const SPECIAL_V4: &[(&str, u32)] = &[
 
 const SPECIAL_V6: &[(&str, u32)] = &[("2001:db8::", 32), ("3fff::", 20)];
 
-/// Where an IPv4 address lies within an IPv6 one: the network, the address'
+/// Positions of IPv4 addresses within IPv6 ones: the network, the address'
 /// first bit, and whether its bits are turned round.
 const CARRYING: &[((&str, u32), (u32, bool))] = &[
     (("::", 96), (96, false)),

@@ -1,4 +1,4 @@
-//! `SUPABASE_*`: how sessions are verified.
+//! `SUPABASE_*`: settings of session verification.
 
 use secrecy::{ExposeSecret, SecretString};
 

@@ -1,4 +1,4 @@
-//! How an answer leaves: as plain text, or, with `Accept: text/event-stream`,
+//! Streaming an answer: as plain text, or, with `Accept: text/event-stream`,
 //! as events.
 
 use std::future::ready;

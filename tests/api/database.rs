@@ -235,3 +235,26 @@ async fn twenty_clients_share_two_connections_of_pgbouncer() {
     let connections: i64 = sqlx::query_scalar(connections).fetch_one(&app.db).await.expect("a count");
     assert!((1..=2).contains(&connections), "{connections}");
 }
+
+#[tokio::test]
+async fn a_statement_that_postgres_refuses_does_not_close_its_connection() {
+    let app = App::start(&[("DATABASE_POOL_SIZE", "1")]).await;
+    let user = app.user(&[]).await;
+    ready(&app).await;
+    let pids = || async {
+        let sql = "select array_agg(pid) from pg_stat_activity \
+             where datname = current_database() and usename = 'chatbot_ui_api'";
+        sqlx::query_scalar::<_, Vec<i32>>(sql).fetch_one(&app.db).await.expect("the server's connections")
+    };
+    let before = pids().await;
+    sqlx::raw_sql("revoke usage on schema auth from chatbot_ui_api").execute(&app.db).await.expect("revokes");
+    for _ in 0..3 {
+        let answer = app.chat("openai", &user).send().await.expect("an answer");
+        assert_eq!(message(answer).await, (500, "An unexpected error occurred".to_owned()));
+        assert_eq!(pids().await, before, "after an error");
+    }
+    sqlx::raw_sql("grant usage on schema auth to chatbot_ui_api").execute(&app.db).await.expect("grants");
+    let answer = app.chat("openai", &user).send().await.expect("an answer");
+    assert!(message(answer).await.1.starts_with("OpenAI API Key not found"));
+    assert_eq!(pids().await, before, "after the next statement");
+}
