@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::support::{App, binary::run, chat_body, client, message, postgres};
+use crate::support::{App, binary::run, chat_body, client, message, ports::Port, postgres};
 
 #[tokio::test]
 async fn a_token_opens_the_door_as_bearer_and_as_cookie() {
@@ -63,8 +63,8 @@ async fn health_follows_the_server() {
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     let said = run(&["health", "--ready"], &[("PORT", &port)]).await;
     assert!(said.status == 1 && said.err.contains("answers with status 503"), "{said:?}");
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
-    let said = run(&["health"], &[("PORT", &closed.port().to_string())]).await;
+    let closed = Port::reserve();
+    let said = run(&["health"], &[("PORT", &closed.number().to_string())]).await;
     assert!(said.status == 1 && said.err.contains("cannot be reached"), "{said:?}");
 }
 

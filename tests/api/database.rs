@@ -85,7 +85,7 @@ async fn a_restart_of_the_database_leaves_streams_alone_and_needs_none_of_the_se
     let long = Reply {
         steps: vec![
             Step::Write(DELTA.into()),
-            Step::Wait(Duration::from_secs(4)),
+            Step::WaitForRelease,
             Step::Write(DELTA.into()),
             Step::Write(DONE.into()),
         ],
@@ -107,6 +107,7 @@ async fn a_restart_of_the_database_leaves_streams_alone_and_needs_none_of_the_se
     gate.open(there);
     ready(&app).await;
     assert_eq!(text(&app, &user).await, "Hello");
+    upstream.release("sk-case-restart");
     assert_eq!(stream.text().await.expect("unbroken"), "Hello");
 }
 

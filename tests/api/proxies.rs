@@ -15,7 +15,7 @@ use tokio::{
 use crate::{
     process::serve,
     support::{
-        User, chat_body, client, postgres,
+        User, chat_body, client, postgres, rows,
         tls::{AUTHORITY, Answer, Tls},
         upstream::{Reply, Upstream},
     },
@@ -32,15 +32,7 @@ async fn what_users_choose_is_asked_without_a_proxy() {
     let database_url = ("DATABASE_URL", database.role_url.as_str());
     let (_child, url) = serve(&[&settings[..], &[database_url]].concat()).await;
     let user = User::create(&database.pool, &[("openai_api_key", "sk-case-trusted")]).await;
-    let model: uuid::Uuid = sqlx::query_scalar(
-        "insert into public.models (user_id, base_url, api_key, description, model_id, name) \
-         values ($1, $2, 'sk-case-direct', '', '', '') returning id",
-    )
-    .bind(user.id)
-    .bind(upstream.url())
-    .fetch_one(&database.pool)
-    .await
-    .expect("a model");
+    let model = rows::model(&database.pool, user.id, &upstream.url(), "sk-case-direct").await;
     upstream.script("sk-case-direct", vec![Reply::json(400, &json!({ "error": { "message": "direct" } }))]);
     let ask = async |route: &str| {
         let mut body = chat_body();

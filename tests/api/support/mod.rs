@@ -4,12 +4,20 @@
 pub mod binary;
 pub mod gate;
 pub mod pgbouncer;
+#[path = "../../support/ports.rs"]
+pub mod ports;
 pub mod postgres;
+#[path = "../../support/programs.rs"]
 pub mod programs;
 pub mod redis;
 pub mod retrieval;
+#[path = "../../support/rows.rs"]
+pub mod rows;
+#[path = "../../support/supabase.rs"]
+pub mod supabase;
 pub mod tls;
 pub mod tokens;
+#[path = "../../support/upstream/mod.rs"]
 pub mod upstream;
 
 use std::{
@@ -107,18 +115,7 @@ impl User {
 
     /// The user's rows, with the profile that a trigger makes.
     pub async fn insert(&self, db: &PgPool) {
-        sqlx::query("insert into auth.users (id, aud, role, email) values ($1, 'authenticated', 'authenticated', $2)")
-            .bind(self.id)
-            .bind(tokens::email(self.id))
-            .execute(db)
-            .await
-            .expect("a user");
-        sqlx::query("insert into auth.sessions (id, user_id) values ($1, $2)")
-            .bind(self.session)
-            .bind(self.id)
-            .execute(db)
-            .await
-            .expect("a session");
+        rows::account(db, self.id, self.session, &tokens::email(self.id)).await;
     }
 
     pub fn bearer(&self) -> String {
