@@ -12,7 +12,7 @@ use crate::{
     credentials::Keys,
     db::Db,
     drain::Drain,
-    http::body::BodyLimits,
+    http::{body::BodyLimits, respond::AnswerSettings},
     http_client::{ClientFactory, guard},
     llm::{BaseUrls, Providers},
     rate_limit::RateLimits,
@@ -34,6 +34,7 @@ pub(super) struct Components {
     pub telemetry: Data<Telemetry>,
     pub server_keys: Data<Keys>,
     pub body_limits: Data<BodyLimits>,
+    pub answers: Data<AnswerSettings>,
     worker: WorkerSettings,
 }
 
@@ -75,6 +76,7 @@ impl Components {
             telemetry: Data::new(telemetry.map_err(io::Error::other)?),
             server_keys: Data::from(config.keys.clone()),
             body_limits: Data::new(config.body),
+            answers: Data::new(config.answers),
             worker: WorkerSettings {
                 clients,
                 base_urls: config.base_urls.clone(),
@@ -98,6 +100,7 @@ impl Components {
             .app_data(self.telemetry.clone())
             .app_data(self.server_keys.clone())
             .app_data(self.body_limits.clone())
+            .app_data(self.answers.clone())
             .app_data(Data::new(Providers::new(&self.worker.clients, self.worker.base_urls.clone())));
         match self.worker_clients() {
             Ok((tools, reverse_proxy)) => {
