@@ -93,6 +93,12 @@ pub struct Config {
     /// `LOCAL_EMBEDDINGS_DIR`: a folder with all-MiniLM-L6-v2 (config.json,
     /// tokenizer.json, model.safetensors).
     pub local_embeddings_dir: Option<PathBuf>,
+    /// `MAX_BUFFERED_BYTES`, default 268435456: the most bytes that requests
+    /// hold in all (bodies, files, answers of tools and embeddings); one user
+    /// gets a quarter. Beyond it a request is answered 503.
+    pub max_buffered_bytes: usize,
+    /// `MAX_PASSAGES`, default 2000: a file with more passages is not stored.
+    pub max_passages: usize,
     /// `MAX_FILE_BYTES`, default 52428800: a larger file is not processed.
     pub max_file_bytes: usize,
     /// `SHUTDOWN_GRACE`, in seconds, default 30: how long streams may go on
@@ -143,6 +149,7 @@ impl Config {
         };
         let port = read.number("PORT", 8000)?;
         let frontend_url = read.frontend_url(&host, port)?;
+        let sessions = read.sessions(&host)?;
         Ok(Self {
             host,
             metrics_addr: read.host_and_port("METRICS_ADDR")?,
@@ -158,7 +165,7 @@ impl Config {
             },
             cors_origins: read.cors_origins()?,
             database: read.database()?,
-            sessions: read.sessions()?,
+            sessions,
             keys: Arc::new(Keys::try_from_rows(|row| Ok(read.untrimmed(row.variable).map(str::to_owned)))?),
             base_urls: BaseUrls {
                 openai: read.base_url("OPENAI_BASE_URL", "https://api.openai.com/v1")?,
@@ -185,6 +192,8 @@ impl Config {
             service_role_key: read.text("SUPABASE_SERVICE_ROLE_KEY").map(SecretString::from),
             local_embeddings_dir: read.text("LOCAL_EMBEDDINGS_DIR").map(PathBuf::from),
             max_file_bytes: read.bytes("MAX_FILE_BYTES", 50 * 1024 * 1024)?,
+            max_buffered_bytes: read.bytes("MAX_BUFFERED_BYTES", 256 * 1024 * 1024)?,
+            max_passages: read.count("MAX_PASSAGES", 2_000)? as usize,
             shutdown_grace: read.seconds("SHUTDOWN_GRACE", 30)?,
             playground: None,
         })

@@ -112,6 +112,16 @@ impl Reader<'_> {
         Ok(text.trim_end_matches('/').to_owned())
     }
 
+    /// Whether a variable has the value `yes` rather than `no`, its default.
+    pub(super) fn choice(&self, name: &'static str, yes: &str, no: &str) -> Result<bool, ConfigError> {
+        match self.text(name) {
+            None => Ok(false),
+            Some(text) if text == no => Ok(false),
+            Some(text) if text == yes => Ok(true),
+            Some(_) => Err(wrong(name, format!("must be `{yes}` or `{no}`"))),
+        }
+    }
+
     /// A size in bytes, at least 1.
     pub(super) fn bytes(&self, name: &'static str, default: usize) -> Result<usize, ConfigError> {
         match self.number(name, default)? {

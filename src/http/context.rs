@@ -15,6 +15,7 @@ use super::{
     respond::{AnswerSettings, respond},
 };
 use crate::{
+    allowance::Charge,
     error::Error,
     llm::{
         self, Call, Failure, Providers,
@@ -88,7 +89,8 @@ impl ChatContext {
     ) -> Result<HttpResponse, Error> {
         let Self { providers, log, request, as_events, settings } = self;
         let wanted = Wanted { reasoning: as_events, calls: false };
-        let mut opening = Box::pin(open(providers, call, reader, wanted, log.clone()));
+        let charge = request.extensions_mut().remove::<Charge>();
+        let mut opening = Box::pin(open(providers, call, charge, reader, wanted, log.clone()));
         let heartbeat = settings.heartbeat.filter(|_| as_events);
         let opened = match heartbeat {
             Some(heartbeat) => tokio::time::timeout(heartbeat, &mut opening).await.ok(),
@@ -132,6 +134,7 @@ fn ended(outcome: Result<Option<Finish>, Failure>) -> Piece {
 async fn open(
     providers: Data<Providers>,
     call: Call,
+    charge: Option<Charge>,
     reader: Reader,
     wanted: Wanted,
     log: RequestLog,
@@ -141,7 +144,11 @@ async fn open(
         let log = &log;
         // Boxed, and the call moved in, so that neither it nor the prompt is
         // held once the provider has begun to answer.
-        Box::pin(async move { llm::send(&providers, &call, log).await }).await?
+        let sent = Box::pin(async move {
+            let _charge = charge;
+            llm::send(&providers, &call, log).await
+        });
+        sent.await?
     };
     Relay::open(body, reader, wanted, limits, log).await
 }

@@ -166,12 +166,7 @@ struct Cited<'a> {
 /// (`{"text"}`), and at the end `sources` (`{"sources": [{"url", "title"}]}`),
 /// `usage` (the provider's own count), and `done`
 /// (`{"finish_reason", "model", "usage"}`) or `error` (`{"message"}`).
-fn events(
-    piece: Piece,
-    settings: AnswerSettings,
-    log: &RequestLog,
-    map_err: &impl Fn(Failure) -> Error,
-) -> Vec<Event> {
+fn events(piece: Piece, settings: AnswerSettings, log: &RequestLog, map_err: &impl Fn(Failure) -> Error) -> Vec<Event> {
     let end = match piece {
         Piece::Text(text) => return vec![event("delta", &Delta { text: &text })],
         Piece::Reasoning(text) => return vec![event("reasoning", &Delta { text: &text })],

@@ -57,7 +57,10 @@ impl<'de> Visitor<'de> for ContentVisitor {
         }
         let (mut text, mut thoughts) = (String::new(), String::new());
         while let Some(part) = parts.next_element::<Part<'de>>()? {
-            if let Some(Content::Text(more)) = part.text.and_then(|raw| serde_json::from_str(raw.get()).ok()) {
+            // Only strings: read by its own kind again, a list in a list would
+            // have no bottom.
+            let more = part.text.filter(|raw| raw.get().starts_with('"'));
+            if let Some(more) = more.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok()) {
                 text.push_str(&more);
             }
             let thinking = part.thinking.and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());

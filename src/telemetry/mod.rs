@@ -46,7 +46,7 @@ pub fn start(variables: &HashMap<String, String>) -> Result<(), String> {
     let registry = tracing_subscriber::registry()
         .with(filter)
         .with(filter_fn(|line| log::may_be_written(line.target(), *line.level())));
-    let layer = fmt::layer().with_writer(std::io::stderr);
+    let layer = fmt::layer().with_writer(|| log::EscapingWriter);
     let started = match text("LOG_FORMAT") {
         None | Some("text") => registry
             .with(layer.with_target(false).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())))

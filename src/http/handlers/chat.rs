@@ -7,11 +7,11 @@ use crate::{
     credentials::Key,
     db::{Db, models},
     error::Error,
-    http::{body::Body, context::ChatContext, user::User},
+    http::{body::UnreadBody, context::ChatContext, user::User},
     llm::{
-        Call, anthropic,
+        Call,
         answer::{self, Reader},
-        azure, google, openai,
+        anthropic, azure, google, openai,
         providers::{CUSTOM, Provider},
     },
 };
@@ -21,8 +21,9 @@ pub async fn reply(
     provider: &'static Provider,
     user: User,
     context: ChatContext,
-    body: Body,
+    body: UnreadBody,
 ) -> Result<HttpResponse, Error> {
+    let body = body.read(&user, usize::MAX).await?;
     let profile = user.profile()?;
     let key = profile.key(provider.key).ok_or(Error::KeyNotFound(provider.name))?;
     let chat = body.chat()?.chat()?;
@@ -37,7 +38,13 @@ pub async fn reply(
 /// `POST /api/chat/custom`: a model of the user's own, or a shared one.
 ///
 /// Differs: the original checks no session and lets anyone use any row.
-pub async fn reply_custom(user: User, context: ChatContext, db: Data<Db>, body: Body) -> Result<HttpResponse, Error> {
+pub async fn reply_custom(
+    user: User,
+    context: ChatContext,
+    db: Data<Db>,
+    body: UnreadBody,
+) -> Result<HttpResponse, Error> {
+    let body = body.read(&user, usize::MAX).await?;
     let posted = body.chat()?;
     let chat = posted.chat()?;
     let id = posted.custom_model_id().and_then(|id| Uuid::try_parse(&id).ok()).ok_or(Error::ModelNotFound)?;
@@ -54,7 +61,8 @@ pub async fn reply_custom(user: User, context: ChatContext, db: Data<Db>, body: 
 }
 
 /// `POST /api/chat/azure`.
-pub async fn reply_azure(user: User, context: ChatContext, body: Body) -> Result<HttpResponse, Error> {
+pub async fn reply_azure(user: User, context: ChatContext, body: UnreadBody) -> Result<HttpResponse, Error> {
+    let body = body.read(&user, usize::MAX).await?;
     let chat = body.chat()?.chat()?;
     let call = azure::call(&chat, user.profile()?)?;
     context.note("azure", &chat.model);
@@ -63,7 +71,8 @@ pub async fn reply_azure(user: User, context: ChatContext, body: Body) -> Result
 }
 
 /// `POST /api/chat/anthropic`.
-pub async fn reply_anthropic(user: User, context: ChatContext, body: Body) -> Result<HttpResponse, Error> {
+pub async fn reply_anthropic(user: User, context: ChatContext, body: UnreadBody) -> Result<HttpResponse, Error> {
+    let body = body.read(&user, usize::MAX).await?;
     let key = user.profile()?.key(Key::Anthropic).ok_or(Error::KeyNotFound(anthropic::NAME))?;
     let chat = body.chat()?.chat()?;
     let call = anthropic::call(&chat, &context.providers.base_urls.anthropic, key)?;
@@ -73,12 +82,15 @@ pub async fn reply_anthropic(user: User, context: ChatContext, body: Body) -> Re
 }
 
 /// `POST /api/chat/google`.
-pub async fn reply_google(user: User, context: ChatContext, body: Body) -> Result<HttpResponse, Error> {
+pub async fn reply_google(user: User, context: ChatContext, body: UnreadBody) -> Result<HttpResponse, Error> {
+    let body = body.read(&user, usize::MAX).await?;
     let key = user.profile()?.key(Key::GoogleGemini).ok_or(Error::KeyNotFound(google::NAME))?;
     let chat = body.chat()?.chat()?;
     let call = google::call(&chat, &context.providers.base_urls.google, key)?;
     context.note("google", &chat.model);
     drop((user, body));
     let url = call.url.to_string();
-    context.relay(call, Reader::Google(answer::google::Reader::default()), move |failure| google::error(&url, failure)).await
+    context
+        .relay(call, Reader::Google(answer::google::Reader::default()), move |failure| google::error(&url, failure))
+        .await
 }

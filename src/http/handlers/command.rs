@@ -7,7 +7,11 @@ use serde_json::{Value, json, value::RawValue};
 use crate::{
     credentials::Key,
     error::Error,
-    http::{body::Body, context::ChatContext, user::User},
+    http::{
+        body::{self, UnreadBody},
+        context::ChatContext,
+        user::User,
+    },
     llm::{self, openai, providers::OPENAI},
 };
 
@@ -35,7 +39,8 @@ struct Answer {
 }
 
 /// Answers `{"content"}`.
-pub async fn reply(user: User, context: ChatContext, body: Body) -> Result<HttpResponse, Error> {
+pub async fn reply(user: User, context: ChatContext, unread: UnreadBody) -> Result<HttpResponse, Error> {
+    let body = unread.read(&user, body::QUESTION).await?;
     let profile = user.profile()?;
     let key = profile.key(Key::OpenAi).ok_or(Error::KeyNotFound(OPENAI.name))?;
     let question: Question<'_> = body.object("input")?;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     credentials::Key,
     error::Error,
-    http::{body::Body, context::ChatContext, user::User},
+    http::{body::UnreadBody, context::ChatContext, user::User},
     js,
     llm::{
         self,
@@ -49,8 +49,9 @@ pub async fn reply(
     user: User,
     context: ChatContext,
     client: Data<ToolClient>,
-    body: Body,
+    body: UnreadBody,
 ) -> Result<HttpResponse, Error> {
+    let body = body.read(&user, usize::MAX).await?;
     let profile = user.profile()?;
     let key = profile.key(Key::OpenAi).ok_or(Error::KeyNotFound(OPENAI.name))?;
     let organization = profile.key(Key::OpenAiOrganization);

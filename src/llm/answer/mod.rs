@@ -203,7 +203,9 @@ mod tests {
         assert!(matches!(judge(None, false, true), Err(Failure::Incomplete(words)) if words == NO_END_MARK));
         assert!(matches!(judge(None, false, false), Err(Failure::Incomplete(words)) if words == NO_TEXT));
         assert!(matches!(judge(Some(Finish::Stop), true, false), Err(Failure::Incomplete(words)) if words == NO_TEXT));
-        assert!(matches!(judge(Some(Finish::Length), true, false), Err(Failure::Incomplete(words)) if words != NO_TEXT));
+        assert!(
+            matches!(judge(Some(Finish::Length), true, false), Err(Failure::Incomplete(words)) if words != NO_TEXT)
+        );
         for has_text in [true, false] {
             let blocked = judge(Some(Finish::Blocked("no".to_owned())), true, has_text);
             assert!(matches!(blocked, Err(Failure::Blocked(words)) if words == "no"));

@@ -123,8 +123,7 @@ impl Reader {
         if let Some(x_groq) = chunk.x_groq {
             read_groq(x_groq, out)?;
         }
-        for (given, kept) in
-            [(chunk.citations, &mut self.citations), (chunk.search_results, &mut self.search_results)]
+        for (given, kept) in [(chunk.citations, &mut self.citations), (chunk.search_results, &mut self.search_results)]
         {
             if let Some(given) = given.map(RawValue::get)
                 && given.len() <= MAX_CITATIONS_BYTES
@@ -162,8 +161,7 @@ impl Reader {
                 let calls = delta.tool_calls.is_some() || delta.function_call.is_some();
                 if calls && out.wanted.calls {
                     collect_calls(delta, out)?;
-                } else if (calls || self.in_call)
-                    && shown_calls::show(&mut self.in_call, delta, choice, &mut out.text)
+                } else if (calls || self.in_call) && shown_calls::show(&mut self.in_call, delta, choice, &mut out.text)
                 {
                     self.stop(choice, out);
                     return Ok(());
