@@ -26,7 +26,7 @@ use crate::{
     auth,
     credentials::Keys,
     db,
-    http::body::BodyLimits,
+    http::{body::BodyLimits, respond::AnswerSettings},
     http_client::{
         self,
         ssrf_guard::{self, UpstreamPolicy},
@@ -68,6 +68,8 @@ pub struct Config {
     /// `FRONTEND_TIMEOUT`, in seconds, default 120: limit on the time from the end of the request to the head of the
     /// front end's response.
     pub frontend_timeout: Duration,
+    /// `ANSWER_NOTES`, `ANSWER_SOURCES` and `HEARTBEAT`.
+    pub answers: AnswerSettings,
     /// `CORS_ORIGINS`, default none: the origins (scheme, host and port) whose pages may call the routes, separated by
     /// commas.
     pub cors_origins: Vec<String>,
@@ -147,6 +149,11 @@ impl Config {
             port,
             frontend_url,
             frontend_timeout: read.seconds("FRONTEND_TIMEOUT", 120)?,
+            answers: AnswerSettings {
+                notes: read.switch("ANSWER_NOTES", true)?,
+                sources: read.switch("ANSWER_SOURCES", true)?,
+                heartbeat: read.seconds_or_none("HEARTBEAT", 15)?,
+            },
             cors_origins: read.cors_origins()?,
             database: read.database()?,
             sessions,

@@ -53,6 +53,12 @@ impl Body {
         body
     }
 
+    /// Whether the response itself says where it ends, so that a body that was
+    /// read to its end is complete; else the connection's end is the only sign.
+    pub fn is_delimited(&self) -> bool {
+        self.framing != Framing::UntilClose
+    }
+
     /// Reads once and passes the content to `consume`, in any number of pieces.
     /// Returns `false` at the end, `true` if more may come. Goes on writing the
     /// request if the server has not taken all of it.
