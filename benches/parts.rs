@@ -5,7 +5,10 @@ use std::{hint::black_box, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chatbot_ui_api::{
-    auth::{cookie, token, token::VerifyingKey},
+    auth::{
+        cookie, jwt,
+        jwt::{Policy, VerifyingKey},
+    },
     cli::session,
     llm::{
         Output, openai,
@@ -70,7 +73,7 @@ fn sessions(criterion: &mut Criterion) {
     let (user, id) = (Uuid::from_u128(1), Uuid::from_u128(2));
     let lifetime = Duration::from_hours(1);
     let shared = session::access_token(SECRET, user, "bench@example.com", id, lifetime).expect("signs");
-    let secret = VerifyingKey::hs256(SECRET);
+    let (secret, policy) = (VerifyingKey::hs256(SECRET), Policy::default());
     let private = EncodingKey::from_ec_pem(include_bytes!("../tests/api/keys/es256.pem")).expect("a key");
     let public = Jwk::from_encoding_key(&private, Algorithm::ES256).expect("its public half");
     let public = VerifyingKey::new(DecodingKey::from_jwk(&public).expect("a key"), Algorithm::ES256);
@@ -88,14 +91,14 @@ fn sessions(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("session");
     group.bench_function("token, HS256", |bencher| {
         bencher.iter(|| {
-            token::header(black_box(&shared)).expect("a JWT");
-            secret.verify(black_box(&shared)).expect("good").user
+            jwt::header(black_box(&shared)).expect("a JWT");
+            secret.verify(black_box(&shared), &policy).expect("good").user
         });
     });
     group.bench_function("token, ES256", |bencher| {
         bencher.iter(|| {
-            token::header(black_box(&signed)).expect("a JWT");
-            public.verify(black_box(&signed)).expect("good").user
+            jwt::header(black_box(&signed)).expect("a JWT");
+            public.verify(black_box(&signed), &policy).expect("good").user
         });
     });
     group.bench_function(format!("cookie in chunks, {} bytes", cookie.len()), |bencher| {

@@ -5,15 +5,13 @@
 use std::time::{Duration, Instant};
 
 use chatbot_ui_api::{
-    cli::{
-        migrate,
-        postgres::{Options, Programs, Server},
-    },
+    cli::migrate,
     config::{Config, Variables},
     db::{
         Db,
-        files::{self, Column},
+        files::{self, Column, NewItem},
     },
+    demo::postgres::{Options, Programs, Server},
     retrieval::{self, Chunk, extract::FileKind},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -109,7 +107,12 @@ async fn rows() {
                 .collect();
             let vectors: Vec<Vec<f32>> = (0..each).map(|_| near(&centres[file], random)).collect();
             let started = Instant::now();
-            let stored = files::replace_items(&db, user, ids[file], &chunks, Column::OpenAi, &vectors).await;
+            let items: Vec<NewItem<'_>> = chunks
+                .iter()
+                .zip(&vectors)
+                .map(|(Chunk { content, tokens }, vector)| NewItem { content, tokens: *tokens, vector: Some(vector) })
+                .collect();
+            let stored = files::replace_items(&db, user, ids[file], &items, Column::OpenAi).await;
             stored.expect("stored").expect("the user's own");
             took += started.elapsed();
         }

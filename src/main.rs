@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use chatbot_ui_api::cli;
+use chatbot_ui_api::{cli, demo};
 use clap::{CommandFactory, Parser, Subcommand};
 
 /// The /api routes of chatbot-ui as one small server.
@@ -95,7 +95,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command.unwrap_or(Command::Serve { playground: false }) {
         Command::Serve { playground } => cli::serve::run(playground),
-        Command::Demo => cli::demo::run(),
+        Command::Demo => demo::run(),
         Command::Migrate => cli::migrate::run(),
         Command::Check => cli::check::run(),
         Command::Token { user, json } => cli::token::run(&user, json),

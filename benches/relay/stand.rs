@@ -11,12 +11,9 @@ use std::{
 };
 
 use chatbot_ui_api::{
-    cli::{
-        migrate,
-        postgres::{self, Options, Programs},
-        session,
-    },
-    config::PUBLISHED_JWT_SECRET,
+    auth::PUBLISHED_JWT_SECRET,
+    cli::{migrate, session},
+    demo::postgres::{self, Options, Programs},
 };
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;

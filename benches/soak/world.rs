@@ -11,12 +11,9 @@ use std::{
 };
 
 use chatbot_ui_api::{
-    cli::{
-        migrate,
-        postgres::{Options, Programs, Server},
-        session,
-    },
-    config::PUBLISHED_JWT_SECRET,
+    auth::PUBLISHED_JWT_SECRET,
+    cli::{migrate, session},
+    demo::postgres::{Options, Programs, Server},
 };
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::{

@@ -5,7 +5,7 @@
 
 #![no_main]
 
-use chatbot_ui_api::outbound::http1::head::Reader;
+use chatbot_ui_api::http_client::http1::head::Reader;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

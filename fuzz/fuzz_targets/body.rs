@@ -6,11 +6,11 @@
 use std::sync::LazyLock;
 
 use chatbot_ui_api::{
+    http::body::Body,
     llm::{
         anthropic, google,
         providers::{CUSTOM, OPENAI},
     },
-    routes::body::Body,
 };
 use libfuzzer_sys::fuzz_target;
 use secrecy::SecretString;

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use chatbot_ui_api::outbound::guard::PrivateUpstreams;
+use chatbot_ui_api::http_client::guard::PrivateUpstreams;
 use libfuzzer_sys::fuzz_target;
 use url::{Host, Url};
 

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use base64::{Engine, engine::GeneralPurpose, engine::general_purpose};
 use percent_encoding::{percent_decode_str, utf8_percent_encode};
 use serde_json::Value;
+use url::{Host, Url};
 
 use crate::js::COMPONENT;
 
@@ -185,6 +186,17 @@ fn pieces(value: &str) -> Vec<&str> {
     }
     pieces.push(&value[start..]);
     pieces
+}
+
+/// Returns the name that Supabase's clients give the cookie of the project at
+/// `url`: `sb-<ref>-auth-token`, `<ref>` being the first label of the host.
+pub fn name_for(url: &Url) -> String {
+    let host = match url.host() {
+        Some(Host::Domain(name)) => name.to_owned(),
+        Some(host @ (Host::Ipv4(_) | Host::Ipv6(_))) => host.to_string(),
+        None => String::new(),
+    };
+    format!("sb-{}-auth-token", host.split('.').next().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -2,13 +2,11 @@
 //! well, 1 when not, after one sentence on standard error that says why.
 
 pub mod check;
-pub mod demo;
 pub mod health;
 pub mod help;
 pub mod migrate;
 pub mod openapi;
-pub mod postgres;
-mod progress;
+pub mod progress;
 pub mod serve;
 pub mod session;
 pub mod token;
@@ -17,7 +15,7 @@ use std::{future::Future, process::ExitCode};
 
 /// Runs a command on an actix runtime and turns its end into an exit status.
 #[expect(clippy::print_stderr, reason = "a command talks to a person")]
-fn run(command: impl Future<Output = Result<(), String>>) -> ExitCode {
+pub(crate) fn run(command: impl Future<Output = Result<(), String>>) -> ExitCode {
     match actix_web::rt::System::new().block_on(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => {
@@ -29,34 +27,34 @@ fn run(command: impl Future<Output = Result<(), String>>) -> ExitCode {
 
 /// Says something to the person who ran the command.
 #[expect(clippy::print_stdout, reason = "a command talks to a person")]
-fn say(words: &str) {
+pub(crate) fn say(words: &str) {
     println!("{words}");
 }
 
 /// Whether to write in colours: on a terminal, unless `NO_COLOR` is set.
-fn colours(is_terminal: bool) -> bool {
+pub(crate) fn colours(is_terminal: bool) -> bool {
     is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// What Postgres said, without the line of its source that sqlx adds.
-fn refusal(error: &sqlx::Error) -> String {
+pub(crate) fn refusal(error: &sqlx::Error) -> String {
     error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 
 /// Waits for Ctrl-C or SIGTERM; can be asked again.
-struct StopSignals {
+pub(crate) struct StopSignals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
 }
 
 impl StopSignals {
-    fn listen() -> Result<Self, String> {
+    pub(crate) fn listen() -> Result<Self, String> {
         use tokio::signal::unix::{SignalKind, signal};
         let listen = |kind| signal(kind).map_err(|error| format!("signals cannot be received: {error}"));
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }
 
-    async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

@@ -6,10 +6,10 @@ use secrecy::ExposeSecret;
 
 use super::{StopSignals, check};
 use crate::{
-    app,
-    config::{self, Config, PUBLISHED_JWT_SECRET, SessionCheck, Sessions},
-    db::inspect,
-    playground, telemetry,
+    auth::{self, PUBLISHED_JWT_SECRET},
+    config::{self, Config},
+    db::{self, SessionCheck, inspect},
+    playground, server, telemetry,
 };
 
 /// Runs the command; with `playground`, there is a page at `/`.
@@ -22,7 +22,7 @@ pub fn run(playground: bool) -> ExitCode {
             if config.frontend_url.is_some() {
                 return Err("--playground and FRONTEND_URL both want the page at /: leave one of them out".to_owned());
             }
-            let Sessions { public_supabase_url, anon_key, .. } = &config.sessions;
+            let auth::Settings { public_supabase_url, anon_key, .. } = &config.sessions;
             config.playground = Some(playground::Settings::of_a_project(public_supabase_url, anon_key.as_deref())?);
         }
         // A stream takes three; many systems start a process with room for 1,024.
@@ -41,12 +41,12 @@ pub fn run(playground: bool) -> ExitCode {
         }
         actix_web::rt::spawn(try_database(config.database.clone()));
         let mut signals = StopSignals::listen()?;
-        app::serve(config, listener, async || signals.next().await).await.map_err(|error| error.to_string())
+        server::serve(config, listener, async || signals.next().await).await.map_err(|error| error.to_string())
     })
 }
 
 /// Binds `HOST` and `PORT`.
-pub(super) fn listen(config: &Config) -> Result<TcpListener, String> {
+pub(crate) fn listen(config: &Config) -> Result<TcpListener, String> {
     let (host, port) = (config.host.trim_matches(['[', ']']), config.port);
     TcpListener::bind((host, port)).map_err(|error| {
         format!("{host}:{port} cannot be listened on: {error}. HOST must be an address of this machine, and PORT one that is free and yours to use")
@@ -54,7 +54,7 @@ pub(super) fn listen(config: &Config) -> Result<TcpListener, String> {
 }
 
 /// Says early what is wrong with the database; the server goes on all the same.
-async fn try_database(settings: config::Database) {
+async fn try_database(settings: db::Settings) {
     let problem = match tokio::time::timeout(Duration::from_secs(5), inspect::connect(&settings)).await {
         Ok(Ok(_)) => return,
         Ok(Err(error)) => error.to_string(),
@@ -78,12 +78,12 @@ fn announce(config: &Config, listener: &TcpListener) {
         if config.database.transaction_pooler { " through a transaction pooler" } else { "" },
         config.sessions.supabase_url,
     );
-    match (&config.limits.redis, config.limits.rate_per_minute) {
+    match (&config.rate_limit.redis, config.rate_limit.rate_per_minute) {
         (Some(redis), Some(_)) => tracing::info!("the rate limit is shared through Redis at {redis}"),
         (Some(_), None) => tracing::warn!("REDIS_URL is set, and nothing uses it while RATE_LIMIT_PER_MINUTE is not"),
         (None, _) => {}
     }
-    if config.private_upstreams.allow {
+    if config.http_client.private_upstreams.allow {
         tracing::warn!(
             "URLs that users enter may lead to private addresses, since HOST is this machine: set PRIVATE_UPSTREAMS=deny if a proxy makes this server public"
         );
@@ -93,7 +93,7 @@ fn announce(config: &Config, listener: &TcpListener) {
             "sessions are signed with the secret that every local Supabase stack is published with: set SUPABASE_JWT_SECRET if anyone else can reach this server"
         );
     }
-    if config.sessions.check == SessionCheck::Token {
+    if config.database.session_check == SessionCheck::Token {
         tracing::warn!(
             "SESSION_CHECK=token: a user who was banned or deleted, or who signed out, gets in until the token runs out"
         );

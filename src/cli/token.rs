@@ -13,8 +13,8 @@ use super::session;
 use crate::{
     config::{self, Config},
     db::inspect,
+    http_client::guard,
     js::COMPONENT,
-    outbound::guard,
 };
 
 const LIFETIME: Duration = Duration::from_hours(7 * 24);
@@ -52,7 +52,7 @@ pub fn run(email: &str, json: bool) -> ExitCode {
             format!("the session cannot be written into auth.sessions: {}. {AS_WHOM}", super::refusal(&error))
         })?;
         let token = session::access_token(secret.expose_secret().as_bytes(), user, &email, session, LIFETIME)?;
-        let cookie = cookie(sessions.cookie_name(), &token, user, &email);
+        let cookie = cookie(&sessions.cookie_name, &token, user, &email);
         let url = format!("http://{}:{}", super::health::host(&config.host), config.port);
         if json {
             let all = json!({ "token": token, "cookie": cookie, "user": user, "session": session, "expires_in": LIFETIME.as_secs() });

@@ -7,43 +7,11 @@ use std::{str::FromStr, time::Duration};
 use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
 
-use super::{ConfigError, Reader, wrong};
-
-/// How traces are sent, over HTTP in protobuf. `Debug` shows no secret.
-#[derive(Debug, Clone)]
-pub struct Otlp {
-    /// `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, else `OTEL_EXPORTER_OTLP_ENDPOINT`
-    /// and `/v1/traces`. Without either there are no traces.
-    pub endpoint: String,
-    /// `OTEL_EXPORTER_OTLP_HEADERS` and `OTEL_EXPORTER_OTLP_TRACES_HEADERS`,
-    /// `name=value,…` with values percent-encoded.
-    pub headers: Vec<(String, SecretString)>,
-    /// `OTEL_EXPORTER_OTLP_TIMEOUT`, in milliseconds, default 10000.
-    pub timeout: Duration,
-    /// `OTEL_BSP_SCHEDULE_DELAY`, in milliseconds, default 5000: between two
-    /// deliveries.
-    pub delay: Duration,
-    /// `OTEL_SERVICE_NAME`, default `chatbot-ui-api`.
-    pub service_name: String,
-    /// `OTEL_RESOURCE_ATTRIBUTES`, `name=value,…`: what every span comes from.
-    pub attributes: Vec<(String, String)>,
-    /// `OTEL_TRACES_SAMPLER`, default `parentbased_always_on`.
-    pub sampler: Sampler,
-}
-
-/// Which requests are traced.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sampler {
-    /// `parentbased_…`: a request that comes with a trace is traced if its
-    /// sender's part is; the share is of the others.
-    pub parent_based: bool,
-    /// All for `always_on`, none for `always_off`; for `traceidratio` what
-    /// `OTEL_TRACES_SAMPLER_ARG` says, default 1.
-    pub share: f64,
-}
+use super::reader::{ConfigError, Reader, wrong};
+use crate::telemetry::otlp::{Sampler, Settings};
 
 impl Reader<'_> {
-    pub(super) fn otlp(&self) -> Result<Option<Otlp>, ConfigError> {
+    pub(super) fn otlp(&self) -> Result<Option<Settings>, ConfigError> {
         const BASE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
         const TRACES: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
         let endpoint = match (self.text(TRACES), self.text(BASE)) {
@@ -66,7 +34,7 @@ impl Reader<'_> {
         }
         let mut headers = self.pairs("OTEL_EXPORTER_OTLP_HEADERS")?;
         headers.extend(self.pairs("OTEL_EXPORTER_OTLP_TRACES_HEADERS")?);
-        Ok(Some(Otlp {
+        Ok(Some(Settings {
             endpoint,
             headers: headers.into_iter().map(|(name, value)| (name, SecretString::from(value))).collect(),
             timeout: Duration::from_millis(self.number("OTEL_EXPORTER_OTLP_TIMEOUT", 10_000)?),
@@ -127,7 +95,7 @@ mod tests {
     use super::*;
     use crate::config::Variables;
 
-    fn otlp(variables: &[(&str, &str)]) -> Result<Option<Otlp>, String> {
+    fn otlp(variables: &[(&str, &str)]) -> Result<Option<Settings>, String> {
         let variables: Variables = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         Reader(&variables).otlp().map_err(|error| error.to_string())
     }

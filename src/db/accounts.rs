@@ -3,39 +3,14 @@
 
 use std::sync::{Arc, LazyLock};
 
-use secrecy::{ExposeSecret, SecretString};
 use sqlx::{FromRow, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::Db;
+use super::pool::{Db, SessionCheck};
 use crate::{
-    auth::token::Claims,
-    config::SessionCheck,
+    credentials::{self, Keys, Profile},
     error::Error,
-    keys::{self, Key, Keys},
 };
-
-/// A row of `profiles`, with the environment's keys over it.
-#[derive(Debug)]
-pub struct Profile {
-    keys: Keys,
-    environment: Arc<Keys>,
-    /// Embeddings come from Azure instead of OpenAI.
-    pub use_azure_openai: bool,
-}
-
-impl Profile {
-    /// A key: the environment's, else the profile's; `None` where neither has
-    /// one or the profile's is empty.
-    pub fn key(&self, key: Key) -> Option<&SecretString> {
-        self.environment.get(key).or_else(|| self.keys.get(key).filter(|value| !value.expose_secret().is_empty()))
-    }
-
-    /// Whether a key is the environment's, and so no user's choice.
-    pub fn is_from_environment(&self, key: Key) -> bool {
-        self.environment.get(key).is_some()
-    }
-}
 
 /// Why a good token is refused all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -59,7 +34,7 @@ struct Account {
 }
 
 static KEY_COLUMNS: LazyLock<String> =
-    LazyLock::new(|| keys::TABLE.iter().map(|row| format!(", profile.{}", row.column)).collect());
+    LazyLock::new(|| credentials::TABLE.iter().map(|row| format!(", profile.{}", row.column)).collect());
 
 static CHECKED: LazyLock<String> = LazyLock::new(|| {
     format!(
@@ -105,7 +80,7 @@ impl FromRow<'_, PgRow> for Account {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
         let profile = if row.try_get("has_profile")? {
             Some(Profile {
-                keys: Keys::try_from_rows(|key| row.try_get(key.column))?,
+                own: Keys::try_from_rows(|key| row.try_get(key.column))?,
                 environment: Arc::default(),
                 use_azure_openai: row.try_get("use_azure_openai")?,
             })
@@ -128,11 +103,11 @@ impl FromRow<'_, PgRow> for Account {
 /// Where the database does not answer.
 pub async fn find(
     db: &Db,
-    claims: Claims,
-    check: SessionCheck,
+    user: Uuid,
+    session: Option<Uuid>,
     environment: &Arc<Keys>,
 ) -> Result<Result<Option<Profile>, Refused>, Error> {
-    let query = sqlx::query_as::<_, Account>(statement(check)).bind(claims.user).bind(claims.session);
+    let query = sqlx::query_as::<_, Account>(statement(db.session_check)).bind(user).bind(session);
     let Some(account) = db.optional(query).await? else {
         return Ok(Err(Refused::Gone));
     };
@@ -145,6 +120,20 @@ pub async fn find(
     } else {
         Ok(account.profile.map(|profile| Profile { environment: environment.clone(), ..profile }))
     })
+}
+
+/// Whether the database answers the statement of every request.
+///
+/// # Errors
+/// [`Error::DatabaseUnavailable`], within three seconds.
+pub async fn ready(db: &Db) -> Result<(), Error> {
+    // For a user that cannot exist: finds out what this role may not read, or
+    // what is missing.
+    let probe = async {
+        let found = find(db, Uuid::nil(), Some(Uuid::nil()), &Arc::default()).await;
+        found.map(|_| ()).map_err(|error| error.detail().into_owned())
+    };
+    db.is_ready(probe).await.map_err(Error::DatabaseUnavailable)
 }
 
 /// Whether anybody has this user name.

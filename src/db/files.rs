@@ -8,10 +8,10 @@ use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 use uuid::Uuid;
 
 use super::{
-    Db,
+    pool::Db,
     vector::{Vector, VectorType, Vectors},
 };
-use crate::{error::Error, retrieval::Chunk};
+use crate::error::Error;
 
 /// For storing or searching, however much there is.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -33,7 +33,13 @@ const READABLE: &str = "select id from public.files where id = any($1) and (user
 const READABLE_WITH_COLLECTIONS: &str = "select id from public.files \
      where id = any($1) and (user_id = $2 or sharing <> 'private' or exists ( \
          select from public.collection_files member join public.collections on collections.id = member.collection_id \
-         where member.file_id = files.id and collections.sharing <> 'private'))";
+         where member.file_id = files.id and collections.sharing <> 'private' \
+           and collections.user_id = files.user_id))";
+
+/// A passage that somebody else put into a file is not read: chatbot-ui's row
+/// level security lets everyone add rows of their own to any file.
+const OF_THE_OWNER: &str =
+    "exists (select from public.files file where file.id = item.file_id and file.user_id = item.user_id)";
 
 fn insert_items(column: Column) -> String {
     format!(
@@ -51,7 +57,7 @@ fn compare_all(column: Column, schema: &str) -> String {
     format!(
         "with item as materialized ( \
              select id, file_id, content, tokens, {} operator({schema}.<=>) $1 as distance \
-             from public.file_items where file_id = any($2)) \
+             from public.file_items item where file_id = any($2) and {OF_THE_OWNER}) \
          select id, file_id, content, tokens, 1 - distance as similarity from item \
          order by distance, id limit $3",
         column.name()
@@ -133,9 +139,19 @@ pub async fn find_own(db: &Db, user: Uuid, id: Uuid) -> Result<Result<File, NoFi
     })
 }
 
+/// A passage to be stored. Without `Debug`, as it is a user's text.
+#[derive(Clone, Copy)]
+pub struct NewItem<'a> {
+    /// The passage.
+    pub content: &'a str,
+    /// Its length in tokens of `cl100k_base`.
+    pub tokens: i32,
+    /// Its vector, if one was made.
+    pub vector: Option<&'a [f32]>,
+}
+
 /// Puts these passages in the place of the file's own, and their tokens' sum
-/// into the file's row: all of it or nothing. `vectors` has one for each, or
-/// is empty.
+/// into the file's row: all of it or nothing.
 ///
 /// Differs: the original adds to what is there, and answers with success
 /// where storing failed.
@@ -147,15 +163,14 @@ pub async fn replace_items(
     db: &Db,
     user: Uuid,
     file: Uuid,
-    chunks: &[Chunk],
+    items: &[NewItem<'_>],
     column: Column,
-    vectors: &[Vec<f32>],
 ) -> Result<Result<(), NoFile>, Error> {
     let vector_type = db.vector_type().await?;
     let named = db.names_statements();
-    db.transaction(LIMIT, async |connection| {
+    db.transaction(user, LIMIT, async |connection| {
         // Locks the row: of two that process one file, one comes after the other.
-        let total: i64 = chunks.iter().map(|chunk| i64::from(chunk.tokens)).sum();
+        let total: i64 = items.iter().map(|item| i64::from(item.tokens)).sum();
         let updated = sqlx::query(COUNT_TOKENS)
             .bind(file)
             .bind(user)
@@ -168,11 +183,11 @@ pub async fn replace_items(
         }
         sqlx::query(DELETE_ITEMS).bind(file).persistent(named).execute(&mut *connection).await?;
         let sql = insert_items(column);
-        for (number, part) in chunks.chunks(ROWS).enumerate() {
+        for (number, part) in items.chunks(ROWS).enumerate() {
             // Postgres holds no NUL in a text.
-            let contents: Vec<String> = part.iter().map(|chunk| chunk.content.replace('\0', "")).collect();
-            let tokens: Vec<i32> = part.iter().map(|chunk| chunk.tokens).collect();
-            let vectors = (0..part.len()).map(|at| vectors.get(number * ROWS + at).map(Vec::as_slice)).collect();
+            let contents: Vec<String> = part.iter().map(|item| item.content.replace('\0', "")).collect();
+            let tokens: Vec<i32> = part.iter().map(|item| item.tokens).collect();
+            let vectors = part.iter().map(|item| item.vector).collect();
             sqlx::query(AssertSqlSafe(sql.clone()))
                 .bind(file)
                 .bind(user)
@@ -189,8 +204,13 @@ pub async fn replace_items(
     .await
 }
 
+/// Most passages of one search.
+const MAX_FOUND: i64 = 100;
+
 /// The passages nearest to `vector` in these files, the nearest first, as
-/// many as `count` says or all of them.
+/// many as `count` says and at most [`MAX_FOUND`].
+///
+/// Differs: the original returns every passage if no count is given.
 ///
 /// Only files that the user may read: his own, those that are shared, and,
 /// where chatbot-ui's collections exist, those in a shared collection.
@@ -207,9 +227,10 @@ pub async fn nearest(
     vector: &[f32],
     count: Option<i64>,
 ) -> Result<Vec<Found>, Error> {
+    let count = count.unwrap_or(MAX_FOUND).min(MAX_FOUND);
     let vector_type = db.vector_type().await?;
     let named = db.names_statements();
-    db.transaction(LIMIT, async |connection| {
+    db.transaction(user, LIMIT, async |connection| {
         let files = readable(connection, named, user, files).await?;
         let counted = "select count(*) from (select from public.file_items where file_id = any($1) limit $2) item";
         let items: i64 = sqlx::query_scalar(counted)
@@ -219,9 +240,7 @@ pub async fn nearest(
             .fetch_one(&mut *connection)
             .await?;
         let search = Search { vector_type, column, vector, files: &files, count, named };
-        if items > EXACT_UP_TO
-            && let Some(count) = count
-        {
+        if items > EXACT_UP_TO {
             let found = search.by_index(connection).await?;
             // An index that does not iterate may come back with too few.
             if i64::try_from(found.len()).is_ok_and(|found| found >= count) {
@@ -244,7 +263,7 @@ struct Search<'a> {
     column: Column,
     vector: &'a [f32],
     files: &'a [Uuid],
-    count: Option<i64>,
+    count: i64,
     named: bool,
 }
 
@@ -267,8 +286,8 @@ impl Search<'_> {
         sqlx::query(AssertSqlSafe(settings)).persistent(self.named).execute(&mut *connection).await?;
         let distance = format!("{} operator({}.<=>) $1", self.column.name(), self.vector_type.schema);
         let sql = format!(
-            "select id, file_id, content, tokens, 1 - ({distance}) as similarity from public.file_items \
-             where file_id = any($2) order by {distance} limit $3"
+            "select id, file_id, content, tokens, 1 - ({distance}) as similarity from public.file_items item \
+             where file_id = any($2) and {OF_THE_OWNER} order by {distance} limit $3"
         );
         self.run(connection, sql).await
     }

@@ -7,26 +7,27 @@
 
 use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, Row, postgres::PgSslMode};
 
-use super::{accounts, files, models, vector};
-use crate::{
-    config::{self, SessionCheck},
-    keys,
+use super::{
+    accounts, files, models,
+    pool::{self, SessionCheck, Settings},
+    vector,
 };
+use crate::credentials;
 
 /// A connection as the server's own are.
 ///
 /// # Errors
 /// Why there is none.
-pub async fn connect(settings: &config::Database) -> sqlx::Result<PgConnection> {
-    PgConnection::connect_with(&super::options(settings)).await
+pub async fn connect(settings: &Settings) -> sqlx::Result<PgConnection> {
+    PgConnection::connect_with(&pool::options(settings)).await
 }
 
 /// The same, by TLS or not at all.
 ///
 /// # Errors
 /// Why there is none.
-pub async fn connect_with_tls(settings: &config::Database) -> sqlx::Result<PgConnection> {
-    PgConnection::connect_with(&super::options(settings).ssl_mode(PgSslMode::Require)).await
+pub async fn connect_with_tls(settings: &Settings) -> sqlx::Result<PgConnection> {
+    PgConnection::connect_with(&pool::options(settings).ssl_mode(PgSslMode::Require)).await
 }
 
 /// Postgres' process behind a connection. Two connections that are open at
@@ -67,13 +68,13 @@ pub async fn explain(connection: &mut PgConnection, statement: &str) -> sqlx::Re
     sqlx::raw_sql(AssertSqlSafe(format!("explain {filled}"))).execute(connection).await.map(|_| ())
 }
 
-/// The columns of [`keys::TABLE`] that `public.profiles` lacks: an older
+/// The columns of [`credentials::TABLE`] that `public.profiles` lacks: an older
 /// schema of chatbot-ui's has not all of them.
 ///
 /// # Errors
 /// Where the database does not answer.
 pub async fn missing_key_columns(connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
-    let names: Vec<String> = keys::TABLE.iter().map(|row| format!("'{}'", row.column)).collect();
+    let names: Vec<String> = credentials::TABLE.iter().map(|row| format!("'{}'", row.column)).collect();
     let sql = format!(
         "select name from unnest(array[{}]) name where not exists ( \
              select from pg_attribute where attrelid = to_regclass('public.profiles') and attname = name and not attisdropped) order by name",

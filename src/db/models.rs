@@ -4,7 +4,7 @@ use secrecy::SecretString;
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::Db;
+use super::pool::Db;
 use crate::error::Error;
 
 pub(super) const ALLOWED: &str = "select base_url, api_key from public.models \

@@ -9,7 +9,7 @@ use sqlx::{
     postgres::{PgArgumentBuffer, PgTypeInfo, types::Oid},
 };
 
-use super::Db;
+use super::pool::Db;
 use crate::error::Error;
 
 /// The type `vector` of one database.

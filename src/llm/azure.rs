@@ -11,7 +11,10 @@ use super::{
     openai::ChatRequest,
     providers::{endpoint, json, secret_header},
 };
-use crate::{db::accounts::Profile, error::Error, keys::Key};
+use crate::{
+    credentials::{Key, Profile},
+    error::Error,
+};
 
 /// The name in the sentences about its key.
 pub const NAME: &str = "Azure OpenAI";

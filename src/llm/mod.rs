@@ -30,13 +30,60 @@ use url::Url;
 
 use crate::{
     error::Error,
-    outbound::{
-        Clients,
-        guard::Refusal,
+    http_client::{
+        ClientFactory,
+        guard::{self, Refusal},
         http1::{self, Body, Read, Response},
     },
     telemetry::RequestLog,
 };
+
+/// The providers' base URLs, without a slash at the end.
+#[derive(Debug, Clone)]
+pub struct BaseUrls {
+    /// `OPENAI_BASE_URL`, default `https://api.openai.com/v1`.
+    pub openai: String,
+    /// `GROQ_BASE_URL`, default `https://api.groq.com/openai/v1`.
+    pub groq: String,
+    /// `MISTRAL_BASE_URL`, default `https://api.mistral.ai/v1`.
+    pub mistral: String,
+    /// `OPENROUTER_BASE_URL`, default `https://openrouter.ai/api/v1`.
+    pub openrouter: String,
+    /// `PERPLEXITY_BASE_URL`, default `https://api.perplexity.ai`.
+    pub perplexity: String,
+    /// `ANTHROPIC_BASE_URL`, default `https://api.anthropic.com`.
+    pub anthropic: String,
+    /// `GOOGLE_GEMINI_BASE_URL`, default
+    /// `https://generativelanguage.googleapis.com`.
+    pub google: String,
+}
+
+impl BaseUrls {
+    /// Whether every provider is on this machine.
+    pub fn all_on_this_machine(&self) -> bool {
+        let Self { openai, groq, mistral, openrouter, perplexity, anthropic, google } = self;
+        [openai, groq, mistral, openrouter, perplexity, anthropic, google]
+            .into_iter()
+            .all(|url| Url::parse(url).is_ok_and(|url| url.host_str().is_some_and(guard::is_this_machine)))
+    }
+}
+
+/// One worker's clients of providers.
+pub struct Providers {
+    /// For those that the configuration names.
+    pub direct: http1::Client,
+    /// For those whose URL a user chose.
+    pub guarded: http1::Client,
+    /// Where the configuration's are.
+    pub base_urls: BaseUrls,
+}
+
+impl Providers {
+    /// Builds a worker's clients.
+    pub fn new(clients: &ClientFactory, base_urls: BaseUrls) -> Self {
+        Self { direct: clients.providers(), guarded: clients.guarded_providers(), base_urls }
+    }
+}
 
 /// What the client wants answered. Without `Debug`, as it holds the prompt.
 pub struct Chat<'a> {
@@ -239,8 +286,8 @@ pub const ATTEMPTS: u32 = 3;
 ///
 /// # Errors
 /// What the last attempt came to.
-pub async fn send(clients: &Clients, call: &Call, log: &RequestLog) -> Result<Body, Failure> {
-    let client = if call.guarded { &clients.guarded_providers } else { &clients.providers };
+pub async fn send(providers: &Providers, call: &Call, log: &RequestLog) -> Result<Body, Failure> {
+    let client = if call.guarded { &providers.guarded } else { &providers.direct };
     let _waiting = log.ask();
     let mut attempt = 0;
     loop {
@@ -334,8 +381,8 @@ async fn beginning(response: Response) -> String {
 ///
 /// # Errors
 /// What the last attempt came to, or an answer that is no JSON.
-pub async fn complete<T: DeserializeOwned>(clients: &Clients, call: &Call, log: &RequestLog) -> Result<T, Failure> {
-    let body = send(clients, call, log).await?;
+pub async fn complete<T: DeserializeOwned>(providers: &Providers, call: &Call, log: &RequestLog) -> Result<T, Failure> {
+    let body = send(providers, call, log).await?;
     let _waiting = log.wait();
     let body = match body.read(MAX_REPLY_BYTES).await {
         Ok(Read::Whole(body)) => body,

@@ -1,6 +1,6 @@
 //! The providers that speak OpenAI's wire, a row each. The route, the request
 //! and the words of the errors follow from the row. Its address is a field of
-//! [`BaseUrls`], its key a row of [`crate::keys::TABLE`], and its tests are to
+//! [`BaseUrls`], its key a row of [`crate::credentials::TABLE`], and its tests are to
 //! be written: `docs/providers.md` goes through all of it.
 
 use bytes::Bytes;
@@ -9,8 +9,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use url::Url;
 
+use super::BaseUrls;
 use super::{ATTEMPTS, Call, Chat, Failure, limits, openai::ChatRequest};
-use crate::{config::BaseUrls, error::Error, keys::Key};
+use crate::{credentials::Key, error::Error};
 
 /// A provider that speaks OpenAI's wire: what is its own.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use futures::Stream;
 
 use super::{Failure, MAX_ERROR_BYTES, Output, Reader, openai, sse};
 use crate::{
-    outbound::http1::Body,
+    http_client::http1::Body,
     telemetry::{Ended, RequestLog},
 };
 

@@ -31,6 +31,12 @@ pub fn document() -> &'static Value {
     &DOCUMENT
 }
 
+/// Returns the document as JSON text.
+pub fn text() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| document().to_string());
+    &TEXT
+}
+
 fn add_providers(paths: &mut Value) {
     let rest = paths.as_object_mut().map(std::mem::take).unwrap_or_default();
     for (path, item) in rest {
@@ -64,7 +70,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
-    use crate::routes::{self, Access};
+    use crate::http::table::{self, Access};
 
     /// Method and path of each operation, and who may use it.
     fn operations() -> BTreeMap<(String, String), Access> {
@@ -88,7 +94,7 @@ mod tests {
             Some(Access::Anyone)
         );
         let table: BTreeMap<_, _> =
-            routes::table().into_iter().map(|row| ((row.method.to_string(), row.path), row.access)).collect();
+            table::table().into_iter().map(|row| ((row.method.to_string(), row.path), row.access)).collect();
         assert_eq!(described, table);
     }
 

@@ -2,7 +2,7 @@
 //! client. Its files lie beside this one as they are sent; they ask this
 //! server's public routes and the Supabase project, and nobody else.
 //!
-//! Its routes stand apart from [`crate::routes`]: they are there only where
+//! Its routes stand apart from [`crate::http`]: they are there only where
 //! [`Config::playground`](crate::config::Config::playground) says so.
 
 use actix_web::{

@@ -5,16 +5,13 @@ use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::BaseUrls,
-    db::accounts::Profile,
+    credentials::{Key, Profile},
     error::Error,
-    keys::Key,
     llm::{
-        self, Call, Failure,
+        self, Call, Failure, Providers,
         azure::{self, SEGMENT},
         providers::OPENAI,
     },
-    outbound::Clients,
     telemetry::RequestLog,
 };
 
@@ -54,13 +51,11 @@ pub fn missing_key(profile: &Profile) -> Option<&'static str> {
 /// What it takes to ask for vectors.
 pub struct Embedder<'a> {
     /// This worker's.
-    pub clients: &'a Clients,
+    pub providers: &'a Providers,
     /// The request's.
     pub log: &'a RequestLog,
     /// Whose keys, and which service.
     pub profile: &'a Profile,
-    /// Where OpenAI is.
-    pub base_urls: &'a BaseUrls,
 }
 
 impl Embedder<'_> {
@@ -98,7 +93,7 @@ impl Embedder<'_> {
             facts.provider = Some(if self.profile.use_azure_openai { "azure" } else { OPENAI.path });
             facts.model = Some(MODEL.to_owned());
         }
-        let reply: Reply = llm::complete(self.clients, &call, self.log).await.map_err(words)?;
+        let reply: Reply = llm::complete(self.providers, &call, self.log).await.map_err(words)?;
         in_order(reply, count).ok_or_else(|| {
             words(Failure::Unusable("The provider answered with vectors that do not fit what it was asked".to_owned()))
         })
@@ -109,7 +104,7 @@ impl Embedder<'_> {
         if !profile.use_azure_openai {
             let key = profile.key(Key::OpenAi).ok_or(Error::KeyNotFound(OPENAI.name))?;
             let organization = profile.key(Key::OpenAiOrganization);
-            return OPENAI.post(&self.base_urls.openai, "/embeddings", request, key, organization);
+            return OPENAI.post(&self.providers.base_urls.openai, "/embeddings", request, key, organization);
         }
         let deployment = profile.key(Key::AzureEmbeddings).ok_or_else(azure::no_resources)?.expose_secret();
         let path = format!("/openai/deployments/{}/embeddings", utf8_percent_encode(deployment, SEGMENT));

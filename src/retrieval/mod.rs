@@ -6,10 +6,12 @@
 //! to 200; [`tokens::count`] says how much of an embedding model's input a passage takes.
 //! [`file_chunks`] does all three, [`chunks`] the last two, for text that comes without a file.
 //!
-//! Around them: [`storage`] has the files, [`embed`] and [`local`] make vectors of passages.
+//! Around them: [`ingest`] bounds how many files are read at once, [`storage`] has the files, [`embed`]
+//! and [`local`] make vectors of passages.
 
 pub mod embed;
 pub mod extract;
+pub mod ingest;
 pub mod local;
 pub mod split;
 pub mod storage;

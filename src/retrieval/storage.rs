@@ -7,59 +7,72 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 use uuid::Uuid;
 
-use crate::{
-    error::Error,
-    llm::azure::SEGMENT,
-    outbound::{self, ReadError},
-};
+use crate::{allowance::Charge, error::Error, llm::azure::SEGMENT};
 
-/// The bytes of an object in the bucket `files` that is the user's.
-///
-/// The path stands in a row that its owner can write, and the service key
-/// opens everybody's folder: a folder that is named by somebody else's id is
-/// refused. (chatbot-ui's own folders are all named by their owner's.)
-///
-/// # Errors
-/// A sentence that begins with `Failed to retrieve file`; 413 for a file of
-/// more than `limit` bytes.
-pub async fn download(
-    http: &reqwest::Client,
-    supabase_url: &Url,
-    service_key: Option<&SecretString>,
-    user: Uuid,
-    path: &str,
-    limit: usize,
-) -> Result<Vec<u8>, Error> {
-    let failed = |reason: &str| Error::Provider { status: 500, message: format!("Failed to retrieve file: {reason}") };
-    let key = service_key.ok_or_else(|| failed("SUPABASE_SERVICE_ROLE_KEY is not set on the server"))?;
-    let segments: Vec<&str> = path.split('/').collect();
-    let foreign = Uuid::try_parse(segments[0]).is_ok_and(|folder| folder != user);
-    if foreign || segments.iter().any(|segment| matches!(*segment, "" | "." | "..")) {
-        return Err(failed("its path is not the user's"));
-    }
-    let path: Vec<String> = segments.iter().map(|segment| utf8_percent_encode(segment, SEGMENT).to_string()).collect();
-    let base = supabase_url.as_str().trim_end_matches('/');
-    let url = format!("{base}/storage/v1/object/files/{}", path.join("/"));
+/// The project's storage server.
+pub struct Storage {
+    /// The client.
+    pub http: reqwest::Client,
+    /// The project's URL.
+    pub supabase_url: Url,
+    /// `SUPABASE_SERVICE_ROLE_KEY`.
+    pub service_key: Option<SecretString>,
+    /// `MAX_FILE_BYTES`.
+    pub max_file_bytes: usize,
+}
 
-    let request =
-        with_key(http.get(url), key.expose_secret()).ok_or_else(|| failed("SUPABASE_SERVICE_ROLE_KEY is not a key"))?;
-    let response = request.send().await.map_err(|_| failed("the storage server cannot be reached"))?;
-    if !response.status().is_success() {
-        // Storage says 400 for an object that is not there.
-        let reason = if matches!(response.status().as_u16(), 400 | 404) {
-            "Object not found".to_owned()
-        } else {
-            format!("the storage server answered with status {}", response.status().as_u16())
-        };
-        return Err(failed(&reason));
-    }
-    outbound::read(response, limit).await.map_err(|error| match error {
-        ReadError::TooLarge => Error::Provider {
+impl Storage {
+    /// Downloads an object in the bucket `files` that is the user's.
+    ///
+    /// The path stands in a row that its owner can write, and the service key
+    /// opens everybody's folder: a folder that is named by somebody else's id is
+    /// refused. (chatbot-ui's own folders are all named by their owner's.)
+    ///
+    /// # Errors
+    /// A sentence that begins with `Failed to retrieve file`; 413 for a file of
+    /// more than `MAX_FILE_BYTES`, 503 if the user's allowance of bytes is used up.
+    pub async fn download(&self, user: Uuid, path: &str, charge: &mut Charge) -> Result<Vec<u8>, Error> {
+        let limit = self.max_file_bytes;
+        let failed =
+            |reason: &str| Error::Provider { status: 500, message: format!("Failed to retrieve file: {reason}") };
+        let key =
+            self.service_key.as_ref().ok_or_else(|| failed("SUPABASE_SERVICE_ROLE_KEY is not set on the server"))?;
+        let segments: Vec<&str> = path.split('/').collect();
+        let foreign = Uuid::try_parse(segments[0]).is_ok_and(|folder| folder != user);
+        if foreign || segments.iter().any(|segment| matches!(*segment, "" | "." | "..")) {
+            return Err(failed("its path is not the user's"));
+        }
+        let path: Vec<String> =
+            segments.iter().map(|segment| utf8_percent_encode(segment, SEGMENT).to_string()).collect();
+        let base = self.supabase_url.as_str().trim_end_matches('/');
+        let url = format!("{base}/storage/v1/object/files/{}", path.join("/"));
+
+        let request = with_key(self.http.get(url), key.expose_secret())
+            .ok_or_else(|| failed("SUPABASE_SERVICE_ROLE_KEY is not a key"))?;
+        let mut response = request.send().await.map_err(|_| failed("the storage server cannot be reached"))?;
+        if !response.status().is_success() {
+            // Storage says 400 for an object that is not there.
+            let reason = if matches!(response.status().as_u16(), 400 | 404) {
+                "Object not found".to_owned()
+            } else {
+                format!("the storage server answered with status {}", response.status().as_u16())
+            };
+            return Err(failed(&reason));
+        }
+        let too_large = || Error::Provider {
             status: 413,
             message: format!("The file is larger than {limit} bytes, the most that this server takes"),
-        },
-        ReadError::Broken(_) => failed("the storage server broke off"),
-    })
+        };
+        let mut file = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|_| failed("the storage server broke off"))? {
+            if file.len() + chunk.len() > limit {
+                return Err(too_large());
+            }
+            charge.grow(chunk.len())?;
+            file.extend_from_slice(&chunk);
+        }
+        Ok(file)
+    }
 }
 
 /// Adds one of the project's API keys; `None` where it holds what no header may.

@@ -1,6 +1,5 @@
-//! `/metrics`: what is counted, and a listener of its own for it, so that who
-//! may scrape and who may chat are two questions. `docs/operations.md` lists
-//! every metric for operators.
+//! Metrics in Prometheus' format. `docs/operations.md` lists them for
+//! operators.
 //!
 //! No label grows without bound: routes are patterns, unknown ones are one,
 //! providers are names of ours, models are none. Whatever is counted of a
@@ -8,24 +7,16 @@
 //! they begin.
 
 use std::{
-    net::{SocketAddr, TcpListener},
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
-use actix_web::{
-    App, HttpResponse, HttpServer,
-    dev::Server,
-    http::header::CONTENT_TYPE,
-    web::{self, Data},
-};
 use prometheus::{
-    Counter, Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TEXT_FORMAT, TextEncoder, core::Collector,
+    Counter, CounterVec, Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder, core::Collector,
 };
 
-use super::{Ended, Line};
-use crate::{app::State, error::Error};
+use super::{Ended, RequestRecord};
 
 const NAMESPACE: &str = "chatbot_ui_api";
 /// For what a provider takes: a fast first text to a slow whole answer.
@@ -38,7 +29,39 @@ const OVERHEADS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0
 /// The label of a request that is for no provider known by name.
 const NONE: &str = "none";
 
-/// Everything that is counted, and where it stands.
+/// Numbers of other components at the time of a scrape.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Gauges {
+    /// The database's connection pool.
+    pub pool: PoolGauges,
+    /// Time since the project's key set was fetched.
+    pub key_set_age: Option<Duration>,
+    /// Bytes that requests hold.
+    pub buffered_bytes: usize,
+    /// Charges refused because one user held too many bytes.
+    pub refused_for_user: u64,
+    /// Charges refused because all requests held too many bytes.
+    pub refused_for_server: u64,
+}
+
+/// Numbers of the database's connection pool.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PoolGauges {
+    /// Open connections.
+    pub size: u32,
+    /// Open connections that are idle.
+    pub idle: u32,
+    /// The most connections.
+    pub max: u32,
+    /// Statements that wait for a connection now.
+    pub waiting: u32,
+    /// Statements that have waited so far, if only for no time.
+    pub waited: u64,
+    /// Time that these waited in all.
+    pub wait: Duration,
+}
+
+/// Everything that is counted, and its registry.
 pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
@@ -60,7 +83,8 @@ pub struct Metrics {
     pool_waited: Counter,
     pool_wait: Counter,
     key_set_age: Gauge,
-    process: Option<Process>,
+    buffered_bytes: IntGauge,
+    allowance_refused: CounterVec,
 }
 
 impl Metrics {
@@ -70,6 +94,8 @@ impl Metrics {
     /// Two metrics of one name.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let at = &registry;
         let build = gauges(at, "build_info", "1, with the version that runs.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
@@ -160,7 +186,20 @@ impl Metrics {
                 at,
                 Gauge::with_opts(opts("key_set_age_seconds", "Since the key set was read; NaN if it never was."))?,
             )?,
-            process: cfg!(target_os = "linux").then(|| Process::new(at)).transpose()?,
+            buffered_bytes: registered(
+                at,
+                IntGauge::with_opts(opts(
+                    "buffered_bytes",
+                    "Bytes that requests hold: bodies, files, answers of tools and embeddings.",
+                ))?,
+            )?,
+            allowance_refused: registered(
+                at,
+                CounterVec::new(
+                    opts("allowance_refused_total", "Charges that were refused, by allowance."),
+                    &["allowance"],
+                )?,
+            )?,
             registry,
         })
     }
@@ -170,7 +209,7 @@ impl Metrics {
         self.open.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn request_ended(&self, line: &Line) {
+    pub(super) fn request_ended(&self, line: &RequestRecord) {
         let facts = &line.facts;
         let mut digits = [0; 3];
         let status = facts.status.map_or(NONE, |status| decimal(status, &mut digits));
@@ -212,19 +251,21 @@ impl Metrics {
     ///
     /// # Errors
     /// Where the format cannot hold what was counted.
-    pub fn render(&self, state: &State) -> prometheus::Result<Vec<u8>> {
-        let (size, idle) = state.db.connections();
-        self.pool.with_label_values(&["idle"]).set(f64::from(idle));
-        self.pool.with_label_values(&["in_use"]).set(f64::from(size.saturating_sub(idle)));
-        self.pool_most.set(state.config.database.pool_size.into());
-        let waits = state.db.waits();
-        self.pool_waiting.set(waits.waiting.load(Ordering::Relaxed).into());
-        raise(&self.pool_waited, waits.waited.load(Ordering::Relaxed) as f64);
-        raise(&self.pool_wait, waits.nanoseconds.load(Ordering::Relaxed) as f64 / 1e9);
-        self.key_set_age.set(state.verifier.key_set_age().map_or(f64::NAN, |age| age.as_secs_f64()));
-        if let Some(process) = &self.process {
-            process.look();
+    pub fn render(&self, gauges: &Gauges) -> prometheus::Result<Vec<u8>> {
+        let pool = &gauges.pool;
+        self.pool.with_label_values(&["idle"]).set(f64::from(pool.idle));
+        self.pool.with_label_values(&["in_use"]).set(f64::from(pool.size.saturating_sub(pool.idle)));
+        self.pool_most.set(pool.max.into());
+        self.pool_waiting.set(pool.waiting.into());
+        raise(&self.pool_waited, pool.waited as f64);
+        raise(&self.pool_wait, pool.wait.as_secs_f64());
+        self.buffered_bytes.set(i64::try_from(gauges.buffered_bytes).unwrap_or(i64::MAX));
+        for (allowance, refused) in
+            [("user_bytes", gauges.refused_for_user), ("server_bytes", gauges.refused_for_server)]
+        {
+            raise(&self.allowance_refused.with_label_values(&[allowance]), refused as f64);
         }
+        self.key_set_age.set(gauges.key_set_age.map_or(f64::NAN, |age| age.as_secs_f64()));
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
@@ -243,47 +284,6 @@ pub(super) fn method(name: &str) -> &str {
 fn decimal(status: u16, digits: &mut [u8; 3]) -> &str {
     *digits = [status / 100, status / 10 % 10, status % 10].map(|digit| b'0' + (digit % 10) as u8);
     std::str::from_utf8(digits).unwrap_or(NONE)
-}
-
-/// Answers `/metrics` on a listener of its own.
-///
-/// # Errors
-/// Where the listener cannot be used.
-pub fn serve(listener: TcpListener, state: Data<State>) -> std::io::Result<Server> {
-    let server = HttpServer::new(move || {
-        App::new().app_data(state.clone()).route("/metrics", web::get().to(scrape)).default_service(web::to(
-            async || HttpResponse::NotFound().content_type("text/plain").body("There is only /metrics here\n"),
-        ))
-    });
-    Ok(server.workers(1).shutdown_timeout(1).disable_signals().listen(listener)?.run())
-}
-
-async fn scrape(state: Data<State>) -> Result<HttpResponse, Error> {
-    let text = state.telemetry.metrics.render(&state).map_err(|error| Error::Internal(format!("metrics: {error}")))?;
-    Ok(HttpResponse::Ok().insert_header((CONTENT_TYPE, TEXT_FORMAT)).body(text))
-}
-
-/// Binds `METRICS_ADDR`.
-///
-/// # Errors
-/// Where it cannot be listened on; the variable's name is in it.
-pub fn listen(host: &str, port: u16) -> std::io::Result<TcpListener> {
-    let listener = TcpListener::bind((host, port)).map_err(|error| {
-        std::io::Error::other(format!(
-            "METRICS_ADDR {host}:{port} cannot be listened on: {error}. It must be an address of this machine with a port that is free and yours to use"
-        ))
-    })?;
-    if let Ok(address) = listener.local_addr() {
-        announce(address);
-    }
-    Ok(listener)
-}
-
-fn announce(address: SocketAddr) {
-    tracing::info!("metrics at http://{address}/metrics");
-    if !address.ip().is_loopback() {
-        tracing::warn!("whoever reaches {address} can read the metrics: they have no password");
-    }
 }
 
 fn opts(name: &str, help: &str) -> Opts {
@@ -317,71 +317,6 @@ fn histograms(
 /// Brings a counter to what was counted elsewhere.
 fn raise(counter: &Counter, to: f64) {
     counter.inc_by((to - counter.get()).max(0.0));
-}
-
-/// This process as Linux sees it, by the names that all exporters use.
-struct Process {
-    cpu: Counter,
-    start: Gauge,
-    resident: IntGauge,
-    open: IntGauge,
-    most_open: IntGauge,
-    threads: IntGauge,
-}
-
-/// Of the times in `/proc`, the same on every machine that this runs on.
-const TICKS_PER_SECOND: f64 = 100.0;
-
-impl Process {
-    fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let gauge = |name, help| registered(registry, IntGauge::new(name, help)?);
-        Ok(Self {
-            cpu: registered(
-                registry,
-                Counter::new("process_cpu_seconds_total", "Seconds of processor time, user and system.")?,
-            )?,
-            start: registered(
-                registry,
-                Gauge::new("process_start_time_seconds", "When the process started, in seconds since 1970.")?,
-            )?,
-            resident: gauge("process_resident_memory_bytes", "Memory that is resident.")?,
-            open: gauge("process_open_fds", "File descriptors that are open.")?,
-            most_open: gauge("process_max_fds", "File descriptors that may be open.")?,
-            threads: gauge("process_threads", "Threads.")?,
-        })
-    }
-
-    /// Looks again. What cannot be read stays as it was.
-    fn look(&self) {
-        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let set = |gauge: &IntGauge, value: Option<i64>| {
-            if let Some(value) = value {
-                gauge.set(value);
-            }
-        };
-        let status = read("/proc/self/status");
-        set(&self.resident, field(&status, "VmRSS:").map(|kibibytes| kibibytes * 1024));
-        set(&self.threads, field(&status, "Threads:"));
-        set(&self.most_open, field(&read("/proc/self/limits"), "Max open files"));
-        // One of them is the reading itself.
-        let open = std::fs::read_dir("/proc/self/fd").map(|entries| entries.count().saturating_sub(1));
-        set(&self.open, open.ok().and_then(|open| i64::try_from(open).ok()));
-        // The name before may hold anything, a parenthesis too.
-        let stat = read("/proc/self/stat");
-        let after_name: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |at: usize| after_name.get(at).and_then(|ticks| ticks.parse::<f64>().ok());
-        if let (Some(user), Some(system)) = (ticks(11), ticks(12)) {
-            raise(&self.cpu, (user + system) / TICKS_PER_SECOND);
-        }
-        if let (Some(since_boot), Some(boot)) = (ticks(19), field(&read("/proc/stat"), "btime")) {
-            self.start.set(boot as f64 + since_boot / TICKS_PER_SECOND);
-        }
-    }
-}
-
-/// The number after a name at the beginning of a line.
-fn field(text: &str, name: &str) -> Option<i64> {
-    text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod otlp;
 
 use std::{
     cell::{RefCell, RefMut},
+    collections::HashMap,
     rc::Rc,
     sync::{
         Arc, OnceLock,
@@ -29,26 +30,23 @@ use actix_web::{
 use tracing_subscriber::{filter::filter_fn, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 use uuid::Uuid;
 
-use crate::{
-    app::State,
-    config::{Config, Variables},
-    error::Error,
-};
+use crate::error::Error;
 use metrics::Metrics;
+pub use metrics::{Gauges, PoolGauges};
 
 /// Starts the log on standard error: `RUST_LOG` (default `info`) says how
 /// much, `LOG_FORMAT` (`text`, the default, or `json`) how.
 ///
 /// # Errors
 /// A variable that cannot be used, by its name.
-pub fn start(variables: &Variables) -> Result<(), String> {
+pub fn start(variables: &HashMap<String, String>) -> Result<(), String> {
     let text = |name: &str| variables.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
     let filter =
         log::filter(text("RUST_LOG").unwrap_or(DEFAULT_FILTER)).map_err(|problem| format!("RUST_LOG {problem}"))?;
     let registry = tracing_subscriber::registry()
         .with(filter)
         .with(filter_fn(|line| log::may_be_written(line.target(), *line.level())));
-    let layer = fmt::layer().with_writer(std::io::stderr);
+    let layer = fmt::layer().with_writer(|| log::EscapingWriter);
     let started = match text("LOG_FORMAT") {
         None | Some("text") => registry
             .with(layer.with_target(false).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())))
@@ -80,23 +78,21 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Nothing counted yet.
+    /// Starts counting at zero.
     ///
     /// # Errors
-    /// Where the collector of traces cannot be used as it is configured.
-    pub fn new(config: &Config) -> Result<Self, String> {
-        #[cfg(not(feature = "otlp"))]
-        let _ = config;
+    /// If the collector of traces cannot be used as it is configured.
+    pub fn new(#[cfg(feature = "otlp")] traces: Option<&otlp::Settings>) -> Result<Self, String> {
         Ok(Self {
             metrics: Metrics::new().map_err(|error| format!("metrics: {error}"))?,
             #[cfg(feature = "otlp")]
-            traces: config.otlp.as_ref().map(otlp::Traces::new).transpose()?,
+            traces: traces.map(otlp::Traces::new).transpose()?,
             cut: OnceLock::new(),
             unwritten: AtomicUsize::new(0),
         })
     }
 
-    /// How many requests have not left their line yet.
+    /// Requests whose log line is not written yet.
     pub fn unwritten(&self) -> usize {
         self.unwritten.load(Ordering::Acquire)
     }
@@ -152,9 +148,9 @@ impl Ended {
 /// it: for a streamed answer that is the body, so the line tells how the
 /// stream ended. No body, no header, no query string is ever in it.
 #[derive(Clone)]
-pub struct RequestLog(Rc<RefCell<Line>>);
+pub struct RequestLog(Rc<RefCell<RequestRecord>>);
 
-struct Line {
+struct RequestRecord {
     telemetry: Arc<Telemetry>,
     id: Uuid,
     started: Instant,
@@ -218,11 +214,11 @@ impl RequestLog {
         #[cfg(feature = "otlp")]
         let parent = telemetry.traces.as_ref().map(|_| otlp::parent(request.headers())).unwrap_or_default();
         telemetry.unwritten.fetch_add(1, Ordering::Release);
-        Self(Rc::new(RefCell::new(Line {
+        Self(Rc::new(RefCell::new(RequestRecord {
             telemetry,
             id: Uuid::new_v4(),
             started: Instant::now(),
-            method: request.method().to_string(),
+            method: metrics::method(request.method().as_str()).to_owned(),
             // Known by the path alone, so also where no answer is ever made.
             route: request.match_pattern().unwrap_or_else(|| NO_ROUTE.to_owned()),
             fault: false,
@@ -308,8 +304,8 @@ impl Drop for Waiting {
     }
 }
 
-impl Line {
-    fn take_down(&mut self, response: &ServiceResponse<impl MessageBody>) {
+impl RequestRecord {
+    fn record_response(&mut self, response: &ServiceResponse<impl MessageBody>) {
         // Known better than by the path: it may be spelt in another way.
         self.route = response.request().match_pattern().unwrap_or_else(|| NO_ROUTE.to_owned());
         self.facts.status = Some(response.status().as_u16());
@@ -319,7 +315,7 @@ impl Line {
         }
     }
 
-    fn give_id(&self, headers: &mut HeaderMap) {
+    fn insert_request_id(&self, headers: &mut HeaderMap) {
         if let Ok(id) = HeaderValue::from_str(&self.id.hyphenated().to_string()) {
             headers.insert(HeaderName::from_static("x-request-id"), id);
         }
@@ -342,7 +338,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for RequestRecord {
     fn drop(&mut self) {
         self.facts.ended = self.ended();
         self.telemetry.metrics.request_ended(self);
@@ -396,17 +392,16 @@ pub async fn record_request(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    let state = request.app_data::<Data<State>>();
-    let Some(telemetry) = state.map(|state| state.telemetry.clone()) else {
-        return Err(Error::Internal("the server's state is not installed".to_owned()).into());
+    let Some(telemetry) = request.app_data::<Data<Telemetry>>() else {
+        return Err(Error::Internal("telemetry is not installed".to_owned()).into());
     };
-    let log = RequestLog::new(request.request(), telemetry);
+    let log = RequestLog::new(request.request(), Arc::clone(telemetry));
     request.extensions_mut().insert(log.clone());
     match next.call(request).await {
         Ok(mut response) => {
             let mut line = log.0.borrow_mut();
-            line.take_down(&response);
-            line.give_id(response.headers_mut());
+            line.record_response(&response);
+            line.insert_request_id(response.headers_mut());
             drop(line);
             Ok(response)
         }
@@ -417,13 +412,13 @@ pub async fn record_request(
 
 /// The answer where a handler panicked, with what the layers inside would
 /// have added.
-fn panicked(line: &mut Line) -> actix_web::Error {
+fn panicked(line: &mut RequestRecord) -> actix_web::Error {
     let error = Error::Internal("a handler panicked".to_owned());
     line.facts.status = Some(error.status_code().as_u16());
     line.facts.ended = Some(Ended::Panicked);
     line.facts.detail = Some(log::last_panic().map_or_else(|| error.detail().into_owned(), |at| format!("at {at}")));
     let mut response = error.error_response();
-    line.give_id(response.headers_mut());
+    line.insert_request_id(response.headers_mut());
     response
         .headers_mut()
         .insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));

@@ -20,12 +20,44 @@ use opentelemetry_sdk::{
     propagation::TraceContextPropagator,
     trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider},
 };
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
-use super::{Asked, Ended, Line, metrics::method};
-use crate::config::otlp::{self, Otlp};
+use super::{Asked, Ended, RequestRecord, metrics::method};
 
-/// The way to the collector.
+/// How traces are sent, over HTTP in protobuf. `Debug` shows no secret.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, else `OTEL_EXPORTER_OTLP_ENDPOINT`
+    /// and `/v1/traces`. Without either there are no traces.
+    pub endpoint: String,
+    /// `OTEL_EXPORTER_OTLP_HEADERS` and `OTEL_EXPORTER_OTLP_TRACES_HEADERS`,
+    /// `name=value,…` with values percent-encoded.
+    pub headers: Vec<(String, SecretString)>,
+    /// `OTEL_EXPORTER_OTLP_TIMEOUT`, in milliseconds, default 10000.
+    pub timeout: Duration,
+    /// `OTEL_BSP_SCHEDULE_DELAY`, in milliseconds, default 5000: between two
+    /// deliveries.
+    pub delay: Duration,
+    /// `OTEL_SERVICE_NAME`, default `chatbot-ui-api`.
+    pub service_name: String,
+    /// `OTEL_RESOURCE_ATTRIBUTES`, `name=value,…`: what every span comes from.
+    pub attributes: Vec<(String, String)>,
+    /// `OTEL_TRACES_SAMPLER`, default `parentbased_always_on`.
+    pub sampler: Sampler,
+}
+
+/// Which requests are traced.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampler {
+    /// `parentbased_…`: a request that comes with a trace is traced if its
+    /// sender's part is; the share is of the others.
+    pub parent_based: bool,
+    /// All for `always_on`, none for `always_off`; for `traceidratio` what
+    /// `OTEL_TRACES_SAMPLER_ARG` says, default 1.
+    pub share: f64,
+}
+
+/// The exporter of traces.
 pub struct Traces {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
@@ -36,7 +68,7 @@ impl Traces {
     ///
     /// # Errors
     /// Where the exporter cannot be built.
-    pub fn new(settings: &Otlp) -> Result<Self, String> {
+    pub fn new(settings: &Settings) -> Result<Self, String> {
         let headers = settings.headers.iter().map(|(name, value)| (name.clone(), value.expose_secret().to_owned()));
         let exporter = SpanExporter::builder()
             .with_http()
@@ -70,9 +102,9 @@ impl Traces {
         }
     }
 
-    pub(super) fn request_ended(&self, line: &Line) {
+    pub(super) fn request_ended(&self, line: &RequestRecord) {
         let clock = Clock::new();
-        let Line { facts, route, .. } = line;
+        let RequestRecord { facts, route, .. } = line;
         let method = method(&line.method);
         let mut attributes = vec![
             KeyValue::new("http.request.method", if method == "other" { "_OTHER" } else { method }.to_owned()),
@@ -104,7 +136,7 @@ impl Traces {
     }
 
     /// The one that was asked last and streams is asked until the end.
-    fn asked(&self, line: &Line, asked: &Asked, is_last: bool, within: &Context, clock: &Clock) {
+    fn asked(&self, line: &RequestRecord, asked: &Asked, is_last: bool, within: &Context, clock: &Clock) {
         let facts = &line.facts;
         let embeds = line.route.starts_with("/api/retrieval/");
         let operation = if embeds { "embeddings" } else { "chat" };
@@ -154,7 +186,7 @@ pub(super) fn parent(headers: &HeaderMap) -> Context {
     TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers))
 }
 
-fn sampler(settings: otlp::Sampler) -> Sampler {
+fn sampler(settings: Sampler) -> Sampler {
     let own = Sampler::TraceIdRatioBased(settings.share);
     if settings.parent_based { Sampler::ParentBased(Box::new(own)) } else { own }
 }

@@ -1,8 +1,6 @@
 //! One call of a tool: the model's arguments → a request through the guard →
 //! what the model is told.
 
-use std::time::Duration;
-
 use percent_encoding::utf8_percent_encode;
 use reqwest::{
     Method,
@@ -11,38 +9,37 @@ use reqwest::{
 use serde_json::Value;
 use url::Url;
 
-use super::openapi::Operation;
+use super::{ToolClient, openapi::Operation};
 use crate::{
     error::Error,
+    http_client::{self, ReadError},
     js::{self, COMPONENT},
-    outbound::{self, Clients, ReadError},
 };
 
 /// What a model can be told of at most, in bytes.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
-/// Calls an operation with the model's arguments; `timeout` is for all of it,
-/// the answer's end included. An answer that is no success is an answer too:
+/// Calls an operation with the model's arguments. An answer that is no success is an answer too:
 /// `{"error": "<reason>"}`.
 ///
 /// # Errors
 /// A sentence with the tool's name: arguments that do not fit, an address that
 /// the guard refuses, no answer, or one that is not JSON.
 pub async fn invoke(
-    clients: &Clients,
+    client: &ToolClient,
     operation: &Operation,
     headers: &HeaderMap,
     arguments: &str,
-    timeout: Duration,
 ) -> Result<Value, Error> {
     let failed =
         |reason: &str| Error::Provider { status: 500, message: format!("The tool `{}` {reason}", operation.name) };
     let arguments: Value =
         serde_json::from_str(arguments.trim()).map_err(|_| failed("was called with arguments that are not JSON"))?;
     let url = url(operation, &arguments["parameters"]).map_err(|reason| failed(&reason))?;
-    clients.policy.check_url(&url).map_err(|refusal| Error::BadRequest(refusal.to_string()))?;
+    client.http.policy.check_url(&url).map_err(|refusal| Error::BadRequest(refusal.to_string()))?;
 
-    let mut request = clients.guarded.request(operation.method.clone(), url).headers(headers.clone()).timeout(timeout);
+    let mut request =
+        client.http.client.request(operation.method.clone(), url).headers(headers.clone()).timeout(client.timeout);
     if operation.has_body && operation.method != Method::GET {
         let body = match &arguments["requestBody"] {
             Value::Null => &arguments,
@@ -54,7 +51,7 @@ pub async fn invoke(
         }
         request = request.body(js::stringify(body));
     }
-    let response = request.send().await.map_err(|error| match outbound::refusal(&error) {
+    let response = request.send().await.map_err(|error| match http_client::refusal(&error) {
         Some(refusal) => Error::BadRequest(refusal.to_string()),
         None => failed(if error.is_timeout() { "did not answer in time" } else { "could not be reached" }),
     })?;
@@ -63,7 +60,7 @@ pub async fn invoke(
             response.status().canonical_reason().map_or_else(|| response.status().as_u16().to_string(), str::to_owned);
         return Ok(serde_json::json!({ "error": reason }));
     }
-    let body = outbound::read(response, MAX_ANSWER_BYTES).await.map_err(|error| match error {
+    let body = http_client::read(response, MAX_ANSWER_BYTES).await.map_err(|error| match error {
         ReadError::TooLarge => failed("answered with more than 1 MiB"),
         ReadError::Broken(error) if error.is_timeout() => failed("did not answer in time"),
         ReadError::Broken(_) => failed("broke off its answer"),

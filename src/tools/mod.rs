@@ -17,8 +17,20 @@ mod schema;
 mod server;
 pub mod style;
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::http_client::GuardedClient;
+
+/// What calls tools: one worker's.
+pub struct ToolClient {
+    /// Checks every connection.
+    pub http: GuardedClient,
+    /// `TOOL_TIMEOUT`, for one call, its answer included.
+    pub timeout: Duration,
+}
 
 /// A tool as the client sends it. Without `Debug`: its headers hold keys.
 #[derive(Deserialize)]

@@ -2,8 +2,8 @@
 //! it has a rule of its own: which ids it is told, and what it may say of them.
 
 use chatbot_ui_api::{
-    outbound::guard,
-    routes::{self, Access, Row},
+    http::table::{self, Access, Row},
+    http_client::guard,
 };
 use reqwest::{
     RequestBuilder,
@@ -242,7 +242,7 @@ async fn start(stand: &Stand) -> App {
 async fn without_a_session_a_users_row_answers_nobody() {
     let stand = Stand::start();
     let app = start(&stand).await;
-    for row in routes::table() {
+    for row in table::table() {
         let things = Things::nobodys();
         // That a rule is there is asked of every row.
         let attempts = attempts(&row.path, things, "x", things.file);
@@ -275,7 +275,7 @@ async fn what_is_anothers_is_as_what_is_not_there() {
         .expect("a name");
     let before = all_of(&app.db, &victim).await;
 
-    for row in routes::table().iter().filter(|row| row.access == Access::User) {
+    for row in table::table().iter().filter(|row| row.access == Access::User) {
         let nobodys = Things::nobodys();
         let pairs = attempts(&row.path, theirs, &name, own.file).into_iter();
         for (of_theirs, of_nobodys) in pairs.zip(attempts(&row.path, nobodys, "nobody's name", own.file)) {
@@ -310,7 +310,7 @@ async fn what_is_anothers_is_as_what_is_not_there() {
     // The ids are right: to their owner each of them is something else.
     for path in ["/api/chat/custom", "/api/retrieval/retrieve", "/api/retrieval/process", "/api/retrieval/process/docx"]
     {
-        let table = routes::table();
+        let table = table::table();
         let row = table.iter().find(|row| row.path == path).expect(path);
         let ask = |things| {
             let attempt = attempts(path, things, &name, theirs.file).swap_remove(0);
@@ -326,7 +326,7 @@ async fn a_files_path_leads_into_nobody_elses_folder() {
     let app = start(&stand).await;
     let (victim, _) = somebody(&app, &stand, "sk-case-victim", "http://h").await;
     let (other, _) = somebody(&app, &stand, "sk-case-other", "http://h").await;
-    let table = routes::table();
+    let table = table::table();
     let row = table.iter().find(|row| row.path == "/api/retrieval/process").expect("the route");
     let (theirs, own) = (victim.id, other.id);
     for path in [
@@ -362,7 +362,7 @@ async fn a_files_path_leads_into_nobody_elses_folder() {
 async fn what_anyone_is_told_is_no_secret() {
     let settings = [("OPENAI_API_KEY", "sk-MARKED"), ("AZURE_OPENAI_ENDPOINT", "https://MARKED.example")];
     let app = App::start(&settings).await;
-    for row in routes::table().iter().filter(|row| row.access == Access::Anyone) {
+    for row in table::table().iter().filter(|row| row.access == Access::Anyone) {
         let (status, text) = answer(request(&app, row, &Body::None)).await;
         assert!(status == 200 && !text.contains("MARKED") && !text.contains("only-for-tests"), "{}: {text}", row.path);
         if row.path == "/api/keys" {

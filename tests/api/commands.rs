@@ -9,7 +9,7 @@ use crate::support::{App, binary::run, chat_body, client, message, postgres};
 async fn a_token_opens_the_door_as_bearer_and_as_cookie() {
     for database in [postgres::database().await, postgres::supabase_database_for_an_app().await] {
         let url = database.superuser_url.clone();
-        let app = App::start_on(database, &[], chatbot_ui_api::outbound::guard::system_lookup).await;
+        let app = App::start_on(database, &[], chatbot_ui_api::http_client::guard::system_lookup).await;
         let sql = "insert into auth.users (id, aud, role, email) values (gen_random_uuid(), 'authenticated', 'authenticated', 'Ann@example.com')";
         sqlx::raw_sql(sql).execute(&app.db).await.expect("a user");
 

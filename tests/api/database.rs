@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chatbot_ui_api::outbound::guard;
+use chatbot_ui_api::http_client::guard;
 use futures::future::join_all;
 
 use crate::support::{

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use chatbot_ui_api::{
-    outbound::guard,
-    routes::{self, Access},
+    http::table::{self, Access},
+    http_client::guard,
 };
 use reqwest::header::{ACCEPT, HeaderMap};
 use serde_json::json;
@@ -29,7 +29,7 @@ fn text<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {
 async fn every_row_says_what_a_browser_must_not_do() {
     let app = App::start(&[]).await;
     let user = app.user(&[]).await;
-    let paths: Vec<(String, String)> = routes::table()
+    let paths: Vec<(String, String)> = table::table()
         .into_iter()
         .map(|row| (row.method.to_string(), row.path))
         .chain(
@@ -55,7 +55,7 @@ async fn every_row_says_what_a_browser_must_not_do() {
             }
         }
     }
-    assert!(routes::table().iter().any(|row| row.access == Access::Anyone));
+    assert!(table::table().iter().any(|row| row.access == Access::Anyone));
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::support::{App, chat_body, client, message, postgres};
-use chatbot_ui_api::outbound::guard;
+use chatbot_ui_api::http_client::guard;
 
 async fn status(app: &App, path: &str) -> u16 {
     client().get(app.url(path)).send().await.expect("an answer").status().as_u16()

@@ -5,7 +5,7 @@ mod shared;
 
 use std::time::{Duration, Instant};
 
-use chatbot_ui_api::outbound::guard;
+use chatbot_ui_api::http_client::guard;
 use reqwest::{Response, header::AUTHORIZATION};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 use uuid::Uuid;

@@ -2,6 +2,7 @@
 //! that are real servers. Files are named by what a client asks for.
 
 mod access;
+mod allowances;
 mod chat;
 mod check;
 mod clients;
@@ -13,6 +14,7 @@ mod docs;
 mod frontend;
 mod headers;
 mod health;
+mod layers;
 mod limits;
 mod metrics;
 mod migrate;

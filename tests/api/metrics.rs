@@ -10,7 +10,7 @@ use futures::{StreamExt, stream};
 use reqwest::Method;
 use serde_json::json;
 
-use chatbot_ui_api::routes;
+use chatbot_ui_api::http::table;
 
 use crate::support::{
     App, User, chat_body, client,
@@ -91,7 +91,7 @@ fn series<'a>(scraped: &'a str, name: &str) -> Vec<&'a str> {
 #[tokio::test]
 async fn every_route_is_counted_under_its_pattern() {
     let watched = Watched::start(&[]).await;
-    for row in routes::table() {
+    for row in table::table() {
         let series = |method, status| {
             format!("chatbot_ui_api_requests_total{{method=\"{method}\",route=\"{}\",status=\"{status}\"}}", row.path)
         };

@@ -3,7 +3,7 @@
 
 use chatbot_ui_api::{
     cli::migrate::{Outcome, apply},
-    outbound::guard,
+    http_client::guard,
 };
 use sqlx::{Connection, PgConnection, Row};
 

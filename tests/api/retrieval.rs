@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Instant};
 
-use chatbot_ui_api::outbound::guard;
+use chatbot_ui_api::http_client::guard;
 use reqwest::header::AUTHORIZATION;
 use serde_json::{Value, json};
 use sqlx::PgPool;

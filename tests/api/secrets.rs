@@ -17,8 +17,8 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use chatbot_ui_api::{
-    keys,
-    routes::{self, Access},
+    credentials,
+    http::table::{self, Access},
 };
 use futures::{StreamExt, stream};
 use reqwest::{
@@ -249,7 +249,7 @@ async fn requests(
         ]);
         body
     };
-    for row in routes::table() {
+    for row in table::table() {
         let ask = |body: String| {
             let request = client
                 .request(row.method.as_str().parse().expect("a method"), format!("{url}{}?MARKEDquery", row.path));
@@ -370,7 +370,7 @@ async fn run(weather: Weather, format: &str, keys_of_environment: bool) {
         }
     };
     if keys_of_environment {
-        settings.extend(keys::TABLE.iter().map(|row| (row.variable.to_owned(), value(row.column))));
+        settings.extend(credentials::TABLE.iter().map(|row| (row.variable.to_owned(), value(row.column))));
     }
     let redis = if weather == Weather::Fair { Redis::start("MARKEDredis").await } else { None };
     let redis_url = match (weather, &redis) {
@@ -388,7 +388,7 @@ async fn run(weather: Weather, format: &str, keys_of_environment: bool) {
         async || client.get(format!("{}/readyz", server.url)).send().await.expect("an answer").status().is_success();
     while weather != Weather::DatabaseAway && !ready().await {}
     let user = User::create(&database.pool, &[]).await;
-    for row in &keys::TABLE {
+    for row in &credentials::TABLE {
         let sql = format!("update public.profiles set {} = $1 where user_id = $2", row.column);
         let update = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(value(row.column)).bind(user.id);
         update.execute(&database.pool).await.expect(row.column);
@@ -434,7 +434,7 @@ async fn run(weather: Weather, format: &str, keys_of_environment: bool) {
         }
         let good: Vec<&str> =
             answers.iter().filter(|(_, status)| *status == 200).map(|(path, _)| path.as_str()).collect();
-        for row in routes::table() {
+        for row in table::table() {
             assert!(good.contains(&row.path.as_str()), "{} never succeeded: {answers:?}", row.path);
         }
         look_at_the_playground(&client, &server.url).await;

@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-use chatbot_ui_api::cli::{
-    migrate::{Outcome, apply},
-    postgres::cache_folder,
+use chatbot_ui_api::{
+    cli::migrate::{Outcome, apply},
+    demo::postgres::cache_folder,
 };
 use sqlx::{Connection, PgConnection};
 use tokio::process::Command;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chatbot_ui_api::outbound::guard;
+use chatbot_ui_api::http_client::guard;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 

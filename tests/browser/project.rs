@@ -6,7 +6,7 @@ use actix_web::{
     App, HttpRequest, HttpResponse, HttpServer,
     web::{self, Data, Json},
 };
-use chatbot_ui_api::{cli::session, config::PUBLISHED_JWT_SECRET};
+use chatbot_ui_api::{auth::PUBLISHED_JWT_SECRET, cli::session};
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection};
 use std::time::Duration;

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chatbot_ui_api::cli::postgres::{Options, Programs, Server};
+use chatbot_ui_api::demo::postgres::{Options, Programs, Server};
 use futures::FutureExt;
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection};

@@ -7,9 +7,10 @@ use sqlx::{PgConnection, postgres::PgSslMode};
 
 use super::{LIMIT, Line, fail, ok, warn};
 use crate::{
-    config::{Config, Database, SessionCheck},
+    config::Config,
     db::inspect,
-    outbound::guard,
+    db::{SessionCheck, Settings},
+    http_client::guard,
 };
 
 /// For all statements together.
@@ -45,7 +46,7 @@ pub async fn lines(config: &Config) -> Vec<Line> {
     lines
 }
 
-async fn connect(settings: &Database) -> Result<PgConnection, Line> {
+async fn connect(settings: &Settings) -> Result<PgConnection, Line> {
     let error = match tokio::time::timeout(LIMIT, inspect::connect(settings)).await {
         Ok(Ok(connection)) => return Ok(connection),
         Ok(Err(error)) => error,
@@ -59,11 +60,11 @@ async fn connect(settings: &Database) -> Result<PgConnection, Line> {
     Err(unreachable(settings, &error))
 }
 
-fn place(settings: &Database) -> String {
+fn place(settings: &Settings) -> String {
     format!("{}:{}", settings.options.get_host(), settings.options.get_port())
 }
 
-fn unreachable(settings: &Database, error: &sqlx::Error) -> Line {
+fn unreachable(settings: &Settings, error: &sqlx::Error) -> Line {
     let options = &settings.options;
     let place = place(settings);
     match error {
@@ -106,7 +107,7 @@ fn unreachable(settings: &Database, error: &sqlx::Error) -> Line {
 }
 
 /// Whether others can read along. On this machine nobody could.
-async fn encryption(settings: &Database) -> Option<Line> {
+async fn encryption(settings: &Settings) -> Option<Line> {
     let local = guard::is_this_machine(settings.options.get_host()) || settings.options.get_socket().is_some();
     if local {
         return None;
@@ -130,7 +131,7 @@ async fn encryption(settings: &Database) -> Option<Line> {
 
 /// Two connections at once that have one process behind them have a pooler
 /// between that hands it out by the transaction.
-async fn pooler(settings: &Database, one: &mut PgConnection) -> sqlx::Result<Option<Line>> {
+async fn pooler(settings: &Settings, one: &mut PgConnection) -> sqlx::Result<Option<Line>> {
     let Ok(mut two) = connect(settings).await else {
         return Ok(Some(warn(
             "database: there is no room for a second connection",
@@ -203,7 +204,7 @@ impl Refusal {
 }
 
 async fn accounts(config: &Config, connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
-    let check = config.sessions.check;
+    let check = config.database.session_check;
     let missing = inspect::missing_key_columns(connection).await?;
     let all = refusals(connection, &inspect::accounts(check)).await?;
     if all.is_empty() {
@@ -274,7 +275,7 @@ async fn files(connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
 }
 
 async fn hidden(config: &Config, connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
-    let all = inspect::hidden(connection, config.sessions.check).await?;
+    let all = inspect::hidden(connection, config.database.session_check).await?;
     if all.is_empty() {
         return Ok(vec![ok("row level security: it hides nothing from this role")]);
     }

@@ -17,7 +17,7 @@ use std::{
 use super::progress;
 use crate::{
     config::{self, Config, Variables},
-    outbound::{self, Clients, causes, guard},
+    http_client::{ClientFactory, causes, guard},
 };
 
 /// For one thing that is asked of another server.
@@ -143,9 +143,10 @@ fn by_settings_alone(variables: &Variables, config: &Config) -> Vec<Line> {
 }
 
 async fn of_project(config: &Config) -> Vec<Line> {
-    let clients = |tls| Clients::new(config, &tls, guard::system_lookup).map_err(io::Error::other);
-    match outbound::tls().and_then(clients) {
-        Ok(clients) => supabase::lines(&clients.trusted, config).await,
+    let use_proxy = !config.base_urls.all_on_this_machine();
+    let factory = ClientFactory::new(config.http_client.clone(), use_proxy, guard::system_lookup);
+    match factory.and_then(|factory| factory.trusted().map_err(io::Error::other)) {
+        Ok(client) => supabase::lines(&client, config).await,
         Err(error) => vec![fail(
             format!("TLS cannot be set up: {}", causes(&error)),
             "install the system's certificates (Debian: apt install ca-certificates)",

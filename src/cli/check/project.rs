@@ -10,8 +10,9 @@ use url::Url;
 
 use super::{Line, fail, ok, warn};
 use crate::{
-    config::{Config, PUBLISHED_JWT_SECRET, Variables},
-    outbound::guard,
+    auth::{self, PUBLISHED_JWT_SECRET},
+    config::{Config, Variables},
+    http_client::guard,
 };
 
 const WHERE_THE_KEYS_ARE: &str = "copy it again (dashboard: Project Settings, API Keys; local stack: supabase status)";
@@ -21,11 +22,11 @@ const WHERE_THE_KEYS_ARE: &str = "copy it again (dashboard: Project Settings, AP
 pub fn address(variables: &Variables, config: &Config) -> Vec<Line> {
     let sessions = &config.sessions;
     let mut lines = Vec::new();
-    let name = sessions.cookie_name();
+    let name = &sessions.cookie_name;
     let front_end = variables.get("NEXT_PUBLIC_SUPABASE_URL").and_then(|url| Url::parse(url.trim()).ok());
-    let theirs = front_end.map(|supabase_url| crate::config::cookie_name(&supabase_url));
+    let theirs = front_end.map(|supabase_url| auth::cookie::name_for(&supabase_url));
     lines.push(match theirs {
-        Some(theirs) if theirs != name => fail(
+        Some(theirs) if theirs != *name => fail(
             format!("cookie: the front end's is {theirs} (by NEXT_PUBLIC_SUPABASE_URL), this server looks for {name}"),
             format!("set SUPABASE_URL to the same host, or SUPABASE_COOKIE_NAME={theirs}"),
         ),

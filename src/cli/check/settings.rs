@@ -6,9 +6,10 @@ use tokio::net::TcpStream;
 
 use super::{LIMIT, Line, fail, ok, warn};
 use crate::{
-    config::{self, Config, ConfigError, PUBLISHED_JWT_SECRET, Variables, env_file},
-    keys::{self, Key},
-    outbound::guard,
+    auth::PUBLISHED_JWT_SECRET,
+    config::{self, Config, ConfigError, Variables, env_file},
+    credentials::{self, Key},
+    http_client::guard,
     retrieval::local::LocalEmbeddings,
 };
 
@@ -79,7 +80,7 @@ pub fn exposure(config: &Config) -> Vec<Line> {
     let host = &config.host;
     let here = guard::is_this_machine(host);
     let mut lines = Vec::new();
-    lines.push(match (here, config.private_upstreams.allow) {
+    lines.push(match (here, config.http_client.private_upstreams.allow) {
         (true, true) => ok(format!(
             "exposure: HOST {host} is this machine's own, and users' URLs may lead to private addresses (set PRIVATE_UPSTREAMS=deny if a proxy makes the server public)"
         )),
@@ -102,7 +103,8 @@ pub fn exposure(config: &Config) -> Vec<Line> {
 /// Which keys are set here. Nothing is asked of the providers: a question may
 /// cost, and most keys stand in the users' profiles.
 pub fn provider_keys(config: &Config) -> Vec<Line> {
-    let set: Vec<&keys::Row> = keys::TABLE.iter().filter(|row| config.keys.get(row.key).is_some()).collect();
+    let set: Vec<&credentials::Row> =
+        credentials::TABLE.iter().filter(|row| config.keys.get(row.key).is_some()).collect();
     let mut lines: Vec<Line> = set
         .iter()
         .filter(|row| {

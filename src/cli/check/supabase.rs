@@ -5,9 +5,9 @@ use secrecy::ExposeSecret;
 
 use super::{LIMIT, Line, fail, ok, warn};
 use crate::{
-    auth::keyset,
-    config::{Config, Sessions},
-    outbound::{causes, guard},
+    auth::{self, jwks},
+    config::Config,
+    http_client::{causes, guard},
     retrieval::storage,
 };
 
@@ -17,7 +17,7 @@ pub async fn lines(http: &reqwest::Client, config: &Config) -> Vec<Line> {
     let anon = sessions.anon_key.as_deref();
     let service = config.service_role_key.as_ref().map(ExposeSecret::expose_secret);
     let (keys, auth, files) = tokio::join!(
-        tokio::time::timeout(LIMIT, keyset::algorithms(http, &sessions.jwks_url)),
+        tokio::time::timeout(LIMIT, jwks::algorithms(http, &sessions.jwks_url)),
         ask(http, sessions, "auth/v1/settings", anon),
         ask(http, sessions, "storage/v1/bucket/files", service),
     );
@@ -35,7 +35,7 @@ fn late() -> String {
 /// The status of an answer to `GET` with this key; `None` without a key.
 async fn ask(
     http: &reqwest::Client,
-    sessions: &Sessions,
+    sessions: &auth::Settings,
     path: &str,
     key: Option<&str>,
 ) -> Option<Result<u16, String>> {
@@ -51,7 +51,7 @@ async fn ask(
 }
 
 /// `keys` has the algorithm of each usable key.
-fn key_set(keys: Result<Vec<String>, String>, sessions: &Sessions) -> Line {
+fn key_set(keys: Result<Vec<String>, String>, sessions: &auth::Settings) -> Line {
     let local = sessions.supabase_url.host_str().is_some_and(guard::is_this_machine);
     let secret = sessions.jwt_secret.is_some();
     match keys {
@@ -122,7 +122,7 @@ mod tests {
     use super::{super::Level, *};
     use crate::config::Variables;
 
-    fn sessions(pairs: &[(&str, &str)]) -> Sessions {
+    fn sessions(pairs: &[(&str, &str)]) -> auth::Settings {
         let variables: Variables =
             pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Config::new(&variables).expect("settings").sessions

@@ -18,9 +18,9 @@ use std::{
 };
 
 use chatbot_ui_api::{
-    app,
     config::{Config, Variables},
-    outbound::guard,
+    http_client::guard,
+    server,
 };
 use reqwest::{RequestBuilder, header::AUTHORIZATION};
 use serde_json::{Value, json};
@@ -63,7 +63,7 @@ impl App {
                 }
             };
             actix_web::rt::System::new()
-                .block_on(app::serve_with(config, listener, stop, lookup, |_| {}))
+                .block_on(server::serve_with(config, listener, stop, lookup, |_| {}))
                 .expect("serves");
         });
         Self { address, db: database.pool, stop }

@@ -2,9 +2,9 @@
 
 use std::{path::PathBuf, sync::LazyLock};
 
-use chatbot_ui_api::cli::{
-    migrate,
-    postgres::{Options, Programs, Server},
+use chatbot_ui_api::{
+    cli::migrate,
+    demo::postgres::{Options, Programs, Server},
 };
 use sqlx::{Connection, Executor, PgConnection, PgPool, postgres::PgPoolOptions};
 use uuid::Uuid;

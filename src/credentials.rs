@@ -1,0 +1,132 @@
+//! The one table of keys and key-like settings: environment variable ↔ column
+//! of `profiles` ↔ name in the answer of `/api/keys`.
+//!
+//! Everything that knows of keys goes through it: the SQL that reads a
+//! profile, the environment's precedence, `/api/keys`. A new key is one row
+//! here (and a column in the database).
+
+use std::sync::Arc;
+
+use secrecy::{ExposeSecret, SecretString};
+
+/// A row's place in [`TABLE`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the table beside it says what each is")]
+pub enum Key {
+    AzureOpenAi,
+    OpenAi,
+    GoogleGemini,
+    Anthropic,
+    Mistral,
+    Groq,
+    Perplexity,
+    OpenRouter,
+    OpenAiOrganization,
+    AzureEndpoint,
+    AzureGpt35Turbo,
+    AzureGpt45Vision,
+    AzureGpt45Turbo,
+    AzureEmbeddings,
+}
+
+/// One key: where it may come from and what it is called.
+#[derive(Debug)]
+pub struct Row {
+    /// Which key this is; its number is the row's index.
+    pub key: Key,
+    /// The environment variable that overrides the profile.
+    pub variable: &'static str,
+    /// The column of `public.profiles`.
+    pub column: &'static str,
+    /// The member of `isUsingEnvKeyMap` in the answer of `/api/keys`.
+    pub name: &'static str,
+}
+
+const fn row(key: Key, variable: &'static str, column: &'static str, name: &'static str) -> Row {
+    Row { key, variable, column, name }
+}
+
+const ROWS: usize = 14;
+
+/// Every key, in the order in which `/api/keys` lists them.
+pub const TABLE: [Row; ROWS] = [
+    row(Key::AzureOpenAi, "AZURE_OPENAI_API_KEY", "azure_openai_api_key", "azure"),
+    row(Key::OpenAi, "OPENAI_API_KEY", "openai_api_key", "openai"),
+    row(Key::GoogleGemini, "GOOGLE_GEMINI_API_KEY", "google_gemini_api_key", "google"),
+    row(Key::Anthropic, "ANTHROPIC_API_KEY", "anthropic_api_key", "anthropic"),
+    row(Key::Mistral, "MISTRAL_API_KEY", "mistral_api_key", "mistral"),
+    row(Key::Groq, "GROQ_API_KEY", "groq_api_key", "groq"),
+    row(Key::Perplexity, "PERPLEXITY_API_KEY", "perplexity_api_key", "perplexity"),
+    row(Key::OpenRouter, "OPENROUTER_API_KEY", "openrouter_api_key", "openrouter"),
+    row(Key::OpenAiOrganization, "OPENAI_ORGANIZATION_ID", "openai_organization_id", "openai_organization_id"),
+    row(Key::AzureEndpoint, "AZURE_OPENAI_ENDPOINT", "azure_openai_endpoint", "azure_openai_endpoint"),
+    row(Key::AzureGpt35Turbo, "AZURE_GPT_35_TURBO_NAME", "azure_openai_35_turbo_id", "azure_gpt_35_turbo_name"),
+    row(Key::AzureGpt45Vision, "AZURE_GPT_45_VISION_NAME", "azure_openai_45_vision_id", "azure_gpt_45_vision_name"),
+    row(Key::AzureGpt45Turbo, "AZURE_GPT_45_TURBO_NAME", "azure_openai_45_turbo_id", "azure_gpt_45_turbo_name"),
+    row(Key::AzureEmbeddings, "AZURE_EMBEDDINGS_NAME", "azure_openai_embeddings_id", "azure_embeddings_name"),
+];
+
+/// A value for each row of [`TABLE`], or none.
+#[derive(Debug, Clone, Default)]
+pub struct Keys([Option<SecretString>; ROWS]);
+
+impl Keys {
+    /// Fills the table by asking `value` for each row.
+    ///
+    /// # Errors
+    /// The first one that `value` returns.
+    pub fn try_from_rows<E>(mut value: impl FnMut(&Row) -> Result<Option<String>, E>) -> Result<Self, E> {
+        let mut keys = Self::default();
+        for row in &TABLE {
+            keys.0[row.key as usize] = value(row)?.map(SecretString::from);
+        }
+        Ok(keys)
+    }
+
+    /// The value of a key; `None` where it is absent (an empty one is not).
+    pub fn get(&self, key: Key) -> Option<&SecretString> {
+        self.0[key as usize].as_ref()
+    }
+}
+
+/// A row of `profiles`, with the environment's keys over it.
+#[derive(Debug)]
+pub struct Profile {
+    /// The row's own keys.
+    pub own: Keys,
+    /// The server's keys, which win.
+    pub environment: Arc<Keys>,
+    /// Embeddings come from Azure instead of OpenAI.
+    pub use_azure_openai: bool,
+}
+
+impl Profile {
+    /// A key: the environment's, else the profile's; `None` where neither has
+    /// one or the profile's is empty.
+    pub fn key(&self, key: Key) -> Option<&SecretString> {
+        self.environment.get(key).or_else(|| self.own.get(key).filter(|value| !value.expose_secret().is_empty()))
+    }
+
+    /// Whether a key is the environment's, and so no user's choice.
+    pub fn is_from_environment(&self, key: Key) -> bool {
+        self.environment.get(key).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_stands_at_its_keys_number() {
+        for (index, row) in TABLE.iter().enumerate() {
+            assert_eq!(row.key as usize, index, "{}", row.variable);
+        }
+    }
+
+    #[test]
+    fn keys_do_not_show() {
+        let keys = Keys::try_from_rows(|_| Ok::<_, ()>(Some("sk-secret".to_owned()))).expect("no error");
+        assert!(!format!("{keys:?}").contains("sk-secret"));
+    }
+}

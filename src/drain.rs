@@ -1,0 +1,92 @@
+//! Graceful shutdown: what is still in flight, and whether new requests are
+//! refused.
+//!
+//! The listener stays open while the last requests run: a load balancer that
+//! still routes here gets 503 and `Retry-After` instead of a refused
+//! connection, and `/readyz` can say what is going on.
+
+use tokio::sync::watch;
+
+/// In-flight counters and the drain flag of one server.
+#[derive(Debug, Default)]
+pub struct Drain {
+    draining: watch::Sender<bool>,
+    /// Every request, refused ones included.
+    requests: InFlightCounter,
+    connections: InFlightCounter,
+}
+
+impl Drain {
+    /// Refuses new requests from now on.
+    pub fn start(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// Whether [`Drain::start`] was called.
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Waits until [`Drain::start`] is called.
+    pub async fn started(&self) {
+        // Fails only without a sender, which `self` holds.
+        let _ = self.draining.subscribe().wait_for(|draining| *draining).await;
+    }
+
+    /// Counts a connection until the guard is dropped.
+    pub fn connection(&self) -> InFlight {
+        self.connections.enter()
+    }
+
+    /// Counts a request until the guard is dropped.
+    pub fn request(&self) -> InFlight {
+        self.requests.enter()
+    }
+
+    /// Waits until every request was answered, streams to their end.
+    pub async fn requests_finished(&self) {
+        self.requests.is_zero().await;
+    }
+
+    /// Waits until no connection is open.
+    pub async fn connections_closed(&self) {
+        self.connections.is_zero().await;
+    }
+}
+
+/// Number of things under way, which can be waited for to become zero.
+#[derive(Debug, Default)]
+pub struct InFlightCounter(watch::Sender<usize>);
+
+impl InFlightCounter {
+    /// Counts one more.
+    pub fn enter(&self) -> InFlight {
+        self.0.send_modify(|count| *count += 1);
+        InFlight(self.0.clone())
+    }
+
+    /// Counts one more unless `limit` of them are under way.
+    pub fn enter_below(&self, limit: usize) -> Option<InFlight> {
+        let entered = self.0.send_if_modified(|count| {
+            let free = *count < limit;
+            *count += usize::from(free);
+            free
+        });
+        entered.then(|| InFlight(self.0.clone()))
+    }
+
+    async fn is_zero(&self) {
+        // Fails only without a sender, which `self` holds.
+        let _ = self.0.subscribe().wait_for(|count| *count == 0).await;
+    }
+}
+
+/// RAII guard: decrements its counter on drop.
+#[derive(Debug)]
+pub struct InFlight(watch::Sender<usize>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}

@@ -1,0 +1,273 @@
+//! What clients post: JSON, whatever its content type says.
+//!
+//! The front end's `fetch` sends strings, which makes `text/plain` of them,
+//! and the original never looks at the type.
+
+use std::{
+    future::{Ready, ready},
+    io,
+    time::{Duration, Instant},
+};
+
+use actix_web::{
+    FromRequest, HttpMessage, HttpRequest, dev::Payload, error::PayloadError, http::header::CONTENT_LENGTH, web::Bytes,
+};
+use futures::{Stream, StreamExt, stream};
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+
+use super::{installed, user::User};
+use crate::{
+    allowance::{Buffers, Turns, json},
+    error::Error,
+    llm::Chat,
+    tools::SelectedTool,
+};
+
+/// Limits on request bodies.
+#[derive(Debug, Clone, Copy)]
+pub struct BodyLimits {
+    /// `MAX_BODY_BYTES`, default 33554432: a larger request is answered 413.
+    pub max_bytes: usize,
+    /// `BODY_TIMEOUT`, in seconds, default 20: how long a request's body may
+    /// take, and a second more for each 4 KiB of it.
+    pub timeout: Duration,
+}
+
+/// What a client must send in each second beyond `BODY_TIMEOUT`, in bytes.
+const SLOWEST: u64 = 4096;
+
+/// Largest body of a route that takes a question, a name or an id, in bytes.
+pub const QUESTION: usize = 1024 * 1024;
+/// Largest form: an id and a word, in bytes.
+pub const FORM: usize = 64 * 1024;
+/// Most JSON values in one body: a chat of a thousand messages has some ten
+/// thousand.
+const MAX_NODES: usize = 200_000;
+/// A larger body is looked through on a blocking thread, in bytes.
+const BLOCKING_FROM: usize = 256 * 1024;
+
+/// A request's body that was not read yet: it is read only for a user who is
+/// signed in and admitted.
+pub struct UnreadBody {
+    request: HttpRequest,
+    payload: Payload,
+}
+
+impl FromRequest for UnreadBody {
+    type Error = Error;
+    type Future = Ready<Result<Self, Error>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        ready(Ok(Self { request: request.clone(), payload: payload.take() }))
+    }
+}
+
+impl UnreadBody {
+    /// Reads a body of at most `limit` bytes, and never more than
+    /// `MAX_BODY_BYTES`, as text: UTF-8, without a byte order mark, and broken
+    /// characters replaced, as JavaScript reads it.
+    ///
+    /// What it takes is charged to the user for as long as the request lives,
+    /// or until the provider has begun to answer.
+    ///
+    /// # Errors
+    /// If it is too large, too slow, breaks off, has too many values, or the
+    /// user's allowance of bytes is used up.
+    pub async fn read(self, user: &User, limit: usize) -> Result<Body, Error> {
+        let (request, bytes) = self.read_bytes(user, limit).await?;
+        let text = if bytes.len() < BLOCKING_FROM {
+            text(bytes)?
+        } else {
+            let turn = installed::<Turns>(&request)?.wait(user.id).await;
+            let looked_through = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                text(bytes)
+            });
+            looked_through.await.map_err(|error| Error::Internal(error.to_string()))??
+        };
+        Ok(Body(text))
+    }
+
+    /// Reads a body as it is; see [`UnreadBody::read`].
+    ///
+    /// # Errors
+    /// As [`UnreadBody::read`].
+    pub async fn read_bytes(self, user: &User, limit: usize) -> Result<(HttpRequest, Vec<u8>), Error> {
+        let Self { request, payload } = self;
+        let limit = installed::<BodyLimits>(&request)?.max_bytes.min(limit);
+        let announced = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        if announced.is_some_and(|bytes: usize| bytes > limit) {
+            return Err(Error::BodyTooLarge(limit));
+        }
+        // Twice: the body, and the request to a provider that is made of it.
+        let mut charge = installed::<Buffers>(&request)?.charge(user.id, announced.unwrap_or_default() * 2)?;
+        let mut charged = announced.unwrap_or_default();
+        let mut body = Vec::with_capacity(announced.unwrap_or_default());
+        {
+            let mut chunks = std::pin::pin!(in_time(&request, payload));
+            while let Some(chunk) = chunks.next().await {
+                let chunk = chunk.map_err(|error| broken(&error))?;
+                if body.len() + chunk.len() > limit {
+                    return Err(Error::BodyTooLarge(limit));
+                }
+                if body.len() + chunk.len() > charged {
+                    // In steps, since a body in chunks may come in many.
+                    let step = chunk.len().max(body.len()).max(64 * 1024).min(limit);
+                    charge.grow(step * 2)?;
+                    charged += step;
+                }
+                body.extend_from_slice(&chunk);
+            }
+        }
+        request.extensions_mut().insert(charge);
+        Ok((request, body))
+    }
+}
+
+/// A request's body as text. Without `Debug`, as it holds what a user wrote.
+pub struct Body(pub String);
+
+fn text(bytes: Vec<u8>) -> Result<String, Error> {
+    let text = match String::from_utf8(bytes) {
+        Ok(mut text) => {
+            if text.starts_with('\u{feff}') {
+                text.drain(..'\u{feff}'.len_utf8());
+            }
+            text
+        }
+        Err(error) => {
+            let bytes = error.as_bytes();
+            String::from_utf8_lossy(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)).into_owned()
+        }
+    };
+    if json::has_at_most_nodes(&text, MAX_NODES) {
+        Ok(text)
+    } else {
+        Err(Error::BadRequest(format!("The request body has more than {MAX_NODES} JSON values, the most that is read")))
+    }
+}
+
+/// Why a body was not read to its end.
+fn broken(error: &PayloadError) -> Error {
+    match error {
+        PayloadError::Io(error) if error.kind() == io::ErrorKind::TimedOut => Error::BodyTooSlow,
+        _ => Error::BadRequest("The request body could not be read to its end".to_owned()),
+    }
+}
+
+/// A body as it comes, as long as it comes in time: a client that sends a byte
+/// a second would hold its request forever.
+pub fn in_time<P>(request: &HttpRequest, payload: P) -> impl Stream<Item = Result<Bytes, PayloadError>> + use<P>
+where
+    P: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
+{
+    let limit = installed::<BodyLimits>(request).map_or(Duration::ZERO, |limits| limits.timeout);
+    let started = Instant::now();
+    stream::unfold((payload, 0), move |(mut payload, received)| async move {
+        let limit = limit + Duration::from_secs(received / SLOWEST);
+        let left = limit.saturating_sub(started.elapsed());
+        let chunk = match tokio::time::timeout(left, payload.next()).await {
+            Ok(chunk) => chunk?,
+            Err(_) => Err(PayloadError::Io(io::ErrorKind::TimedOut.into())),
+        };
+        let received = received + chunk.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        Some((chunk, (payload, received)))
+    })
+    .fuse()
+}
+
+/// What a chat route is posted. Members it does not know are passed over.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChatBody<'a> {
+    #[serde(borrow, default)]
+    chat_settings: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    messages: Option<&'a RawValue>,
+    /// A row of `models`; only for custom models.
+    #[serde(borrow, default)]
+    custom_model_id: Option<&'a RawValue>,
+    /// Only for tools.
+    #[serde(borrow, default)]
+    selected_tools: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Settings<'a> {
+    #[serde(default)]
+    model: Option<String>,
+    #[serde(borrow, default)]
+    temperature: Option<&'a RawValue>,
+}
+
+impl Body {
+    /// Reads the body as what a chat route is posted.
+    ///
+    /// # Errors
+    /// As [`Body::object`].
+    pub fn chat(&self) -> Result<ChatBody<'_>, Error> {
+        self.object("chatSettings")
+    }
+
+    /// Reads the body as a JSON object.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] where it is no JSON, or `needed` can stand
+    /// nowhere because it is no object.
+    pub fn object<'a, T: Deserialize<'a>>(&'a self, needed: &str) -> Result<T, Error> {
+        let no_json = |_| Error::BadRequest("The request body is not valid JSON".to_owned());
+        if !self.0.trim_ascii_start().starts_with('{') {
+            serde_json::from_str::<&RawValue>(&self.0).map_err(no_json)?;
+            return Err(Error::BadRequest(format!("{needed} is missing: the request body must be a JSON object")));
+        }
+        serde_json::from_str(&self.0).map_err(|error| {
+            if error.is_data() {
+                Error::BadRequest(format!("{needed}: a member of the request body is there twice or of the wrong kind"))
+            } else {
+                no_json(error)
+            }
+        })
+    }
+}
+
+impl<'a> ChatBody<'a> {
+    /// What is to be answered.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] with the member that is missing or wrong.
+    pub fn chat(&self) -> Result<Chat<'a>, Error> {
+        let bad = |sentence: &str| Error::BadRequest(sentence.to_owned());
+        let settings = self.chat_settings.ok_or_else(|| bad("chatSettings is missing: it names the model"))?;
+        if !settings.get().starts_with('{') {
+            return Err(bad("chatSettings must be an object that names the model"));
+        }
+        let settings: Settings<'_> =
+            serde_json::from_str(settings.get()).map_err(|_| bad("chatSettings.model must be a string"))?;
+        let model = settings.model.ok_or_else(|| bad("chatSettings.model is missing"))?;
+        let messages = self.messages.ok_or_else(|| bad("messages is missing: it must be an array"))?;
+        if !messages.get().starts_with('[') {
+            return Err(bad("messages must be an array"));
+        }
+        Ok(Chat { model, temperature: settings.temperature, messages })
+    }
+
+    /// The tools that the model may call.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] where they are missing or none.
+    pub fn selected_tools(&self) -> Result<Vec<SelectedTool>, Error> {
+        let tools = self
+            .selected_tools
+            .ok_or_else(|| Error::BadRequest("selectedTools is missing: it must be an array".to_owned()))?;
+        let tools: Vec<Value> = serde_json::from_str(tools.get())
+            .map_err(|_| Error::BadRequest("selectedTools must be an array of tools".to_owned()))?;
+        // One that is none does not spoil the others.
+        Ok(tools.into_iter().filter_map(|tool| serde_json::from_value(tool).ok()).collect())
+    }
+
+    /// The custom model's id, where it is text.
+    pub fn custom_model_id(&self) -> Option<String> {
+        serde_json::from_str(self.custom_model_id?.get()).ok()
+    }
+}

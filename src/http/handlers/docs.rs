@@ -1,0 +1,22 @@
+//! `GET /openapi.json` and `GET /api/docs`: what this server offers, for
+//! programs and for people.
+
+use actix_web::{
+    HttpResponse,
+    http::header::{CONTENT_SECURITY_POLICY, ContentType},
+};
+
+use crate::openapi::{self, page};
+
+/// The OpenAPI document.
+pub async fn document() -> HttpResponse {
+    HttpResponse::Ok().content_type(ContentType::json()).body(openapi::text())
+}
+
+/// The same as a page.
+pub async fn read() -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type(ContentType::html())
+        .insert_header((CONTENT_SECURITY_POLICY, page::POLICY))
+        .body(page::html())
+}

@@ -1,0 +1,11 @@
+//! The handlers, a file for each area of routes.
+
+pub mod assistants;
+pub mod chat;
+pub mod command;
+pub mod docs;
+pub mod health;
+pub mod keys;
+pub mod retrieval;
+pub mod tools;
+pub mod username;

@@ -1,0 +1,283 @@
+//! `POST /api/retrieval/{process,process/docx,retrieve}`: files in, passages
+//! with vectors into the database, the nearest of them out.
+
+use std::collections::HashMap;
+
+use actix_multipart::Multipart;
+use actix_web::{
+    HttpRequest, HttpResponse,
+    error::PayloadError,
+    http::header::{CONTENT_TYPE, ContentType},
+    mime,
+    web::{Bytes, Data},
+};
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::Deserialize;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::{
+    db::{
+        Db,
+        files::{self, Column, NewItem, NoFile},
+    },
+    error::Error,
+    http::{
+        body::{self, UnreadBody},
+        context::ChatContext,
+        user::User,
+    },
+    llm::{Failure, openai},
+    retrieval::{self, Chunk, embed, embed::Embedder, extract::FileKind, ingest::Ingest, local},
+};
+
+/// Who makes the vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Maker {
+    /// OpenAI or Azure, by the profile.
+    OpenAi,
+    /// A model in this process.
+    Local,
+    /// Nobody: the original stores passages without vectors then.
+    Nobody,
+}
+
+impl Maker {
+    fn of(name: &str) -> Self {
+        match name {
+            "openai" => Self::OpenAi,
+            "local" => Self::Local,
+            _ => Self::Nobody,
+        }
+    }
+
+    fn column(self) -> Column {
+        match self {
+            Self::OpenAi | Self::Nobody => Column::OpenAi,
+            Self::Local => Column::Local,
+        }
+    }
+}
+
+/// `POST /api/retrieval/process`: a form with `file_id` and
+/// `embeddingsProvider`. The file is read from storage.
+pub async fn process(
+    user: User,
+    context: ChatContext,
+    db: Data<Db>,
+    ingest: Data<Ingest>,
+    unread: UnreadBody,
+) -> Result<HttpResponse, Error> {
+    user.profile()?;
+    let (request, form) = unread.read_bytes(&user, body::FORM).await?;
+    let form = fields(&request, form).await?;
+    let maker = Maker::of(form.get("embeddingsProvider").map_or("", String::as_str));
+    let missing =
+        || Error::Provider { status: 500, message: "Failed to retrieve file metadata: file not found".to_owned() };
+    let id = form.get("file_id").and_then(|id| Uuid::try_parse(id).ok()).ok_or_else(missing)?;
+    let file = files::find_own(&db, user.id, id).await?.map_err(|no_file| match no_file {
+        NoFile::Missing => missing(),
+        NoFile::Foreign => unauthorized(),
+    })?;
+    let Some(kind) = FileKind::from_name(&file.name) else {
+        return Ok(unsupported());
+    };
+    check_key(&user, maker)?;
+    // The turn first: a file that waits for its turn takes no memory.
+    let turn = ingest.turn(user.id).await?;
+    let (bytes, charge) = ingest.download(user.id, &file.path).await?;
+    let chunks = ingest.parse(turn, move |deadline| {
+        let _charge = charge;
+        retrieval::file_chunks(kind, &bytes, deadline)
+    });
+    let chunks = chunks.await?;
+    store(&context, &db, &ingest, &user, id, &chunks, maker, Failure::into_error).await
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Docx {
+    #[serde(default)]
+    text: String,
+    #[serde(default)]
+    file_id: String,
+    #[serde(default)]
+    embeddings_provider: String,
+    #[serde(default)]
+    file_extension: String,
+}
+
+/// `POST /api/retrieval/process/docx`: text that the browser took out of a
+/// Word document.
+///
+/// Differs: the original writes into anybody's file.
+pub async fn process_docx(
+    user: User,
+    context: ChatContext,
+    db: Data<Db>,
+    ingest: Data<Ingest>,
+    unread: UnreadBody,
+) -> Result<HttpResponse, Error> {
+    user.profile()?;
+    let body = unread.read(&user, usize::MAX).await?;
+    let Docx { text, file_id, embeddings_provider, file_extension } = body.object("text")?;
+    if file_extension != "docx" {
+        return Ok(unsupported());
+    }
+    let maker = Maker::of(&embeddings_provider);
+    check_key(&user, maker)?;
+    let id = Uuid::try_parse(&file_id).map_err(|_| Error::BadRequest("fileId must be a UUID".to_owned()))?;
+    let file = files::find_own(&db, user.id, id).await?;
+    file.map_err(|_| unauthorized())?;
+    drop(body);
+    let turn = ingest.turn(user.id).await?;
+    let chunks = ingest.parse(turn, move |_| Ok(retrieval::chunks(FileKind::Docx, &text))).await?;
+    store(&context, &db, &ingest, &user, id, &chunks, maker, openai::plain_error).await
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Question {
+    #[serde(default)]
+    user_input: Option<String>,
+    #[serde(default)]
+    file_ids: Option<Vec<String>>,
+    #[serde(default)]
+    embeddings_provider: String,
+    #[serde(default)]
+    source_count: Option<f64>,
+}
+
+/// `POST /api/retrieval/retrieve`: the passages nearest to `userInput` in the
+/// files `fileIds`, at most `sourceCount`.
+pub async fn retrieve(
+    user: User,
+    context: ChatContext,
+    db: Data<Db>,
+    ingest: Data<Ingest>,
+    unread: UnreadBody,
+) -> Result<HttpResponse, Error> {
+    user.profile()?;
+    let body = unread.read(&user, body::QUESTION).await?;
+    let Question { user_input, file_ids, embeddings_provider, source_count } = body.object("userInput")?;
+    let maker = Maker::of(&embeddings_provider);
+    if maker == Maker::Nobody {
+        return Ok(HttpResponse::Ok().json(json!({ "results": [] })));
+    }
+    let bad = |sentence: &str| Error::BadRequest(sentence.to_owned());
+    let input = user_input.ok_or_else(|| bad("userInput is missing"))?;
+    let ids: Result<Vec<Uuid>, _> = file_ids.unwrap_or_default().iter().map(|id| Uuid::try_parse(id)).collect();
+    let ids = ids.map_err(|_| bad("fileIds must be UUIDs"))?;
+    let count = match source_count {
+        None => None,
+        Some(count) if count >= 0.0 && count.fract() == 0.0 && count <= 1e6 => Some(count as i64),
+        Some(_) => return Err(bad("sourceCount must be a whole number")),
+    };
+    check_key(&user, maker)?;
+    let vector = match maker {
+        Maker::OpenAi | Maker::Nobody => embedder(&context, &user)?.embed_one(&input, openai::plain_error).await?,
+        Maker::Local => locally(&ingest, vec![input]).await?.pop().unwrap_or_default(),
+    };
+    let results = files::nearest(&db, user.id, &ids, maker.column(), &vector, count).await?;
+    Ok(HttpResponse::Ok().json(json!({ "results": results })))
+}
+
+/// Makes vectors of the passages and puts both in the place of the file's old.
+#[expect(clippy::too_many_arguments, reason = "each is a component of its own")]
+async fn store(
+    context: &ChatContext,
+    db: &Db,
+    ingest: &Ingest,
+    user: &User,
+    file: Uuid,
+    chunks: &[Chunk],
+    maker: Maker,
+    map_err: fn(Failure) -> Error,
+) -> Result<HttpResponse, Error> {
+    let vectors = match maker {
+        Maker::OpenAi => {
+            let texts: Vec<(&str, usize)> = chunks
+                .iter()
+                .map(|chunk| (chunk.content.as_str(), usize::try_from(chunk.tokens).unwrap_or(0)))
+                .collect();
+            embedder(context, user)?.embed(&texts, map_err).await?
+        }
+        Maker::Local => locally(ingest, chunks.iter().map(|chunk| chunk.content.clone()).collect()).await?,
+        Maker::Nobody => Vec::new(),
+    };
+    let items: Vec<NewItem<'_>> = chunks
+        .iter()
+        .enumerate()
+        .map(|(at, Chunk { content, tokens })| NewItem {
+            content,
+            tokens: *tokens,
+            vector: vectors.get(at).map(Vec::as_slice),
+        })
+        .collect();
+    let stored = files::replace_items(db, user.id, file, &items, maker.column()).await?;
+    stored.map_err(|_| unauthorized())?;
+    Ok(HttpResponse::Ok().content_type(ContentType::plaintext()).body("Embed Successful"))
+}
+
+fn embedder<'a>(context: &'a ChatContext, user: &'a User) -> Result<Embedder<'a>, Error> {
+    Ok(Embedder { providers: &context.providers, log: &context.log, profile: user.profile()? })
+}
+
+/// Makes vectors in this process.
+async fn locally(ingest: &Ingest, texts: Vec<String>) -> Result<Vec<Vec<f32>>, Error> {
+    ingest.local.embed(texts).await.map_err(|error| match &error {
+        local::Error::Failed(detail) => Error::Internal(detail.clone()),
+        local::Error::Busy => Error::Provider { status: 503, message: error.to_string() },
+        local::Error::NotBuilt | local::Error::NoFolder | local::Error::Model(_) => {
+            Error::Provider { status: 500, message: error.to_string() }
+        }
+    })
+}
+
+fn check_key(user: &User, maker: Maker) -> Result<(), Error> {
+    match embed::missing_key(user.profile()?) {
+        Some(name) if maker == Maker::OpenAi => Err(Error::Provider {
+            status: 500,
+            message: format!("{name} API Key not found, make sure it is configured or else use local embeddings"),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn unauthorized() -> Error {
+    Error::Provider { status: 500, message: "Unauthorized".to_owned() }
+}
+
+fn unsupported() -> HttpResponse {
+    HttpResponse::BadRequest().content_type(ContentType::plaintext()).body("Unsupported file type")
+}
+
+/// The fields of a form, of either kind.
+async fn fields(request: &HttpRequest, form: Vec<u8>) -> Result<HashMap<String, String>, Error> {
+    let broken = |_| Error::BadRequest("Failed to parse body as FormData.".to_owned());
+    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media: Option<mime::Mime> = content_type.parse().ok();
+    let mut fields = HashMap::new();
+    match media.as_ref().map(mime::Mime::essence_str) {
+        Some("multipart/form-data") => {
+            let whole = stream::iter([Ok::<_, PayloadError>(Bytes::from(form))]);
+            let mut form = Multipart::new(request.headers(), whole.fuse());
+            while let Some(mut field) = form.try_next().await.map_err(broken)? {
+                let name = field.name().unwrap_or_default().to_owned();
+                let mut value = Vec::new();
+                while let Some(chunk) = field.try_next().await.map_err(broken)? {
+                    value.extend_from_slice(&chunk);
+                }
+                fields.insert(name, String::from_utf8_lossy(&value).into_owned());
+            }
+        }
+        Some("application/x-www-form-urlencoded") => fields.extend(url::form_urlencoded::parse(&form).into_owned()),
+        _ => {
+            return Err(Error::BadRequest(
+                "Content-Type was not one of \"multipart/form-data\" or \"application/x-www-form-urlencoded\"."
+                    .to_owned(),
+            ));
+        }
+    }
+    Ok(fields)
+}

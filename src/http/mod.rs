@@ -1,0 +1,27 @@
+//! The HTTP interface: the route table, the extractors and the answers.
+//!
+//! [`table`] lists every route; [`handlers`] has a file for each area;
+//! [`user`], [`body`] and [`context`] are what handlers take; [`respond`] is
+//! how a streamed answer leaves.
+
+pub mod body;
+pub mod context;
+mod handlers;
+pub mod path;
+mod respond;
+pub mod table;
+pub mod user;
+
+use actix_web::{HttpRequest, web::Data};
+
+use crate::error::Error;
+
+/// Returns a component that the server installed for its handlers.
+///
+/// # Errors
+/// [`Error::Internal`] if it is missing, which is a bug.
+pub fn installed<T: 'static>(request: &HttpRequest) -> Result<&Data<T>, Error> {
+    request
+        .app_data::<Data<T>>()
+        .ok_or_else(|| Error::Internal(format!("{} is not installed", std::any::type_name::<T>())))
+}

@@ -1,0 +1,218 @@
+//! With `FRONTEND_URL`, this server is the one address: what is not its own
+//! goes to the Next.js app there, and comes back as it is.
+//!
+//! Nothing is kept on the way: a body is passed on piece by piece in both
+//! directions, as fast as the slower side takes it, and whoever leaves takes
+//! the other's connection along.
+
+mod headers;
+mod upgrade;
+
+use std::{io, time::Duration};
+
+use actix_web::{
+    HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, Route,
+    body::{BodyStream, SizedStream},
+    error::PayloadError,
+    http::{
+        Method, StatusCode,
+        header::{
+            ACCEPT, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
+            TRANSFER_ENCODING,
+        },
+    },
+    web::{self, Bytes, Payload},
+};
+use futures::{SinkExt, Stream, StreamExt, TryStreamExt, channel::mpsc, stream};
+use reqwest::Url;
+use tokio::{sync::oneshot, time::timeout};
+
+use crate::{
+    drain::Drain,
+    error::Error,
+    http::{body::in_time, installed, path::is_api, table},
+    http_client,
+    telemetry::RequestLog,
+};
+
+/// Fallback handler: passes a request on to the front end, unless its path is
+/// this server's.
+pub fn route() -> Route {
+    web::to(
+        async |request: HttpRequest, payload: Payload| {
+            if is_api(request.path()) { table::no_route(&request) } else { pass_on(request, payload).await }
+        },
+    )
+}
+
+/// The front end, and this worker's client of it.
+pub struct ReverseProxy {
+    /// `FRONTEND_URL`.
+    pub base_url: Url,
+    /// `FRONTEND_TIMEOUT`.
+    pub timeout: Duration,
+    /// Its client.
+    pub client: reqwest::Client,
+}
+
+async fn pass_on(request: HttpRequest, payload: Payload) -> Result<HttpResponse, Error> {
+    let ReverseProxy { base_url: base, timeout: limit, client } = &***installed::<ReverseProxy>(&request)?;
+    let limit = *limit;
+    let url = target(base, &request).ok_or(Error::RouteNotFound)?;
+    let method = reqwest::Method::from_bytes(request.method().as_str().as_bytes());
+    let method = method.map_err(|_| Error::RouteNotFound)?;
+    if method == reqwest::Method::CONNECT {
+        return Err(Error::RouteNotFound);
+    }
+    if headers::came_through_here(request.headers()) {
+        return Err(Error::FrontEnd {
+            status: StatusCode::LOOP_DETECTED,
+            message: "FRONTEND_URL leads back to this server. It must be the address of the Next.js app.",
+            detail: "a request came back".to_owned(),
+        });
+    }
+    let protocol = upgrade::asked_for(&request);
+    let mut outgoing = client.request(method, url).headers(headers::for_front_end(&request, protocol));
+    let mut payload = Some(payload);
+    let (sent, all_sent) = oneshot::channel();
+    if has_body(&request)
+        && let Some(payload) = payload.take()
+    {
+        outgoing = outgoing.body(body(in_time(&request, payload), sent, limit));
+    } else {
+        drop(sent);
+    }
+    let response = tokio::select! {
+        response = outgoing.send() => match response {
+            Ok(response) => response,
+            Err(error) => {
+                let error = Error::FrontEnd {
+                    status: StatusCode::BAD_GATEWAY,
+                    message: "The front end does not answer. Is the Next.js app running at FRONTEND_URL?",
+                    detail: format!("the front end does not answer: {}", http_client::causes(&error)),
+                };
+                return Ok(page_or(&request, error));
+            }
+        },
+        () = late(all_sent, limit) => {
+            let error = Error::FrontEnd {
+                status: StatusCode::GATEWAY_TIMEOUT,
+                message: "The front end did not answer in time.",
+                detail: "the front end did not take the request, or begin its answer, within FRONTEND_TIMEOUT".to_owned(),
+            };
+            return Ok(page_or(&request, error));
+        }
+    };
+    let status = StatusCode::from_u16(response.status().as_u16()).unwrap_or(StatusCode::BAD_GATEWAY);
+    let mut answer = HttpResponse::build(status);
+    headers::for_client(response.headers(), base, &mut answer);
+    match payload {
+        Some(payload) if status == StatusCode::SWITCHING_PROTOCOLS => {
+            upgrade::relay(response, payload, answer, installed::<Drain>(&request)?.clone()).await
+        }
+        _ => Ok(relay(&request, response, status, answer)),
+    }
+}
+
+fn has_body(request: &HttpRequest) -> bool {
+    request.headers().contains_key(CONTENT_LENGTH) || request.headers().contains_key(TRANSFER_ENCODING)
+}
+
+/// The same path and query at the front end.
+fn target(base: &Url, request: &HttpRequest) -> Option<Url> {
+    let path = request.uri().path_and_query()?.as_str();
+    let origin = base.as_str().trim_end_matches('/');
+    path.starts_with('/').then(|| Url::parse(&format!("{origin}{path}")).ok())?
+}
+
+/// Waits until the whole request was handed over, and then as long as the
+/// front end has for the head of its answer; or until it does not take more.
+async fn late(all_sent: oneshot::Receiver<()>, limit: Duration) {
+    let stuck = all_sent.await.is_ok();
+    if !stuck {
+        tokio::time::sleep(limit).await;
+    }
+}
+
+/// A client's body for the front end: one piece is under way at a time. At its
+/// end, `sent` is dropped; it is used where a piece is not taken for `limit`.
+fn body(
+    payload: impl Stream<Item = Result<Bytes, PayloadError>> + 'static,
+    sent: oneshot::Sender<()>,
+    limit: Duration,
+) -> reqwest::Body {
+    // Between the worker, which alone may touch the payload, and the client,
+    // which wants what may move between threads.
+    let (mut sender, receiver) = mpsc::channel::<io::Result<Bytes>>(0);
+    actix_web::rt::spawn(async move {
+        let mut sent = Some(sent);
+        let mut payload = std::pin::pin!(payload);
+        while let Some(piece) = payload.next().await {
+            let broken = piece.is_err();
+            let mut sending = sender.send(piece.map_err(|_| io::ErrorKind::UnexpectedEof.into()));
+            let taken = match timeout(limit, &mut sending).await {
+                Ok(taken) => taken,
+                Err(_) => {
+                    // Not the end of the body: that would make half of it whole.
+                    if let Some(sent) = sent.take() {
+                        let _ = sent.send(());
+                    }
+                    sending.await
+                }
+            };
+            if taken.is_err() || broken {
+                break;
+            }
+        }
+    });
+    reqwest::Body::wrap_stream(receiver)
+}
+
+/// The answer's body, piece by piece, with its length where that is known.
+fn relay(
+    request: &HttpRequest,
+    response: reqwest::Response,
+    status: StatusCode,
+    mut answer: HttpResponseBuilder,
+) -> HttpResponse {
+    let length = response.headers().get(reqwest::header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()).and_then(|length| length.parse::<u64>().ok());
+    let bodiless =
+        request.method() == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let log = request.extensions().get::<RequestLog>().cloned();
+    let pieces = response.bytes_stream().map_err(move |_| {
+        if let Some(log) = &log {
+            log.note().detail = Some("the front end broke off its answer".to_owned());
+        }
+        Cut
+    });
+    let pieces = if bodiless { stream::empty().left_stream() } else { pieces.right_stream() };
+    match length {
+        Some(length) => answer.body(SizedStream::new(length, pieces)),
+        None => answer.body(BodyStream::new(pieces)),
+    }
+}
+
+/// The front end broke off: so does this server.
+#[derive(Debug, thiserror::Error)]
+#[error("the front end's answer is cut")]
+struct Cut;
+
+/// No answer from the front end: a page for people, which tries again by
+/// itself, and an error for programs.
+fn page_or(request: &HttpRequest, error: Error) -> HttpResponse {
+    let response = HttpResponse::from_error(error);
+    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !accept.contains("text/html") {
+        return response;
+    }
+    let mut response = response.set_body(include_str!("down.html")).map_into_boxed_body();
+    for (name, value) in [
+        (CONTENT_TYPE, "text/html; charset=utf-8"),
+        (CACHE_CONTROL, "no-store"),
+        (CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}

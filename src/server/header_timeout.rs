@@ -1,0 +1,88 @@
+//! Idle and slow-header timeout for client connections.
+//!
+//! actix gives a connection's first request head five seconds, and lets a
+//! connection be silent for five between two requests. But the first byte of a
+//! second head stops both clocks: a client that sends the rest of it a byte a
+//! second, or never, would keep the connection for ever. The clock here runs
+//! while no request is active: from the end of one answer to the whole head of
+//! the next request.
+
+use std::{
+    cell::Cell,
+    net::Shutdown,
+    rc::{Rc, Weak},
+    time::Duration,
+};
+
+use actix_web::rt::{self, net::TcpStream, task::JoinHandle};
+use socket2::{SockRef, Socket};
+use tokio::time::{Instant, sleep_until};
+
+/// Watches one connection until it is dropped. Belongs into the connection's
+/// data.
+pub struct ConnectionWatch {
+    connection: Rc<Connection>,
+    task: JoinHandle<()>,
+}
+
+struct Connection {
+    /// A duplicate of the socket: actix does not hand out its own.
+    socket: Socket,
+    active: Cell<usize>,
+    idle_since: Cell<Instant>,
+}
+
+impl ConnectionWatch {
+    /// Begins to watch a connection, which may be idle for `limit`. If this
+    /// process may open no more files, the connection is closed instead and
+    /// `None` returned.
+    pub fn new(stream: &TcpStream, limit: Duration) -> Option<Self> {
+        let stream = SockRef::from(stream);
+        let socket = stream.try_clone().inspect_err(|error| {
+            tracing::warn!(%error, "a connection cannot be watched and is closed (ulimit -n)");
+            let _ = stream.shutdown(Shutdown::Both);
+        });
+        let connection =
+            Rc::new(Connection { socket: socket.ok()?, active: Cell::new(0), idle_since: Cell::new(Instant::now()) });
+        Some(Self { task: rt::spawn(close_when_idle(Rc::downgrade(&connection), limit)), connection })
+    }
+
+    /// Stops the clock until the guard is dropped.
+    pub fn request(&self) -> ActiveRequest {
+        self.connection.active.update(|count| count + 1);
+        ActiveRequest(self.connection.clone())
+    }
+}
+
+impl Drop for ConnectionWatch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// RAII guard of one request on the connection.
+pub struct ActiveRequest(Rc<Connection>);
+
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        self.0.active.update(|count| count - 1);
+        self.0.idle_since.set(Instant::now());
+    }
+}
+
+async fn close_when_idle(connection: Weak<Connection>, limit: Duration) {
+    while let Some(connection) = connection.upgrade() {
+        let now = Instant::now();
+        let since = if connection.active.get() > 0 { now } else { connection.idle_since.get() };
+        if since + limit <= now {
+            // actix takes this for the client's end of sending: what was
+            // answered still goes out.
+            if let Err(error) = connection.socket.shutdown(Shutdown::Read) {
+                tracing::debug!(%error, "closing an idle connection");
+            }
+            return;
+        }
+        drop(connection);
+        sleep_until(since + limit).await;
+    }
+}
