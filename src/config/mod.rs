@@ -27,7 +27,7 @@ use crate::{
     auth,
     credentials::Keys,
     db,
-    http::body::BodyLimits,
+    http::{body::BodyLimits, respond::AnswerSettings},
     http_client::{
         self,
         guard::{self, PrivateUpstreams},
@@ -71,6 +71,8 @@ pub struct Config {
     /// `FRONTEND_TIMEOUT`, in seconds, default 120: how long the front end may
     /// take to begin its answer, once it has the whole request.
     pub frontend_timeout: Duration,
+    /// `ANSWER_NOTES`, `ANSWER_SOURCES` and `HEARTBEAT`.
+    pub answers: AnswerSettings,
     /// `CORS_ORIGINS`, default none: the origins (scheme, host and port) whose
     /// pages may call the routes, with commas between.
     pub cors_origins: Vec<String>,
@@ -156,6 +158,11 @@ impl Config {
             port,
             frontend_url,
             frontend_timeout: read.seconds("FRONTEND_TIMEOUT", 120)?,
+            answers: AnswerSettings {
+                notes: read.switch("ANSWER_NOTES", true)?,
+                sources: read.switch("ANSWER_SOURCES", true)?,
+                heartbeat: read.seconds_or_none("HEARTBEAT", 15)?,
+            },
             cors_origins: read.cors_origins()?,
             database: read.database()?,
             sessions,

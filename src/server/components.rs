@@ -13,7 +13,7 @@ use crate::{
     credentials::Keys,
     db::Db,
     drain::Drain,
-    http::{body::BodyLimits, user::TrustedOrigins},
+    http::{body::BodyLimits, respond::AnswerSettings, user::TrustedOrigins},
     http_client::{ClientFactory, guard},
     llm::{BaseUrls, Providers},
     rate_limit::RateLimits,
@@ -38,6 +38,7 @@ pub(super) struct Components {
     pub buffers: Data<Buffers>,
     pub turns: Data<Turns>,
     pub trusted_origins: Data<TrustedOrigins>,
+    pub answers: Data<AnswerSettings>,
     worker: WorkerSettings,
 }
 
@@ -92,6 +93,7 @@ impl Components {
             buffers,
             turns,
             trusted_origins: Data::new(TrustedOrigins(trusted_origins(config))),
+            answers: Data::new(config.answers),
             worker: WorkerSettings {
                 clients,
                 base_urls: config.base_urls.clone(),
@@ -118,6 +120,7 @@ impl Components {
             .app_data(self.buffers.clone())
             .app_data(self.turns.clone())
             .app_data(self.trusted_origins.clone())
+            .app_data(self.answers.clone())
             .app_data(Data::new(Providers::new(&self.worker.clients, self.worker.base_urls.clone())));
         match self.worker_clients() {
             Ok((tools, reverse_proxy)) => {
