@@ -1,6 +1,6 @@
 //! The context of a chat: access to providers, and the response.
 
-use std::future::{Ready, ready};
+use std::future::{Future, Ready, ready};
 
 use actix_web::{
     FromRequest, HttpMessage, HttpRequest, HttpResponse,
@@ -8,7 +8,7 @@ use actix_web::{
     http::header::{ACCEPT, HeaderMap},
     web::Data,
 };
-use futures::{StreamExt, future::Either, stream};
+use futures::{Stream, StreamExt, future::Either, stream};
 
 use super::{
     installed,
@@ -87,10 +87,33 @@ impl ChatContext {
         reader: Reader,
         map_err: impl Fn(Failure) -> Error + 'static,
     ) -> Result<HttpResponse, Error> {
-        let Self { providers, log, request, as_events, settings } = self;
-        let wanted = Wanted { reasoning: as_events, calls: false };
-        let charge = request.extensions_mut().remove::<Charge>();
-        let mut opening = Box::pin(open(providers, call, charge, reader, wanted, log.clone()));
+        let wanted = Wanted { reasoning: self.as_events, calls: false };
+        let opening = open(self.providers.clone(), call, self.charge(), reader, wanted, self.log.clone());
+        self.answer(opening, map_err).await
+    }
+
+    /// Takes what the request's body was charged, to be given back early.
+    pub fn charge(&self) -> Option<Charge> {
+        self.request.extensions_mut().remove::<Charge>()
+    }
+
+    /// Whether the client takes events.
+    pub fn as_events(&self) -> bool {
+        self.as_events
+    }
+
+    /// Answers with pieces, once `opening` has the first of them.
+    ///
+    /// # Errors
+    /// If `opening` fails: as `map_err` words it. A later failure cuts the
+    /// answer.
+    pub async fn answer<S: Stream<Item = Piece> + Unpin + 'static>(
+        self,
+        opening: impl Future<Output = Result<S, Failure>> + 'static,
+        map_err: impl Fn(Failure) -> Error + 'static,
+    ) -> Result<HttpResponse, Error> {
+        let Self { log, request, as_events, settings, .. } = self;
+        let mut opening = Box::pin(opening);
         let heartbeat = settings.heartbeat.filter(|_| as_events);
         let opened = match heartbeat {
             Some(heartbeat) => tokio::time::timeout(heartbeat, &mut opening).await.ok(),
@@ -144,11 +167,11 @@ async fn open(
         let log = &log;
         // Boxed, and the call moved in, so that neither it nor the prompt is
         // held once the provider has begun to answer.
-        let sent = Box::pin(async move {
+        Box::pin(async move {
             let _charge = charge;
             llm::send(&providers, &call, log).await
-        });
-        sent.await?
+        })
+        .await?
     };
     Relay::open(body, reader, wanted, limits, log).await
 }
