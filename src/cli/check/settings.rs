@@ -84,7 +84,7 @@ pub fn problems(wrong: &[ConfigError]) -> Vec<Line> {
     if wrong.is_empty() {
         return vec![ok("settings: all can be read")];
     }
-    wrong.iter().map(|error| fail(format!("setting {error}"), format!("mend {}", error.variable()))).collect()
+    wrong.iter().map(|error| fail(format!("setting {error}"), format!("fix {}", error.variable()))).collect()
 }
 
 pub fn exposure(config: &Config) -> Vec<Line> {
