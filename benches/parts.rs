@@ -10,7 +10,7 @@ use chatbot_ui_api::{
     },
     cli::session,
     llm::{
-        Output, openai,
+        answer::{Output, openai},
         sse::{Decoder, Event, EventTooLarge},
     },
 };
@@ -43,7 +43,7 @@ fn streams(criterion: &mut Criterion) {
     for size in [256, 16 * 1024] {
         group.bench_function(format!("decoder, reads of {size} bytes"), |bencher| {
             bencher.iter(|| {
-                let (mut decoder, mut bytes) = (Decoder::default(), 0);
+                let (mut decoder, mut bytes) = (Decoder::new(16 * 1024 * 1024), 0);
                 for part in stream.as_bytes().chunks(size) {
                     let counted = decoder.push(part, |event| {
                         bytes += event.data.len();

@@ -105,7 +105,9 @@ impl KeySet {
 
     /// Tells if the project has a signing key that is not published, as far as its key set was ever read.
     pub async fn has_private_keys(self: &Arc<Self>, http: &reqwest::Client) -> bool {
-        if self.state().age() >= REFRESH_AGE {
+        let state = self.state();
+        // A local stack without a key set must not be asked by every request.
+        if state.age() >= REFRESH_AGE && state.tried.is_none_or(|(at, _)| at.elapsed() >= FLOOR) {
             self.fetch_if_due(http).await;
         }
         self.state().keys.keys().any(|id| id != PUBLISHED_KEY_ID)

@@ -12,7 +12,7 @@ use super::session;
 use crate::{
     config::{self, Config},
     db::inspect,
-    http_client::guard,
+    http_client::ssrf_guard,
     js::COMPONENT,
 };
 
@@ -23,7 +23,7 @@ pub fn run(email: &str, json: bool) -> ExitCode {
     super::run(async {
         let config = Config::new(&config::variables()?).map_err(|error| error.to_string())?;
         let sessions = &config.sessions;
-        let local = |host: Option<&str>| host.is_some_and(guard::is_this_machine);
+        let local = |host: Option<&str>| host.is_some_and(ssrf_guard::is_this_machine);
         if !local(sessions.supabase_url.host_str()) {
             return Err(format!(
                 "token is for a Supabase on this machine, and SUPABASE_URL leads to {}. Sign in through the front end there",

@@ -26,10 +26,10 @@ use crate::{
     auth,
     credentials::Keys,
     db,
-    http::body::BodyLimits,
+    http::{body::BodyLimits, respond::AnswerSettings},
     http_client::{
         self,
-        guard::{self, PrivateUpstreams},
+        ssrf_guard::{self, UpstreamPolicy},
     },
     llm::BaseUrls,
     playground, rate_limit,
@@ -68,6 +68,8 @@ pub struct Config {
     /// `FRONTEND_TIMEOUT`, in seconds, default 120: limit on the time from the end of the request to the head of the
     /// front end's response.
     pub frontend_timeout: Duration,
+    /// `ANSWER_NOTES`, `ANSWER_SOURCES` and `HEARTBEAT`.
+    pub answers: AnswerSettings,
     /// `CORS_ORIGINS`, default none: the origins (scheme, host and port) whose pages may call the routes, separated by
     /// commas.
     pub cors_origins: Vec<String>,
@@ -132,9 +134,9 @@ impl Config {
         let read = Reader(variables);
         let host = read.text("HOST").unwrap_or("127.0.0.1").to_owned();
         let private_upstreams = match read.text("PRIVATE_UPSTREAMS") {
-            Some(text) => PrivateUpstreams::from_str(text).map_err(|problem| wrong("PRIVATE_UPSTREAMS", problem))?,
-            None if guard::is_this_machine(&host) => PrivateUpstreams::allow(),
-            None => PrivateUpstreams::default(),
+            Some(text) => UpstreamPolicy::from_str(text).map_err(|problem| wrong("PRIVATE_UPSTREAMS", problem))?,
+            None if ssrf_guard::is_this_machine(&host) => UpstreamPolicy::allow(),
+            None => UpstreamPolicy::default(),
         };
         let port = read.number("PORT", 8000)?;
         let frontend_url = read.frontend_url(&host, port)?;
@@ -147,6 +149,11 @@ impl Config {
             port,
             frontend_url,
             frontend_timeout: read.seconds("FRONTEND_TIMEOUT", 120)?,
+            answers: AnswerSettings {
+                notes: read.switch("ANSWER_NOTES", true)?,
+                sources: read.switch("ANSWER_SOURCES", true)?,
+                heartbeat: read.seconds_or_none("HEARTBEAT", 15)?,
+            },
             cors_origins: read.cors_origins()?,
             database: read.database()?,
             sessions,

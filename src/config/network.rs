@@ -6,7 +6,7 @@ use url::Url;
 
 use super::reader::{ConfigError, Reader, wrong};
 use crate::{
-    http_client::guard,
+    http_client::ssrf_guard,
     rate_limit::{self, shared::Redis},
 };
 
@@ -34,7 +34,7 @@ impl Reader<'_> {
             return Err(wrong(NAME, "must be a scheme, a host and a port only, such as http://127.0.0.1:3000"));
         }
         let to = url.host_str().unwrap_or_default();
-        let same_host = guard::is_this_machine(to) || to.trim_matches(['[', ']']) == host.trim_matches(['[', ']']);
+        let same_host = ssrf_guard::is_this_machine(to) || to.trim_matches(['[', ']']) == host.trim_matches(['[', ']']);
         if same_host && url.port_or_known_default() == Some(port) {
             return Err(wrong(
                 NAME,

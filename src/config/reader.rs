@@ -59,6 +59,24 @@ impl Reader<'_> {
         }
     }
 
+    /// As [`Reader::seconds`], with 0 for none.
+    pub(super) fn seconds_or_none(&self, name: &'static str, default: u64) -> Result<Option<Duration>, ConfigError> {
+        match self.number(name, default)? {
+            0 => Ok(None),
+            seconds @ 1..=86_400 => Ok(Some(Duration::from_secs(seconds))),
+            _ => Err(wrong(name, "must be seconds, from 1 to 86400, or 0 for none")),
+        }
+    }
+
+    pub(super) fn switch(&self, name: &'static str, default: bool) -> Result<bool, ConfigError> {
+        match self.text(name) {
+            None => Ok(default),
+            Some("on") => Ok(true),
+            Some("off") => Ok(false),
+            Some(_) => Err(wrong(name, "must be `on` or `off`")),
+        }
+    }
+
     pub(super) fn host_and_port(&self, name: &'static str) -> Result<Option<(String, u16)>, ConfigError> {
         let Some(text) = self.text(name) else { return Ok(None) };
         let parts = text.rsplit_once(':').and_then(|(host, port)| {

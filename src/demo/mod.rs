@@ -25,7 +25,7 @@ use crate::{
     cli::{self, StopSignals, migrate, progress, say, serve, session},
     config::{self, Config, Variables},
     credentials::{self, Key},
-    http_client::guard,
+    http_client::ssrf_guard,
     playground::{self, DemoUser},
     server, telemetry,
 };
@@ -127,7 +127,7 @@ async fn serve_demo(
         routes.app_data(answers.clone()).route("/demo/answers", web::get().to(provider::watch));
     };
     let stop = async || signals.next().await;
-    let served = server::serve_with(config, listener, stop, guard::system_lookup, for_the_page).await;
+    let served = server::serve_with(config, listener, stop, ssrf_guard::system_lookup, for_the_page).await;
     handle.stop(false).await;
     served.map_err(|error| error.to_string())
 }

@@ -8,13 +8,20 @@ use actix_web::{
     http::header::{ACCEPT, HeaderMap},
     web::Data,
 };
-use futures::stream;
+use futures::{StreamExt, future::Either, stream};
 
-use super::{installed, respond::respond};
+use super::{
+    installed,
+    respond::{AnswerSettings, respond},
+};
 use crate::{
     allowance::Charge,
     error::Error,
-    llm::{self, Call, Failure, Output, Providers, Reader, relay::Relay},
+    llm::{
+        self, Call, Failure, Providers,
+        answer::{Finish, Reader, Wanted},
+        relay::{End, Piece, Relay, record_end},
+    },
     telemetry::RequestLog,
 };
 
@@ -26,6 +33,7 @@ pub struct ChatContext {
     pub log: RequestLog,
     request: HttpRequest,
     as_events: bool,
+    settings: AnswerSettings,
 }
 
 impl FromRequest for ChatContext {
@@ -37,7 +45,9 @@ impl FromRequest for ChatContext {
         let providers = installed::<Providers>(request).cloned();
         ready(providers.and_then(|providers| {
             let log = log.ok_or_else(|| Error::Internal("the request has no record".to_owned()))?;
-            Ok(Self { providers, log, request: request.clone(), as_events: accepts_events(request.headers()) })
+            let settings = *installed::<AnswerSettings>(request)?.get_ref();
+            let as_events = accepts_events(request.headers());
+            Ok(Self { providers, log, request: request.clone(), as_events, settings })
         }))
     }
 }
@@ -77,29 +87,70 @@ impl ChatContext {
         reader: Reader,
         map_err: impl Fn(Failure) -> Error + 'static,
     ) -> Result<HttpResponse, Error> {
-        let (providers, log, max_event_bytes) = (&self.providers, &self.log, call.max_event_bytes());
-        let charge = self.request.extensions_mut().remove::<Charge>();
-        let opened = async move {
-            // Boxed, and the call moved in, so that neither it nor the prompt
-            // is held once the provider has begun to answer.
-            let body = Box::pin(async move {
-                let _charge = charge;
-                llm::send(providers, &call, log).await
-            });
-            let body = body.await?;
-            Relay::open(body, reader, max_event_bytes, log.clone()).await
+        let Self { providers, log, request, as_events, settings } = self;
+        let wanted = Wanted { reasoning: as_events, calls: false };
+        let charge = request.extensions_mut().remove::<Charge>();
+        let mut opening = Box::pin(open(providers, call, charge, reader, wanted, log.clone()));
+        let heartbeat = settings.heartbeat.filter(|_| as_events);
+        let opened = match heartbeat {
+            Some(heartbeat) => tokio::time::timeout(heartbeat, &mut opening).await.ok(),
+            None => Some((&mut opening).await),
         };
-        match opened.await {
-            Ok(relay) => Ok(respond(&self.request, self.as_events, relay, map_err)),
-            Err(failure) => Err(map_err(failure)),
+        match opened {
+            Some(Ok(relay)) => Ok(respond(&request, as_events, settings, log, relay, map_err)),
+            Some(Err(failure)) => Err(map_err(failure)),
+            // A proxy on the client's way would not wait much longer, so the
+            // answer begins before the provider's does; a failure is an event.
+            None => {
+                log.stream(false);
+                let record = log.clone();
+                let pieces = stream::once(opening).flat_map(move |opened| match opened {
+                    Ok(relay) => Either::Left(relay),
+                    Err(failure) => {
+                        let outcome = Err(failure);
+                        record_end(&record, &outcome);
+                        Either::Right(stream::once(ready(ended(outcome))))
+                    }
+                });
+                Ok(respond(&request, as_events, settings, log, pieces, map_err))
+            }
         }
     }
 
     /// Answers with a text that is complete already.
     pub fn text(self, text: String) -> HttpResponse {
-        let output = Output { text, ..Output::default() };
-        respond(&self.request, self.as_events, stream::iter([Ok(output)]), |_| Error::Internal(String::new()))
+        let Self { log, request, as_events, settings, .. } = self;
+        let pieces = stream::iter([Piece::Text(text), ended(Ok(Some(Finish::Stop)))]);
+        respond(&request, as_events, settings, log, pieces, |_| Error::Internal(String::new()))
     }
+}
+
+fn ended(outcome: Result<Option<Finish>, Failure>) -> Piece {
+    let (sources, calls) = Default::default();
+    Piece::End(Box::new(End { outcome, usage: None, sources, calls }))
+}
+
+/// Calls a provider and reads up to the first text.
+async fn open(
+    providers: Data<Providers>,
+    call: Call,
+    charge: Option<Charge>,
+    reader: Reader,
+    wanted: Wanted,
+    log: RequestLog,
+) -> Result<Relay, Failure> {
+    let limits = call.stream_limits();
+    let body = {
+        let log = &log;
+        // Boxed, and the call moved in, so that neither it nor the prompt is
+        // held once the provider has begun to answer.
+        let sent = Box::pin(async move {
+            let _charge = charge;
+            llm::send(&providers, &call, log).await
+        });
+        sent.await?
+    };
+    Relay::open(body, reader, wanted, limits, log).await
 }
 
 #[cfg(test)]

@@ -38,9 +38,10 @@ pub fn call(chat: &Chat<'_>, profile: &Profile) -> Result<Call, Error> {
         _ => return Err(Error::BadRequest("Model not found".to_owned())),
     };
     let deployment = profile.key(deployment).ok_or_else(no_resources)?.expose_secret();
+    let messages = chat.mended_messages();
     let body = ChatRequest {
         model: deployment,
-        messages: chat.messages,
+        messages: &*messages,
         temperature: chat.temperature.filter(|_| !limits::refuses_temperature(&chat.model)),
         max_tokens: (chat.model == "gpt-4-vision-preview").then_some(4096),
         tools: None,

@@ -10,7 +10,7 @@ use serde::Serialize;
 use url::Url;
 
 use super::BaseUrls;
-use super::{ATTEMPTS, Call, Chat, Failure, limits, openai::ChatRequest};
+use super::{ATTEMPTS, Call, Chat, Failure, answer::openai::Habits, limits, openai::ChatRequest};
 use crate::{credentials::Key, error::Error};
 
 /// A provider that speaks OpenAI's wire: what is its own.
@@ -32,6 +32,8 @@ pub struct Provider {
     pub wrong_key: WrongKey,
     /// Whether it is told the user's OpenAI organization.
     pub organization: bool,
+    /// What its streams do otherwise.
+    pub habits: Habits,
 }
 
 /// How `max_tokens` is chosen.
@@ -66,6 +68,7 @@ pub static OPENAI: Provider = Provider {
     max_tokens: MaxTokens::VisionOnly,
     wrong_key: WrongKey::Words,
     organization: true,
+    habits: Habits::NONE,
 };
 
 /// Every other provider with a route of its own.
@@ -79,6 +82,7 @@ pub static PROVIDERS: [Provider; 4] = [
         max_tokens: MaxTokens::Table,
         wrong_key: WrongKey::Unauthorized,
         organization: false,
+        habits: Habits { think_tags: true, any_end: false },
     },
     Provider {
         path: "mistral",
@@ -89,6 +93,7 @@ pub static PROVIDERS: [Provider; 4] = [
         max_tokens: MaxTokens::Table,
         wrong_key: WrongKey::Unauthorized,
         organization: false,
+        habits: Habits::NONE,
     },
     Provider {
         path: "openrouter",
@@ -99,6 +104,7 @@ pub static PROVIDERS: [Provider; 4] = [
         max_tokens: MaxTokens::Omitted,
         wrong_key: WrongKey::OwnWords,
         organization: false,
+        habits: Habits::NONE,
     },
     Provider {
         path: "perplexity",
@@ -109,6 +115,7 @@ pub static PROVIDERS: [Provider; 4] = [
         max_tokens: MaxTokens::Omitted,
         wrong_key: WrongKey::Unauthorized,
         organization: false,
+        habits: Habits::NONE,
     },
 ];
 
@@ -122,6 +129,7 @@ pub static CUSTOM: Provider = Provider {
     max_tokens: MaxTokens::Omitted,
     wrong_key: WrongKey::Words,
     organization: false,
+    habits: Habits { think_tags: false, any_end: true },
 };
 
 impl Provider {
@@ -141,9 +149,10 @@ impl Provider {
             MaxTokens::Table => limits::max_output_tokens(&chat.model),
             MaxTokens::VisionOnly => matches!(chat.model.as_str(), "gpt-4-vision-preview" | "gpt-4o").then_some(4096),
         };
+        let messages = chat.mended_messages();
         let body = ChatRequest {
             model: &chat.model,
-            messages: chat.messages,
+            messages: &*messages,
             temperature: chat.temperature.filter(|_| self.temperature && !limits::refuses_temperature(&chat.model)),
             max_tokens,
             tools: None,

@@ -7,7 +7,7 @@ use actix_web::{
 use reqwest::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE, VIA};
 use url::{Position, Url};
 
-use crate::http_client::guard;
+use crate::http_client::ssrf_guard;
 
 /// This server's entry in `Via`.
 const HOP: &str = "1.1 chatbot-ui-api";
@@ -119,7 +119,7 @@ pub fn for_client(from: &HeaderMap, front_end: &Url, answer: &mut HttpResponseBu
 fn path_here(to: &str, front_end: &Url) -> Option<String> {
     let to = Url::parse(to).ok()?;
     let (host, theirs) = (to.host_str()?, front_end.host_str()?);
-    let here = |host: &str| guard::is_this_machine(host) || matches!(host, "0.0.0.0" | "[::]");
+    let here = |host: &str| ssrf_guard::is_this_machine(host) || matches!(host, "0.0.0.0" | "[::]");
     let same_host = host == theirs || (here(host) && here(theirs));
     let same_port = to.port_or_known_default() == front_end.port_or_known_default();
     // Two slashes would begin another host.

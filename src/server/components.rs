@@ -13,8 +13,8 @@ use crate::{
     credentials::Keys,
     db::Db,
     drain::Drain,
-    http::{body::BodyLimits, user::TrustedOrigins},
-    http_client::{ClientFactory, guard},
+    http::{body::BodyLimits, respond::AnswerSettings, user::TrustedOrigins},
+    http_client::{ClientFactory, ssrf_guard},
     llm::{BaseUrls, Providers},
     rate_limit::RateLimits,
     retrieval::{ingest::Ingest, local::LocalEmbeddings, storage::Storage},
@@ -35,6 +35,7 @@ pub(super) struct Components {
     pub telemetry: Data<Telemetry>,
     pub server_keys: Data<Keys>,
     pub body_limits: Data<BodyLimits>,
+    pub answers: Data<AnswerSettings>,
     pub buffers: Data<Buffers>,
     pub turns: Data<Turns>,
     pub trusted_origins: Data<TrustedOrigins>,
@@ -54,7 +55,7 @@ impl Components {
     ///
     /// # Errors
     /// If TLS, an HTTP client or telemetry cannot be set up.
-    pub fn new(config: &Config, lookup: guard::Lookup) -> io::Result<Self> {
+    pub fn new(config: &Config, lookup: ssrf_guard::Lookup) -> io::Result<Self> {
         // A proxy is for addresses outside this machine.
         let use_proxy = !config.base_urls.all_on_this_machine();
         let clients = ClientFactory::new(config.http_client.clone(), use_proxy, lookup)?;
@@ -89,6 +90,7 @@ impl Components {
             telemetry: Data::new(telemetry.map_err(io::Error::other)?),
             server_keys: Data::from(config.keys.clone()),
             body_limits: Data::new(config.body),
+            answers: Data::new(config.answers),
             buffers,
             turns,
             trusted_origins: Data::new(TrustedOrigins(trusted_origins(config))),
@@ -115,6 +117,7 @@ impl Components {
             .app_data(self.telemetry.clone())
             .app_data(self.server_keys.clone())
             .app_data(self.body_limits.clone())
+            .app_data(self.answers.clone())
             .app_data(self.buffers.clone())
             .app_data(self.turns.clone())
             .app_data(self.trusted_origins.clone())

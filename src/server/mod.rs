@@ -28,7 +28,7 @@ use socket2::{SockRef, TcpKeepalive};
 use crate::{
     config::Config,
     http::{table, user},
-    http_client::guard,
+    http_client::ssrf_guard,
     playground, reverse_proxy,
     telemetry::{self, Telemetry},
 };
@@ -41,7 +41,7 @@ use header_timeout::ConnectionWatch;
 /// # Errors
 /// If the listener or TLS for the providers cannot be used.
 pub async fn serve(config: Config, listener: TcpListener, stop: impl AsyncFnMut()) -> io::Result<()> {
-    serve_with(config, listener, stop, guard::system_lookup, |_| {}).await
+    serve_with(config, listener, stop, ssrf_guard::system_lookup, |_| {}).await
 }
 
 /// [`serve`], with another way to resolve the names of user-chosen URLs, and with additional routes.
@@ -52,7 +52,7 @@ pub async fn serve_with(
     config: Config,
     listener: TcpListener,
     mut stop: impl AsyncFnMut(),
-    lookup: guard::Lookup,
+    lookup: ssrf_guard::Lookup,
     more_routes: impl Fn(&mut ServiceConfig) + Clone + Send + 'static,
 ) -> io::Result<()> {
     let metrics = config.metrics_addr.as_ref().map(|(host, port)| metrics_listener::bind(host, *port)).transpose()?;

@@ -259,11 +259,13 @@ impl RequestLog {
     /// client's disconnect.
     pub fn stream(&self, with_text: bool) {
         let mut line = self.0.borrow_mut();
-        let elapsed = line.started.elapsed();
-        line.streams = true;
-        line.telemetry.metrics.stream_opened(line.facts.provider);
-        line.facts.ended = Some(Ended::ClientLeft);
+        if !line.streams {
+            line.streams = true;
+            line.telemetry.metrics.stream_opened(line.facts.provider);
+            line.facts.ended = Some(Ended::ClientLeft);
+        }
         if with_text {
+            let elapsed = line.started.elapsed();
             let waited = line.facts.provider_wait + line.facts.tool_wait;
             line.facts.first_text = Some(elapsed);
             line.facts.overhead = Some(elapsed.saturating_sub(waited));
@@ -272,9 +274,21 @@ impl RequestLog {
 
     /// Records a text that is passed on.
     pub fn passed_on(&self, bytes: usize) {
-        let facts = &mut self.0.borrow_mut().facts;
-        facts.texts += 1;
-        facts.bytes += bytes as u64;
+        let mut line = self.0.borrow_mut();
+        if line.facts.first_text.is_none() {
+            // Thoughts or a heartbeat began the answer. What was waited for
+            // since is not known, and so neither is our own part.
+            line.facts.first_text = Some(line.started.elapsed());
+        }
+        line.facts.texts += 1;
+        line.facts.bytes += bytes as u64;
+    }
+
+    /// A streamed answer ended so.
+    pub fn end(&self, ended: Ended, detail: Option<String>) {
+        let mut facts = self.note();
+        facts.ended = Some(ended);
+        facts.detail = detail;
     }
 }
 

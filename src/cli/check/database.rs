@@ -9,7 +9,7 @@ use crate::{
     config::Config,
     db::inspect,
     db::{SessionCheck, Settings},
-    http_client::guard,
+    http_client::ssrf_guard,
 };
 
 /// Time limit for all statements together.
@@ -91,7 +91,7 @@ fn unreachable(settings: &Settings, error: &sqlx::Error) -> Line {
             let direct = options.get_host().starts_with("db.") && options.get_host().ends_with(".supabase.co");
             let todo = if direct {
                 "a project's direct address is IPv6 only: without IPv6, use the session pooler's (dashboard: Connect)"
-            } else if guard::is_this_machine(options.get_host()) {
+            } else if ssrf_guard::is_this_machine(options.get_host()) {
                 "start it (local stack: supabase start), or fix DATABASE_URL"
             } else {
                 "check that DATABASE_URL is right, the project is not paused and no firewall blocks the connection"
@@ -108,7 +108,7 @@ fn unreachable(settings: &Settings, error: &sqlx::Error) -> Line {
 
 /// Checks that the connection is encrypted; a local one need not be.
 async fn encryption(settings: &Settings) -> Option<Line> {
-    let local = guard::is_this_machine(settings.options.get_host()) || settings.options.get_socket().is_some();
+    let local = ssrf_guard::is_this_machine(settings.options.get_host()) || settings.options.get_socket().is_some();
     if local {
         return None;
     }

@@ -16,7 +16,7 @@ use std::{
 use super::progress;
 use crate::{
     config::{self, Config, Variables},
-    http_client::{ClientFactory, causes, guard},
+    http_client::{ClientFactory, causes, ssrf_guard},
 };
 
 /// Timeout of one request to another server.
@@ -146,7 +146,7 @@ fn by_settings_alone(variables: &Variables, config: &Config) -> Vec<Line> {
 
 async fn of_project(config: &Config) -> Vec<Line> {
     let use_proxy = !config.base_urls.all_on_this_machine();
-    let factory = ClientFactory::new(config.http_client.clone(), use_proxy, guard::system_lookup);
+    let factory = ClientFactory::new(config.http_client.clone(), use_proxy, ssrf_guard::system_lookup);
     match factory.and_then(|factory| factory.trusted().map_err(io::Error::other)) {
         Ok(client) => supabase::lines(&client, config).await,
         Err(error) => vec![fail(

@@ -12,7 +12,7 @@ use super::{Line, fail, ok, warn};
 use crate::{
     auth::{self, PUBLISHED_JWT_SECRET},
     config::{Config, Variables},
-    http_client::guard,
+    http_client::ssrf_guard,
 };
 
 const WHERE_THE_KEYS_ARE: &str = "copy it again (dashboard: Project Settings, API Keys; local stack: supabase status)";
@@ -32,7 +32,7 @@ pub fn address(variables: &Variables, config: &Config) -> Vec<Line> {
         _ => ok(format!("cookie: {name}, derived from SUPABASE_URL or set")),
     });
 
-    let remote = !sessions.supabase_url.host_str().is_some_and(guard::is_this_machine);
+    let remote = !sessions.supabase_url.host_str().is_some_and(ssrf_guard::is_this_machine);
     let database = variables.get("DATABASE_URL").map(String::as_str).unwrap_or_default().trim();
     if remote && database.is_empty() {
         lines.push(fail(
@@ -166,7 +166,7 @@ fn key_line(place: &Place, key: &str, config: &Config, now: u64) -> Line {
     if claims.exp.is_some_and(|exp| exp <= now) {
         return fail(format!("{variable}: has expired"), WHERE_THE_KEYS_ARE);
     }
-    let local = sessions.supabase_url.host_str().is_some_and(guard::is_this_machine);
+    let local = sessions.supabase_url.host_str().is_some_and(ssrf_guard::is_this_machine);
     match (&claims.project, project_of_url(&sessions.supabase_url)) {
         (Some(of_key), Some(of_url)) if of_key != of_url => {
             return fail(

@@ -8,7 +8,7 @@ use crate::{
     auth::PUBLISHED_JWT_SECRET,
     config::{self, Config, ConfigError, Variables, env_file},
     credentials::{self, Key},
-    http_client::guard,
+    http_client::ssrf_guard,
     retrieval::local::LocalEmbeddings,
 };
 
@@ -89,7 +89,7 @@ pub fn problems(wrong: &[ConfigError]) -> Vec<Line> {
 
 pub fn exposure(config: &Config) -> Vec<Line> {
     let host = &config.host;
-    let here = guard::is_this_machine(host);
+    let here = ssrf_guard::is_this_machine(host);
     let mut lines = Vec::new();
     lines.push(match (here, config.http_client.private_upstreams.allow) {
         (true, true) => ok(format!(

@@ -6,7 +6,7 @@ use super::{LIMIT, Line, fail, ok, warn};
 use crate::{
     auth::{self, jwks},
     config::Config,
-    http_client::{causes, guard},
+    http_client::{causes, ssrf_guard},
     retrieval::storage,
 };
 
@@ -51,7 +51,7 @@ async fn status(
 
 /// `keys` has the algorithm of each usable key.
 fn key_set(keys: Result<Vec<String>, String>, sessions: &auth::Settings) -> Line {
-    let local = sessions.supabase_url.host_str().is_some_and(guard::is_this_machine);
+    let local = sessions.supabase_url.host_str().is_some_and(ssrf_guard::is_this_machine);
     let secret = sessions.jwt_secret.is_some();
     match keys {
         Ok(keys) if !keys.is_empty() => ok(format!(

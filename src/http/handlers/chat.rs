@@ -9,7 +9,9 @@ use crate::{
     error::Error,
     http::{body::UnreadBody, context::ChatContext, user::User},
     llm::{
-        Call, Reader, anthropic, azure, google, openai,
+        Call,
+        answer::{self, Reader},
+        anthropic, azure, google, openai,
         providers::{CUSTOM, Provider},
     },
 };
@@ -29,7 +31,8 @@ pub async fn reply(
     let call = provider.call(&chat, base_url, key, profile.key(Key::OpenAiOrganization))?;
     context.note(provider.path, &chat.model);
     drop((user, body));
-    context.relay(call, Reader::OpenAi(openai::Reader::default()), |failure| provider.error(failure)).await
+    let reader = answer::openai::Reader::new(provider.habits);
+    context.relay(call, Reader::OpenAi(reader), |failure| provider.error(failure)).await
 }
 
 /// `POST /api/chat/custom`: the user's own model, or a shared one.
@@ -53,7 +56,8 @@ pub async fn reply_custom(
     let call = Call { guarded: true, ..CUSTOM.call(&chat, base_url, &model.api_key, None)? };
     context.note(CUSTOM.path, &chat.model);
     drop((user, model, body));
-    context.relay(call, Reader::OpenAi(openai::Reader::default()), |failure| CUSTOM.error(failure)).await
+    let reader = answer::openai::Reader::new(CUSTOM.habits);
+    context.relay(call, Reader::OpenAi(reader), |failure| CUSTOM.error(failure)).await
 }
 
 /// `POST /api/chat/azure`.
@@ -63,7 +67,7 @@ pub async fn reply_azure(user: User, context: ChatContext, body: UnreadBody) -> 
     let call = azure::call(&chat, user.profile()?)?;
     context.note("azure", &chat.model);
     drop((user, body));
-    context.relay(call, Reader::OpenAi(openai::Reader::default()), openai::plain_error).await
+    context.relay(call, Reader::OpenAi(answer::openai::Reader::default()), openai::plain_error).await
 }
 
 /// `POST /api/chat/anthropic`.
@@ -74,7 +78,7 @@ pub async fn reply_anthropic(user: User, context: ChatContext, body: UnreadBody)
     let call = anthropic::call(&chat, &context.providers.base_urls.anthropic, key)?;
     context.note("anthropic", &chat.model);
     drop((user, body));
-    context.relay(call, Reader::Anthropic(anthropic::Reader::default()), anthropic::error).await
+    context.relay(call, Reader::Anthropic(answer::anthropic::Reader::default()), anthropic::error).await
 }
 
 /// `POST /api/chat/google`.
@@ -86,5 +90,7 @@ pub async fn reply_google(user: User, context: ChatContext, body: UnreadBody) ->
     context.note("google", &chat.model);
     drop((user, body));
     let url = call.url.to_string();
-    context.relay(call, Reader::Google(google::Reader::default()), move |failure| google::error(&url, failure)).await
+    context
+        .relay(call, Reader::Google(answer::google::Reader::default()), move |failure| google::error(&url, failure))
+        .await
 }

@@ -59,6 +59,7 @@ pub async fn reply(user: User, context: ChatContext, unread: UnreadBody) -> Resu
     let call = OPENAI.post(base_url, "/chat/completions", &request, key, profile.key(Key::OpenAiOrganization))?;
     let completion = llm::complete(&context.providers, &call, &context.log).await;
     let mut message = completion.and_then(openai::message).map_err(openai::plain_error)?;
-    let content = message.as_object_mut().and_then(|message| message.remove("content"));
+    let refusal = openai::text_of(&message).filter(|_| message["content"].is_null()).map(Value::from);
+    let content = refusal.or_else(|| message.as_object_mut()?.remove("content"));
     Ok(HttpResponse::Ok().json(Answer { content }))
 }

@@ -13,7 +13,8 @@ use crate::{
     http::{body::UnreadBody, context::ChatContext, user::User},
     js,
     llm::{
-        self, Reader,
+        self,
+        answer::{self, Reader},
         openai::{self, ChatRequest},
         providers::OPENAI,
     },
@@ -73,7 +74,7 @@ pub async fn reply(
         Value::Array(calls) if !calls.is_empty() => {
             serde_json::from_value::<Vec<ToolCall>>(Value::Array(calls.clone())).map_err(|_| unexpected())?
         }
-        _ => return Ok(context.text(message["content"].as_str().unwrap_or_default().to_owned())),
+        _ => return Ok(context.text(openai::text_of(&message).unwrap_or_default())),
     };
 
     messages.push(message);
@@ -100,7 +101,7 @@ pub async fn reply(
     let second = ask(&messages, None, true)?;
     drop((first, messages, tools, calls, functions));
     drop((user, body));
-    context.relay(second, Reader::OpenAi(openai::Reader::default()), openai::plain_error).await
+    context.relay(second, Reader::OpenAi(answer::openai::Reader::default()), openai::plain_error).await
 }
 
 fn unexpected() -> Error {
