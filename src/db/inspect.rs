@@ -46,7 +46,7 @@ pub fn accounts(check: SessionCheck) -> Vec<String> {
 
 /// The statement about custom models.
 pub fn models() -> Vec<String> {
-    vec![models::ALLOWED.to_owned()]
+    vec![models::ALLOWED.to_owned(), models::ALLOWED_BY_NAME.to_owned()]
 }
 
 /// The statements about files; `schema` is where the vector type lives.

@@ -14,7 +14,7 @@ use actix_web::{
 };
 use futures::{Stream, StreamExt, stream};
 use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::{installed, user::User};
 use crate::{
@@ -252,18 +252,18 @@ impl<'a> ChatBody<'a> {
         Ok(Chat { model, temperature: settings.temperature, messages })
     }
 
-    /// The tools that the model may call.
+    /// The tools that the model may call. What is no tool stays as one without
+    /// anything, to be refused by name.
     ///
     /// # Errors
-    /// [`Error::BadRequest`] where they are missing or none.
-    pub fn selected_tools(&self) -> Result<Vec<SelectedTool>, Error> {
+    /// [`Error::BadRequest`] if they are missing or no array.
+    pub fn selected_tools(&self) -> Result<Vec<SelectedTool<'a>>, Error> {
         let tools = self
             .selected_tools
             .ok_or_else(|| Error::BadRequest("selectedTools is missing: it must be an array".to_owned()))?;
-        let tools: Vec<Value> = serde_json::from_str(tools.get())
+        let tools: Vec<&RawValue> = serde_json::from_str(tools.get())
             .map_err(|_| Error::BadRequest("selectedTools must be an array of tools".to_owned()))?;
-        // One that is none does not spoil the others.
-        Ok(tools.into_iter().filter_map(|tool| serde_json::from_value(tool).ok()).collect())
+        Ok(tools.into_iter().map(|tool| serde_json::from_str(tool.get()).unwrap_or_default()).collect())
     }
 
     /// The custom model's id, where it is text.

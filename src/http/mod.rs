@@ -2,7 +2,8 @@
 //!
 //! [`table`] lists every route; [`handlers`] has a file for each area;
 //! [`user`], [`body`] and [`context`] are what handlers take; [`respond`] is
-//! how a streamed answer leaves.
+//! how a streamed answer leaves; [`tool_turn`] goes on with the chat until the
+//! model has no more calls.
 
 pub mod body;
 pub mod context;
@@ -10,6 +11,7 @@ mod handlers;
 pub mod path;
 pub mod respond;
 pub mod table;
+mod tool_turn;
 pub mod user;
 
 use actix_web::{HttpRequest, web::Data};

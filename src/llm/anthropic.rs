@@ -167,7 +167,10 @@ mod tests {
             { "role": "assistant", "content": "" },
         ]);
         let texts = json!([{ "type": "text", "text": "U" }, { "type": "text", "text": "V" }]);
-        assert_eq!(request(messages, "m").expect("a request")["messages"], json!([{ "role": "user", "content": texts }]));
+        assert_eq!(
+            request(messages, "m").expect("a request")["messages"],
+            json!([{ "role": "user", "content": texts }])
+        );
     }
 
     #[test]

@@ -213,7 +213,12 @@ mod tests {
             json!({ "role": role, "parts": parts })
         };
         assert_eq!(
-            joined(&json!([turn("user", &["a", " "]), turn("model", &[""]), turn("user", &["b"]), turn("model", &["c"])])),
+            joined(&json!([
+                turn("user", &["a", " "]),
+                turn("model", &[""]),
+                turn("user", &["b"]),
+                turn("model", &["c"])
+            ])),
             json!([turn("user", &["a", "b"]), turn("model", &["c"])])
         );
         let image = json!({ "role": "user", "parts": [{ "text": "" }, { "inlineData": {} }] });

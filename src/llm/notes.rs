@@ -34,8 +34,7 @@ pub fn last_line(outcome: &Result<Option<Finish>, Failure>) -> Option<String> {
 /// Others' words in one line, without what would end the line's emphasis.
 fn quoted(words: &str) -> String {
     let line = words.split_whitespace().collect::<Vec<_>>().join(" ");
-    let mut quoted: String =
-        line.chars().filter(|c| !c.is_control() && *c != '*').take(MAX_QUOTED_CHARS).collect();
+    let mut quoted: String = line.chars().filter(|c| !c.is_control() && *c != '*').take(MAX_QUOTED_CHARS).collect();
     if line.chars().count() > MAX_QUOTED_CHARS {
         quoted.push('…');
     }

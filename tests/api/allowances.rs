@@ -36,7 +36,8 @@ async fn a_body_is_not_read_before_the_session_is_known() {
     let (_upstream, app, _) = chats().await;
     let mut connection = TcpStream::connect(app.address).await.expect("connects");
     // The head announces a body, and none of it follows.
-    let head = "POST /api/chat/openai HTTP/1.1\r\nhost: x\r\nauthorization: Bearer x\r\ncontent-length: 1000000\r\n\r\n";
+    let head =
+        "POST /api/chat/openai HTTP/1.1\r\nhost: x\r\nauthorization: Bearer x\r\ncontent-length: 1000000\r\n\r\n";
     connection.write_all(head.as_bytes()).await.expect("sent");
     let mut answer = [0; 12];
     connection.read_exact(&mut answer).await.expect("an answer without the body");

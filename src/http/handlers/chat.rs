@@ -9,9 +9,9 @@ use crate::{
     error::Error,
     http::{body::UnreadBody, context::ChatContext, user::User},
     llm::{
-        Call, anthropic,
+        Call,
         answer::{self, Reader},
-        azure, google, openai,
+        anthropic, azure, google, openai,
         providers::{CUSTOM, Provider},
     },
 };
@@ -90,5 +90,7 @@ pub async fn reply_google(user: User, context: ChatContext, body: UnreadBody) ->
     context.note("google", &chat.model);
     drop((user, body));
     let url = call.url.to_string();
-    context.relay(call, Reader::Google(answer::google::Reader::default()), move |failure| google::error(&url, failure)).await
+    context
+        .relay(call, Reader::Google(answer::google::Reader::default()), move |failure| google::error(&url, failure))
+        .await
 }

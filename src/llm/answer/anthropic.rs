@@ -332,7 +332,10 @@ mod tests {
         let document = r#"{"delta":{"type":"citations_delta","citation":{"type":"char_location","cited_text":"x"}}}"#;
         let events = [("content_block_delta", citation), ("content_block_delta", document)];
         let out = read(&events, Wanted::default()).expect("read");
-        assert_eq!(serde_json::to_value(&out.sources).expect("JSON"), json!([{ "url": "https://a.example/", "title": "A" }]));
+        assert_eq!(
+            serde_json::to_value(&out.sources).expect("JSON"),
+            json!([{ "url": "https://a.example/", "title": "A" }])
+        );
     }
 
     #[test]
@@ -340,7 +343,8 @@ mod tests {
         let block = |index: u32, block: &str| {
             ("content_block_start", format!(r#"{{"index":{index},"content_block":{block}}}"#))
         };
-        let delta = |index: u32, delta: &str| ("content_block_delta", format!(r#"{{"index":{index},"delta":{delta}}}"#));
+        let delta =
+            |index: u32, delta: &str| ("content_block_delta", format!(r#"{{"index":{index},"delta":{delta}}}"#));
         let events = [
             block(0, r#"{"type":"thinking","thinking":"","signature":""}"#),
             delta(0, r#"{"type":"thinking_delta","thinking":"hm"}"#),

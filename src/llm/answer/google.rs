@@ -184,9 +184,9 @@ mod tests {
 
     fn output(events: &[&str], wanted: Wanted) -> Result<Output, Failure> {
         let mut out = Output::new(wanted);
-        events.iter().try_for_each(|data| {
-            Reader::default().read(Event { name: b"", data: data.as_bytes() }, &mut out)
-        })?;
+        events
+            .iter()
+            .try_for_each(|data| Reader::default().read(Event { name: b"", data: data.as_bytes() }, &mut out))?;
         Ok(out)
     }
 
@@ -197,8 +197,13 @@ mod tests {
     #[test]
     fn events() {
         assert_eq!(read(r#"{"candidates":[{"content":{"parts":[{"text":"a"},{"functionCall":{}},{"text":"b"}]}},{"content":{"parts":[{"text":"c"}]}}]}"#).expect("text"), "ab");
-        for nothing in [r#"{"usageMetadata":{}}"#, r#"{"candidates":[]}"#, r#"{"candidates":[{"finishReason":"STOP"}]}"#, "", "[DONE]"]
-        {
+        for nothing in [
+            r#"{"usageMetadata":{}}"#,
+            r#"{"candidates":[]}"#,
+            r#"{"candidates":[{"finishReason":"STOP"}]}"#,
+            "",
+            "[DONE]",
+        ] {
             assert_eq!(read(nothing).expect(nothing), "");
         }
         let blocked = read(r#"{"promptFeedback":{"blockReason":"SAFETY"}}"#).expect_err("blocked");
@@ -207,7 +212,8 @@ mod tests {
             "[GoogleGenerativeAI Error]: Text not available. Response was blocked due to SAFETY"
         );
         for reason in ["RECITATION", "SPII", "NO_IMAGE"] {
-            let data = format!(r#"{{"candidates":[{{"finishReason":"{reason}","content":{{"parts":[{{"text":"x"}}]}}}}]}}"#);
+            let data =
+                format!(r#"{{"candidates":[{{"finishReason":"{reason}","content":{{"parts":[{{"text":"x"}}]}}}}]}}"#);
             assert!(matches!(read(&data), Err(Failure::Blocked(words)) if words.ends_with(reason)));
         }
         assert!(read(r#"{"error":{"message":"quota"}}"#).is_err());
@@ -235,9 +241,15 @@ mod tests {
             "groundingMetadata":{"groundingChunks":[{"web":{"uri":"https://a.example/","title":"A"}},{"retrievedContext":{}}]}}]}"#;
         let out = output(&[event], Wanted { reasoning: true, calls: true }).expect("read");
         assert_eq!((out.text.as_str(), out.reasoning.as_str()), ("said", "hm"));
-        assert_eq!(serde_json::to_value(&out.sources).expect("JSON"), json!([{ "url": "https://a.example/", "title": "A" }]));
+        assert_eq!(
+            serde_json::to_value(&out.sources).expect("JSON"),
+            json!([{ "url": "https://a.example/", "title": "A" }])
+        );
         let call = &out.calls.list[0];
-        assert_eq!((call.name.as_str(), call.arguments.as_str(), call.signature.as_deref()), ("f", r#"{"a":1}"#, Some("s")));
+        assert_eq!(
+            (call.name.as_str(), call.arguments.as_str(), call.signature.as_deref()),
+            ("f", r#"{"a":1}"#, Some("s"))
+        );
         let out = output(&[event], Wanted::default()).expect("read");
         assert_eq!((out.text.as_str(), out.reasoning.as_str(), out.calls.list.len()), ("said", "", 0));
     }

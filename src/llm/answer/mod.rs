@@ -41,6 +41,15 @@ impl Reader {
         }
     }
 
+    /// Reads an answer that came in one piece instead of as a stream. Returns
+    /// `false` if it is none.
+    pub fn read_whole(&mut self, body: &[u8], out: &mut Output) -> bool {
+        match self {
+            Self::OpenAi(reader) => reader.read_whole(body, out),
+            Self::Anthropic(_) | Self::Google(_) => false,
+        }
+    }
+
     /// Adds what was held back. `is_complete`: the transfer said itself where
     /// it ends, and came to that end.
     pub fn finish(&mut self, is_complete: bool, out: &mut Output) {
@@ -203,7 +212,9 @@ mod tests {
         assert!(matches!(judge(None, false, true), Err(Failure::Incomplete(words)) if words == NO_END_MARK));
         assert!(matches!(judge(None, false, false), Err(Failure::Incomplete(words)) if words == NO_TEXT));
         assert!(matches!(judge(Some(Finish::Stop), true, false), Err(Failure::Incomplete(words)) if words == NO_TEXT));
-        assert!(matches!(judge(Some(Finish::Length), true, false), Err(Failure::Incomplete(words)) if words != NO_TEXT));
+        assert!(
+            matches!(judge(Some(Finish::Length), true, false), Err(Failure::Incomplete(words)) if words != NO_TEXT)
+        );
         for has_text in [true, false] {
             let blocked = judge(Some(Finish::Blocked("no".to_owned())), true, has_text);
             assert!(matches!(blocked, Err(Failure::Blocked(words)) if words == "no"));

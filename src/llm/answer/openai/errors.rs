@@ -56,7 +56,9 @@ pub fn finish(reason: &str) -> Option<Finish> {
         "length" | "max_tokens" | "max_output_tokens" | "max_length" | "model_length" => Finish::Length,
         "tool_calls" | "tool_use" | "function_call" => Finish::Calls,
         "content_filter" | "content-filter" | "sensitive" | "safety" | "recitation" | "blocklist"
-        | "prohibited_content" | "spii" => Finish::Blocked("The provider's content filter stopped the answer".to_owned()),
+        | "prohibited_content" | "spii" => {
+            Finish::Blocked("The provider's content filter stopped the answer".to_owned())
+        }
         "refusal" => Finish::Blocked("The model refused to answer".to_owned()),
         "error" | "engine_error" | "network_error" | "abort" | "cancelled" | "insufficient_system_resource" => {
             Finish::Failed("The provider broke off the answer without saying why".to_owned())

@@ -123,8 +123,7 @@ impl Reader {
         if let Some(x_groq) = chunk.x_groq {
             read_groq(x_groq, out)?;
         }
-        for (given, kept) in
-            [(chunk.citations, &mut self.citations), (chunk.search_results, &mut self.search_results)]
+        for (given, kept) in [(chunk.citations, &mut self.citations), (chunk.search_results, &mut self.search_results)]
         {
             if let Some(given) = given.map(RawValue::get)
                 && given.len() <= MAX_CITATIONS_BYTES
@@ -162,8 +161,7 @@ impl Reader {
                 let calls = delta.tool_calls.is_some() || delta.function_call.is_some();
                 if calls && out.wanted.calls {
                     collect_calls(delta, out)?;
-                } else if (calls || self.in_call)
-                    && shown_calls::show(&mut self.in_call, delta, choice, &mut out.text)
+                } else if (calls || self.in_call) && shown_calls::show(&mut self.in_call, delta, choice, &mut out.text)
                 {
                     self.stop(choice, out);
                     return Ok(());
@@ -234,6 +232,19 @@ impl Reader {
             self.speaking = true;
             out.text.push_str(text);
         }
+    }
+
+    /// As [`super::Reader::read_whole`].
+    pub fn read_whole(&mut self, body: &[u8], out: &mut Output) -> bool {
+        let Ok(mut completion) = serde_json::from_slice::<Value>(body) else { return false };
+        let Some(choice) = completion.pointer_mut("/choices/0").and_then(Value::as_object_mut) else { return false };
+        let Some(message) = choice.remove("message").filter(Value::is_object) else { return false };
+        // As if all of it were one event.
+        choice.insert("delta".to_owned(), message);
+        let event = completion.to_string();
+        let is_read = self.read(Event { name: b"", data: event.as_bytes() }, out).is_ok();
+        out.ended |= is_read;
+        is_read
     }
 
     /// As [`super::Reader::finish`].

@@ -10,8 +10,7 @@ fn read(events: &[&str]) -> Result<String, Failure> {
 }
 
 fn deltas(deltas: &[&str]) -> Result<String, Failure> {
-    let events: Vec<String> =
-        deltas.iter().map(|delta| format!(r#"{{"choices":[{{"delta":{delta}}}]}}"#)).collect();
+    let events: Vec<String> = deltas.iter().map(|delta| format!(r#"{{"choices":[{{"delta":{delta}}}]}}"#)).collect();
     read(&events.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
@@ -50,8 +49,7 @@ fn events_without_text_are_passed_over() {
 
 #[test]
 fn events_in_the_same_envelope_read_as_if_they_were_parsed() {
-    let event =
-        |text: &str| format!(r#"{{"id":"x","choices":[{{"delta":{{"content":"{text}"}},"index":0}}],"n":1}}"#);
+    let event = |text: &str| format!(r#"{{"id":"x","choices":[{{"delta":{{"content":"{text}"}},"index":0}}],"n":1}}"#);
     let mut reader = Reader::default();
     let mut out = Output::default();
     let mut read = |data: &str| {
@@ -59,8 +57,7 @@ fn events_in_the_same_envelope_read_as_if_they_were_parsed() {
         let read = reader.read(Event { name: b"", data: data.as_bytes() }, &mut out);
         read.map(|()| out.text.clone()).map_err(|failure| failure.to_string())
     };
-    for (text, shown) in
-        [(" a", "a"), (" b", " b"), ("", ""), (r#"\"c\""#, "\"c\""), ("ü塩", "ü塩"), (r"\u0041", "A")]
+    for (text, shown) in [(" a", "a"), (" b", " b"), ("", ""), (r#"\"c\""#, "\"c\""), ("ü塩", "ü塩"), (r"\u0041", "A")]
     {
         assert_eq!(read(&event(text)), Ok(shown.to_owned()));
     }
@@ -86,10 +83,7 @@ fn an_envelope_that_never_fits_is_no_longer_kept() {
 #[test]
 fn surrogates_and_escapes() {
     assert_eq!(deltas(&[r#"{"content":"\ud83e\udd80\u0041\n\\"}"#]).expect("text"), "🦀A\n\\");
-    assert_eq!(
-        deltas(&[r#"{"content":"a\ud83eb"}"#, r#"{"content":"\udd80"}"#]).expect("text"),
-        "a\u{fffd}b\u{fffd}"
-    );
+    assert_eq!(deltas(&[r#"{"content":"a\ud83eb"}"#, r#"{"content":"\udd80"}"#]).expect("text"), "a\u{fffd}b\u{fffd}");
     assert_eq!(deltas(&[r#"{"content":"\ud83d\ud83e\udd80é"}"#]).expect("text"), "\u{fffd}🦀é");
 }
 
@@ -151,7 +145,6 @@ fn calls_are_written_as_json() {
     );
 }
 
-
 #[test]
 fn a_refusal_is_the_answer() {
     let said = deltas(&[r#"{"content":null,"refusal":"I can"}"#, r#"{"refusal":"not."}"#]);
@@ -195,7 +188,9 @@ fn think_tags_are_told_apart_by_habit() {
 
 #[test]
 fn ends_are_told() {
-    let end = |habits, events: &[&str]| output(Wanted::default(), habits, events).map(|out| (out.ended, out.done, out.finish));
+    let end = |habits, events: &[&str]| {
+        output(Wanted::default(), habits, events).map(|out| (out.ended, out.done, out.finish))
+    };
     let text = r#"{"choices":[{"delta":{"content":"a"},"finish_reason":null}]}"#;
     let finish = |reason: &str| format!(r#"{{"choices":[{{"delta":{{}},"finish_reason":"{reason}"}}]}}"#);
     let plain = Habits::default();
@@ -253,7 +248,9 @@ fn pages_are_cited() {
 fn calls_are_collected_where_functions_were_offered() {
     let tool = |text: &str| format!(r#"{{"choices":[{{"delta":{{"tool_calls":[{text}]}}}}]}}"#);
     let events = [
-        tool(r#"{"index":0,"id":"c1","function":{"name":"f","arguments":""}},{"index":1,"id":"c2","function":{"name":"g"}}"#),
+        tool(
+            r#"{"index":0,"id":"c1","function":{"name":"f","arguments":""}},{"index":1,"id":"c2","function":{"name":"g"}}"#,
+        ),
         tool(r#"{"index":0,"function":{"arguments":"{\"a\":"}}"#),
         tool(r#"{"index":1,"function":{"arguments":"{}"}},{"index":0,"function":{"arguments":"1}"}}"#),
         r#"{"choices":[{"delta":{},"finish_reason":"tool_calls"}]}"#.to_owned(),
@@ -267,6 +264,7 @@ fn calls_are_collected_where_functions_were_offered() {
 
 #[test]
 fn groqs_count_is_taken() {
-    let out = output(Wanted::default(), Habits::default(), &[r#"{"choices":[],"x_groq":{"usage":{"total_tokens":3}}}"#]);
+    let out =
+        output(Wanted::default(), Habits::default(), &[r#"{"choices":[],"x_groq":{"usage":{"total_tokens":3}}}"#]);
     assert_eq!(out.expect("read").usage, r#"{"total_tokens":3}"#);
 }
