@@ -9,11 +9,18 @@ use actix_web::{
     web::Data,
 };
 use futures::stream;
+use serde_json::Value;
 
 use super::{installed, respond::respond};
 use crate::{
     error::Error,
-    llm::{self, Call, Failure, Output, Providers, Reader, relay::Relay},
+    llm::{
+        Call, Failure, Output, Providers, Wire,
+        dispatch::{Answer, Attempt, ModelRequest, Unanswered, dispatch, dispatch_whole},
+        openai,
+        relay::Relay,
+        responses,
+    },
     telemetry::RequestLog,
 };
 
@@ -64,29 +71,48 @@ impl ChatContext {
         facts.model = (!model.is_empty()).then(|| model.chars().take(100).collect());
     }
 
-    /// Calls a provider and relays its answer as it comes. Drop what the call
-    /// was made of before: this may take minutes.
+    /// Sends a request to a model and relays its answer as it comes.
     ///
     /// # Errors
     /// If it fails before the first text: as `map_err` words it. A later
     /// failure cuts the answer.
     pub async fn relay(
         self,
-        call: Call,
-        reader: Reader,
+        request: ModelRequest,
+        make_call: impl Fn(&Attempt<'_>) -> Result<Call, Error>,
         map_err: impl Fn(Failure) -> Error + 'static,
     ) -> Result<HttpResponse, Error> {
-        let (providers, log, max_event_bytes) = (&self.providers, &self.log, call.max_event_bytes());
+        let (providers, log) = (&self.providers, &self.log);
         let opened = async move {
-            // Boxed, and the call moved in, so that neither it nor the prompt
-            // is held once the provider has begun to answer.
-            let body = Box::pin(async move { llm::send(providers, &call, log).await }).await?;
-            Relay::open(body, reader, max_event_bytes, log.clone()).await
+            // Boxed, and the request moved in, so that neither it nor the
+            // prompt is held once the provider has begun to answer.
+            let answer = Box::pin(dispatch(providers, request, Box::new(make_call), log)).await?;
+            let Answer { body, reader, max_event_bytes, .. } = answer;
+            Ok(Relay::open(body, reader, max_event_bytes, log.clone()).await?)
         };
         match opened.await {
             Ok(relay) => Ok(respond(&self.request, self.as_events, relay, map_err)),
-            Err(failure) => Err(map_err(failure)),
+            Err::<_, Unanswered>(unanswered) => Err(unanswered.into_error(map_err)),
         }
+    }
+
+    /// Sends a request to a model and returns its answer, which comes in one
+    /// piece, as a message of a chat.
+    ///
+    /// # Errors
+    /// If it fails, in the provider's words.
+    pub async fn message(
+        &self,
+        request: ModelRequest,
+        make_call: impl Fn(&Attempt<'_>) -> Result<Call, Error>,
+    ) -> Result<Value, Error> {
+        let answer = Box::pin(dispatch_whole(&self.providers, request, Box::new(make_call), &self.log)).await;
+        let (completion, wire) = answer.map_err(|unanswered| unanswered.into_error(openai::plain_error))?;
+        let message = match wire {
+            Wire::Responses => responses::message(&completion),
+            _ => openai::message(completion),
+        };
+        message.map_err(openai::plain_error)
     }
 
     /// Answers with a text that is complete already.

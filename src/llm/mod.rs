@@ -2,20 +2,30 @@
 //! a [`Reader`] makes text of the events that come back. The one place that
 //! talks to them is [`send`]; the answer's way to the client is [`relay`].
 
+mod adaptation;
 pub mod anthropic;
 pub mod azure;
+pub mod catalogue;
 mod content;
+pub mod dispatch;
 pub mod google;
-pub mod limits;
+pub mod learnt;
+mod members;
 pub mod openai;
 pub mod providers;
+pub mod pseudonym;
+pub mod refusal;
 pub mod relay;
+pub mod request;
+pub mod responses;
+pub mod routing;
 #[cfg(test)]
 mod splits;
 pub mod sse;
 
 use std::{
     fmt,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -37,6 +47,7 @@ use crate::{
     },
     telemetry::RequestLog,
 };
+use routing::Routing;
 
 /// The providers' base URLs, without a slash at the end.
 #[derive(Debug, Clone)]
@@ -76,12 +87,14 @@ pub struct Providers {
     pub guarded: http1::Client,
     /// Where the configuration's are.
     pub base_urls: BaseUrls,
+    /// Which models are asked.
+    pub routing: Arc<Routing>,
 }
 
 impl Providers {
     /// Builds a worker's clients.
-    pub fn new(clients: &ClientFactory, base_urls: BaseUrls) -> Self {
-        Self { direct: clients.providers(), guarded: clients.guarded_providers(), base_urls }
+    pub fn new(clients: &ClientFactory, base_urls: BaseUrls, routing: Arc<Routing>) -> Self {
+        Self { direct: clients.providers(), guarded: clients.guarded_providers(), base_urls, routing }
     }
 }
 
@@ -105,6 +118,12 @@ impl Chat<'_> {
         serde_json::from_str(raw)
             .or_else(|_| serde_json::from_str(&content::without_lone_surrogates(raw)))
             .map_err(|_| Error::BadRequest("messages: each must be an object".to_owned()))
+    }
+
+    /// Returns whether an image is among the messages.
+    pub fn has_images(&self) -> bool {
+        let messages = self.messages.get().as_bytes();
+        ["\"image_url\"", "\"inlineData\""].iter().any(|name| memchr::memmem::find(messages, name.as_bytes()).is_some())
     }
 }
 
@@ -137,12 +156,27 @@ impl fmt::Debug for Call {
     }
 }
 
+/// The APIs that providers have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Wire {
+    /// OpenAI's chat completions.
+    Chat,
+    /// OpenAI's Responses.
+    Responses,
+    /// Anthropic's messages.
+    Messages,
+    /// Google's generated content.
+    Generate,
+}
+
 /// The protocols, as far as reading their events goes. The compiler names the
 /// places that a new one has to be added to.
 #[derive(Debug)]
 pub enum Reader {
     /// OpenAI and everybody who speaks like it.
     OpenAi(openai::Reader),
+    /// OpenAI's Responses.
+    Responses(responses::Reader),
     /// Anthropic's messages.
     Anthropic(anthropic::Reader),
     /// Google's generated content.
@@ -150,6 +184,16 @@ pub enum Reader {
 }
 
 impl Reader {
+    /// Returns the reader of an API.
+    pub fn new(wire: Wire) -> Self {
+        match wire {
+            Wire::Chat => Self::OpenAi(openai::Reader::default()),
+            Wire::Responses => Self::Responses(responses::Reader::default()),
+            Wire::Messages => Self::Anthropic(anthropic::Reader::default()),
+            Wire::Generate => Self::Google(google::Reader::default()),
+        }
+    }
+
     /// Reads one event and adds what it says to `out`.
     ///
     /// # Errors
@@ -157,6 +201,7 @@ impl Reader {
     pub fn read(&mut self, event: sse::Event<'_>, out: &mut Output) -> Result<(), Failure> {
         match self {
             Self::OpenAi(reader) => reader.read(event, out),
+            Self::Responses(reader) => reader.read(event, out),
             Self::Anthropic(reader) => reader.read(event, out),
             Self::Google(reader) => reader.read(event, out),
         }
@@ -382,7 +427,14 @@ async fn beginning(response: Response) -> String {
 /// # Errors
 /// What the last attempt came to, or an answer that is no JSON.
 pub async fn complete<T: DeserializeOwned>(providers: &Providers, call: &Call, log: &RequestLog) -> Result<T, Failure> {
-    let body = send(providers, call, log).await?;
+    complete_body(send(providers, call, log).await?, log).await
+}
+
+/// Reads an answer that has begun to its end, as JSON.
+///
+/// # Errors
+/// If it breaks off, is too large or is no JSON.
+pub async fn complete_body<T: DeserializeOwned>(body: Body, log: &RequestLog) -> Result<T, Failure> {
     let _waiting = log.wait();
     let body = match body.read(MAX_REPLY_BYTES).await {
         Ok(Read::Whole(body)) => body,

@@ -1,7 +1,7 @@
 //! All components of a server, one `Data` each, and how an app gets them. The
 //! only file that knows all of them: handlers take what they need.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use actix_web::web::{Data, ServiceConfig};
 
@@ -14,7 +14,7 @@ use crate::{
     drain::Drain,
     http::body::BodyLimits,
     http_client::{ClientFactory, guard},
-    llm::{BaseUrls, Providers},
+    llm::{BaseUrls, Providers, learnt::Learnt, routing::Routing},
     rate_limit::RateLimits,
     retrieval::{ingest::Ingest, local::LocalEmbeddings, storage::Storage},
     reverse_proxy::ReverseProxy,
@@ -41,6 +41,7 @@ pub(super) struct Components {
 struct WorkerSettings {
     clients: ClientFactory,
     base_urls: BaseUrls,
+    routing: Arc<Routing>,
     tool_timeout: std::time::Duration,
     front_end: Option<(url::Url, std::time::Duration)>,
 }
@@ -78,6 +79,7 @@ impl Components {
             worker: WorkerSettings {
                 clients,
                 base_urls: config.base_urls.clone(),
+                routing: Arc::new(Routing { settings: config.models.clone(), learnt: Learnt::default() }),
                 tool_timeout: config.tool_timeout,
                 front_end: config.frontend_url.clone().map(|url| (url, config.frontend_timeout)),
             },
@@ -98,7 +100,11 @@ impl Components {
             .app_data(self.telemetry.clone())
             .app_data(self.server_keys.clone())
             .app_data(self.body_limits.clone())
-            .app_data(Data::new(Providers::new(&self.worker.clients, self.worker.base_urls.clone())));
+            .app_data(Data::new(Providers::new(
+                &self.worker.clients,
+                self.worker.base_urls.clone(),
+                self.worker.routing.clone(),
+            )));
         match self.worker_clients() {
             Ok((tools, reverse_proxy)) => {
                 app.app_data(Data::new(tools));

@@ -2,7 +2,7 @@
 //! operators.
 //!
 //! No label grows without bound: routes are patterns, unknown ones are one,
-//! providers are names of ours, models are none. Whatever is counted of a
+//! providers are names of ours, models lines of the catalogue. Whatever is counted of a
 //! request is counted at its end, in one go; only open streams are counted as
 //! they begin.
 
@@ -71,6 +71,8 @@ pub struct Metrics {
     texts: IntCounterVec,
     bytes: IntCounterVec,
     retries: IntCounterVec,
+    models: IntCounterVec,
+    refusals: IntCounterVec,
     pool: GaugeVec,
     pool_most: IntGauge,
     pool_waiting: IntGauge,
@@ -157,6 +159,18 @@ impl Metrics {
                 &["provider"],
             )?,
             retries: counters(at, "provider_retries_total", "How often a provider was asked again.", &["provider"])?,
+            models: counters(
+                at,
+                "model_requests_total",
+                "Requests that were sent to a model, by provider and model; `other` = not in the catalogue.",
+                &["provider", "model"],
+            )?,
+            refusals: counters(
+                at,
+                "provider_refusals_total",
+                "Requests that a provider refused for a reason that another form can do without, by provider and reason.",
+                &["provider", "reason"],
+            )?,
             pool: gauges(at, "database_connections", "Connections in the pool, by what they do.", &["state"])?,
             pool_most: registered(at, IntGauge::with_opts(opts("database_connections_max", "DATABASE_POOL_SIZE."))?)?,
             pool_waiting: registered(
@@ -206,6 +220,12 @@ impl Metrics {
         if let (Some(first_text), Some(overhead)) = (facts.first_text, facts.overhead) {
             observe(&self.first_texts, first_text);
             observe(&self.overheads, overhead);
+        }
+        if let Some(model) = facts.model_label {
+            self.models.with_label_values(&[provider[0], model]).inc();
+        }
+        for reason in &facts.refusals {
+            self.refusals.with_label_values(&[provider[0], reason]).inc();
         }
         if facts.retries > 0 {
             self.retries.with_label_values(provider).inc_by(facts.retries.into());

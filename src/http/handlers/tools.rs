@@ -7,15 +7,17 @@ use reqwest::header::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::chat::{access, request};
 use crate::{
-    credentials::Key,
     error::Error,
     http::{body::Body, context::ChatContext, user::User},
     js,
     llm::{
-        self, Reader,
-        openai::{self, ChatRequest},
+        Wire,
+        dispatch::Attempt,
+        openai,
         providers::OPENAI,
+        request::{Prompt, Turns},
     },
     tools::{
         SelectedTool, ToolClient, invoke,
@@ -50,9 +52,7 @@ pub async fn reply(
     client: Data<ToolClient>,
     body: Body,
 ) -> Result<HttpResponse, Error> {
-    let profile = user.profile()?;
-    let key = profile.key(Key::OpenAi).ok_or(Error::KeyNotFound(OPENAI.name))?;
-    let organization = profile.key(Key::OpenAiOrganization);
+    let access = access(&OPENAI, &user, &context)?;
     let posted = body.chat()?;
     let chat = posted.chat()?;
     let functions = functions(posted.selected_tools()?);
@@ -60,14 +60,18 @@ pub async fn reply(
     context.note(OPENAI.path, &chat.model);
 
     let tools: Vec<Value> = functions.iter().map(|function| function.operation.function.clone()).collect();
-    let base_url = &context.providers.base_urls.openai;
-    let ask = |messages: &[Value], tools: Option<&[Value]>, stream: bool| {
-        let request = ChatRequest { model: &chat.model, messages, temperature: None, max_tokens: None, tools, stream };
-        OPENAI.post(base_url, "/chat/completions", &request, key, organization)
+    let mut first = request(OPENAI.path, &context, &access, &chat, Wire::Chat);
+    // The second request goes the way of the first, which offers them.
+    first.wanted.functions = !tools.is_empty();
+    let second = first.clone();
+    let message = {
+        let tools = Some(tools.as_slice()).filter(|tools| !tools.is_empty());
+        let call = |attempt: &Attempt<'_>| {
+            let turns = Turns::Values(&messages);
+            OPENAI.call(&Prompt { turns, temperature: None, tools, stream: false, quick: false }, attempt, &access)
+        };
+        context.message(first, call).await?
     };
-    let first = ask(&messages, Some(&tools).filter(|tools| !tools.is_empty()).map(Vec::as_slice), false)?;
-    let completion = llm::complete(&context.providers, &first, &context.log).await;
-    let message = completion.and_then(openai::message).map_err(openai::plain_error)?;
     let calls = match &message["tool_calls"] {
         Value::Array(calls) if !calls.is_empty() => {
             serde_json::from_value::<Vec<ToolCall>>(Value::Array(calls.clone())).map_err(|_| unexpected())?
@@ -96,10 +100,13 @@ pub async fn reply(
     let waiting = context.log.wait_for_tools();
     messages.extend(try_join_all(results).await?);
     drop(waiting);
-    let second = ask(&messages, None, true)?;
-    drop((first, messages, tools, calls, functions));
+    drop((tools, calls, functions));
     drop((user, body));
-    context.relay(second, Reader::OpenAi(openai::Reader::default()), openai::plain_error).await
+    let call = move |attempt: &Attempt<'_>| {
+        let turns = Turns::Values(&messages);
+        OPENAI.call(&Prompt { turns, temperature: None, tools: None, stream: true, quick: false }, attempt, &access)
+    };
+    context.relay(second, call, openai::plain_error).await
 }
 
 fn unexpected() -> Error {
