@@ -5,10 +5,13 @@ use std::{hint::black_box, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chatbot_ui_api::{
-    auth::{cookie, jwt, jwt::VerifyingKey},
+    auth::{
+        cookie, jwt,
+        jwt::{Policy, VerifyingKey},
+    },
     cli::session,
     llm::{
-        Output, openai,
+        answer::{Output, openai},
         sse::{Decoder, Event, EventTooLarge},
     },
 };
@@ -42,7 +45,7 @@ fn streams(criterion: &mut Criterion) {
     for size in [256, 16 * 1024] {
         group.bench_function(format!("decoder, reads of {size} bytes"), |bencher| {
             bencher.iter(|| {
-                let (mut decoder, mut bytes) = (Decoder::default(), 0);
+                let (mut decoder, mut bytes) = (Decoder::new(16 * 1024 * 1024), 0);
                 for part in stream.as_bytes().chunks(size) {
                     let counted = decoder.push(part, |event| {
                         bytes += event.data.len();
@@ -70,7 +73,7 @@ fn sessions(criterion: &mut Criterion) {
     let (user, id) = (Uuid::from_u128(1), Uuid::from_u128(2));
     let lifetime = Duration::from_hours(1);
     let shared = session::access_token(SECRET, user, "bench@example.com", id, lifetime).expect("signs");
-    let secret = VerifyingKey::hs256(SECRET);
+    let (secret, policy) = (VerifyingKey::hs256(SECRET), Policy::default());
     let private = EncodingKey::from_ec_pem(include_bytes!("../tests/api/keys/es256.pem")).expect("a key");
     let public = Jwk::from_encoding_key(&private, Algorithm::ES256).expect("its public half");
     let public = VerifyingKey::new(DecodingKey::from_jwk(&public).expect("a key"), Algorithm::ES256);
@@ -89,13 +92,13 @@ fn sessions(criterion: &mut Criterion) {
     group.bench_function("token, HS256", |bencher| {
         bencher.iter(|| {
             jwt::header(black_box(&shared)).expect("a JWT");
-            secret.verify(black_box(&shared)).expect("good").user
+            secret.verify(black_box(&shared), &policy).expect("good").user
         });
     });
     group.bench_function("token, ES256", |bencher| {
         bencher.iter(|| {
             jwt::header(black_box(&signed)).expect("a JWT");
-            public.verify(black_box(&signed)).expect("good").user
+            public.verify(black_box(&signed), &policy).expect("good").user
         });
     });
     group.bench_function(format!("cookie in chunks, {} bytes", cookie.len()), |bencher| {

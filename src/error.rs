@@ -20,6 +20,14 @@ pub enum Error {
     /// 500: no session, or one that is not good (any more). The detail says why.
     #[error("User not found")]
     UserNotFound(String),
+    /// 401: a bearer token that is not accepted. The detail says why.
+    #[error("The access token is not accepted. Sign in again for a new one.")]
+    TokenRefused(String),
+    /// 403: a page of another site used the session's cookie.
+    #[error(
+        "This request comes from a page of another site. If that site may use this server, add its origin to CORS_ORIGINS."
+    )]
+    CrossSite,
     /// 500: the user has no row in `profiles`.
     #[error("Profile not found")]
     ProfileNotFound,
@@ -102,6 +110,7 @@ impl Error {
     pub fn detail(&self) -> Cow<'_, str> {
         match self {
             Self::UserNotFound(detail)
+            | Self::TokenRefused(detail)
             | Self::Connection { detail, .. }
             | Self::FrontEnd { detail, .. }
             | Self::DatabaseUnavailable(detail)
@@ -109,6 +118,7 @@ impl Error {
             Self::BadRequest(_) => "the request cannot be understood".into(),
             Self::Provider { status, .. } => format!("the provider failed: status {status}").into(),
             Self::ProfileNotFound
+            | Self::CrossSite
             | Self::KeyNotFound(_)
             | Self::ModelNotFound
             | Self::BodyTooLarge(_)
@@ -143,6 +153,8 @@ impl ResponseError for Error {
             | Self::ModelNotFound
             | Self::Connection { .. }
             | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::TokenRefused(_) => StatusCode::UNAUTHORIZED,
+            Self::CrossSite => StatusCode::FORBIDDEN,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -176,7 +188,11 @@ impl ResponseError for Error {
             Self::BodyTooSlow => {
                 response.force_close();
             }
+            Self::TokenRefused(_) => {
+                response.insert_header((header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\""));
+            }
             Self::UserNotFound(_)
+            | Self::CrossSite
             | Self::ProfileNotFound
             | Self::KeyNotFound(_)
             | Self::ModelNotFound

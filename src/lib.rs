@@ -16,6 +16,8 @@
 //!    text ([`llm::openai`]) → the client's connection.
 //! 6. A failure on the way is an [`error::Error`]: a status and a sentence.
 //!
+//! What a request holds and what it costs is charged to an [`allowance`] before it is taken.
+//!
 //! Beside that way: [`tools`] are functions that a model may call;
 //! [`retrieval`] turns files into passages that can be searched;
 //! [`reverse_proxy`] passes everything else on to the front end; [`config`] is
@@ -30,6 +32,7 @@
 pub mod error;
 pub mod js;
 
+pub mod allowance;
 pub mod credentials;
 pub mod drain;
 pub mod http_client;

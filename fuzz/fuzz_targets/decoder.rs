@@ -6,7 +6,8 @@
 #![no_main]
 
 use chatbot_ui_api::llm::{
-    Failure, Output, Reader, anthropic, google, openai,
+    Failure,
+    answer::{Output, Reader, Wanted, anthropic, google, openai},
     sse::{Decoder, Event, EventTooLarge},
 };
 use libfuzzer_sys::fuzz_target;
@@ -18,14 +19,20 @@ fuzz_target!(|data: &[u8]| {
     let by_size: Vec<&[u8]> = stream.chunks(usize::from(cut % 16) + 1).collect();
     for parts in [&vec![first, second], &by_size] {
         assert_eq!(events(parts), events(&one));
-        for reader in [openai as fn() -> Reader, anthropic, google] {
-            assert_eq!(said(reader(), parts), said(reader(), &one));
+        for reader in [openai as fn() -> Reader, groq, anthropic, google] {
+            for wanted in [Wanted::default(), Wanted { reasoning: true, calls: true }] {
+                assert_eq!(said(reader(), wanted, parts), said(reader(), wanted, &one));
+            }
         }
     }
 });
 
 fn openai() -> Reader {
     Reader::OpenAi(openai::Reader::default())
+}
+
+fn groq() -> Reader {
+    Reader::OpenAi(openai::Reader::new(openai::Habits { think_tags: true, any_end: true }))
 }
 
 fn anthropic() -> Reader {
@@ -37,7 +44,7 @@ fn google() -> Reader {
 }
 
 fn events(parts: &[&[u8]]) -> (Vec<(Vec<u8>, Vec<u8>)>, bool) {
-    let (mut events, mut decoder) = (Vec::new(), Decoder::default());
+    let (mut events, mut decoder) = (Vec::new(), decoder());
     let mut keep = |event: Event<'_>| {
         events.push((event.name.to_vec(), event.data.to_vec()));
         Ok::<(), EventTooLarge>(())
@@ -49,12 +56,24 @@ fn events(parts: &[&[u8]]) -> (Vec<(Vec<u8>, Vec<u8>)>, bool) {
     (events, decoder.saw_fields())
 }
 
-/// The text, the usage, whether it is whole, and how it failed.
-fn said(mut reader: Reader, parts: &[&[u8]]) -> (String, String, bool, Option<String>) {
-    let (mut decoder, mut out) = (Decoder::default(), Output::default());
+/// The text, the thoughts, the usage, the calls, how it ended, and how it
+/// failed.
+fn said(mut reader: Reader, wanted: Wanted, parts: &[&[u8]]) -> (String, String, String, Vec<String>, String) {
+    let (mut decoder, mut out) = (decoder(), Output::new(wanted));
     let mut take = |event: Event<'_>| if out.done { Ok(()) } else { reader.read(event, &mut out) };
     let read: Result<(), Failure> =
         parts.iter().try_for_each(|part| decoder.push(part, &mut take)).and_then(|()| decoder.finish(&mut take));
-    let usage: String = out.usage.iter().map(|usage| usage.get()).collect();
-    (out.text, usage, out.done, read.err().map(|failure| failure.to_string()))
+    reader.finish(true, &mut out);
+    let calls = out.calls.list.iter().map(|call| format!("{} {} {}", call.id, call.name, call.arguments)).collect();
+    let has_text = !out.text.is_empty();
+    let outcome = read.and_then(|()| out.judge(has_text));
+    let end = match outcome {
+        Ok(finish) => format!("{finish:?}"),
+        Err(failure) => failure.to_string(),
+    };
+    (out.text, out.reasoning, out.usage, calls, end)
+}
+
+fn decoder() -> Decoder {
+    Decoder::new(16 * 1024 * 1024)
 }

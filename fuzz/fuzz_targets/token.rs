@@ -8,7 +8,7 @@
 use std::sync::LazyLock;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use chatbot_ui_api::auth::jwt::{VerifyingKey, header};
+use chatbot_ui_api::auth::jwt::{Policy, VerifyingKey, header};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, crypto, encode, get_current_timestamp};
 use libfuzzer_sys::fuzz_target;
 use serde::Deserialize;
@@ -30,7 +30,7 @@ fuzz_target!(|data: &[u8]| {
         0 => {
             let token = String::from_utf8_lossy(rest);
             let _ = header(&token);
-            assert!(KEY.verify(&token).is_err() || token == *GOOD);
+            assert!(KEY.verify(&token, &Policy::default()).is_err() || token == *GOOD);
         }
         1 => {
             let at = rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
@@ -40,7 +40,7 @@ fuzz_target!(|data: &[u8]| {
             let signature = crypto::sign(signed.as_bytes(), &key, Algorithm::HS256).expect("signs");
             let token = format!("{signed}.{signature}");
             let _ = header(&token);
-            if KEY.verify(&token).is_ok() {
+            if KEY.verify(&token, &Policy::default()).is_ok() {
                 taken(head, claims);
             }
         }
@@ -54,7 +54,7 @@ fuzz_target!(|data: &[u8]| {
                 return;
             }
             changed[at] = byte;
-            assert!(KEY.verify(&String::from_utf8_lossy(&changed)).is_err());
+            assert!(KEY.verify(&String::from_utf8_lossy(&changed), &Policy::default()).is_err());
         }
     }
 });

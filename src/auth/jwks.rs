@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use tokio::sync::Mutex;
 use url::Url;
 
-use super::jwt::VerifyingKey;
+use super::{PUBLISHED_KEY_ID, jwt::VerifyingKey};
 use crate::http_client::{self, causes};
 
 /// Supabase asks not to keep keys longer: a key that is revoked must stop working.
@@ -35,6 +35,8 @@ const MAX_KEYS: usize = 64;
 /// The key set of one project, shared by all workers.
 pub struct KeySet {
     url: Url,
+    /// Whether the key that everybody knows counts.
+    published_keys: bool,
     state: RwLock<Arc<State>>,
     /// Held by the one who fetches.
     fetching: Arc<Mutex<()>>,
@@ -60,8 +62,8 @@ impl State {
 
 impl KeySet {
     /// A key set that is read from `url` when it is needed first.
-    pub fn new(url: Url) -> Self {
-        Self { url, state: RwLock::default(), fetching: Arc::default() }
+    pub fn new(url: Url, published_keys: bool) -> Self {
+        Self { url, published_keys, state: RwLock::default(), fetching: Arc::default() }
     }
 
     /// How long ago it was read; `None` if it never was.
@@ -97,6 +99,21 @@ impl KeySet {
         if let Some(key) = self.known(http, id) {
             return Some(key);
         }
+        self.fetch_if_due(http).await;
+        let state = self.state();
+        state.keys.get(id).filter(|_| state.age() < MAX_AGE).cloned()
+    }
+
+    /// Whether the project signs with a key that not everybody knows, as far
+    /// as its key set was ever read.
+    pub async fn has_private_keys(self: &Arc<Self>, http: &reqwest::Client) -> bool {
+        if self.state().age() >= REFRESH_AGE {
+            self.fetch_if_due(http).await;
+        }
+        self.state().keys.keys().any(|id| id != PUBLISHED_KEY_ID)
+    }
+
+    async fn fetch_if_due(self: &Arc<Self>, http: &reqwest::Client) {
         if self.state().may_fetch() {
             let turn = self.fetching.clone().lock_owned().await;
             // Whoever waited here finds what the one before fetched.
@@ -112,8 +129,6 @@ impl KeySet {
                 let _ = fetch.await;
             }
         }
-        let state = self.state();
-        state.keys.get(id).filter(|_| state.age() < MAX_AGE).cloned()
     }
 
     /// For the log: a query may hold a key.
@@ -124,7 +139,14 @@ impl KeySet {
     async fn fetch(&self, http: &reqwest::Client) {
         let fetched = tokio::time::timeout(FETCH_TIMEOUT, download(http, &self.url)).await;
         let keys = match fetched {
-            Ok(Ok(keys)) => Some(keys),
+            Ok(Ok(mut keys)) => {
+                if !self.published_keys && keys.remove(PUBLISHED_KEY_ID).is_some() {
+                    tracing::warn!(
+                        "the key set has the key that every `supabase start` signs with, which anybody can use: sessions signed with it are refused. If this is meant, set PUBLISHED_KEYS=allow"
+                    );
+                }
+                Some(keys)
+            }
             Ok(Err(problem)) => {
                 tracing::warn!(url = self.shown(), problem, "the key set cannot be read");
                 None
@@ -282,7 +304,7 @@ mod tests {
         }
 
         fn key_set(&self) -> Arc<KeySet> {
-            Arc::new(KeySet::new(self.url.clone()))
+            Arc::new(KeySet::new(self.url.clone(), true))
         }
     }
 

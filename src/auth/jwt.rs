@@ -1,11 +1,25 @@
 //! A JWT → the claims that are relied on. The algorithm is chosen by the key
 //! and never by the token, so that a public key can never pass for a secret.
 
-use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, errors::ErrorKind};
 use serde::Deserialize;
 use uuid::Uuid;
 
-/// What a verified access token says.
+/// Rules on sessions beyond a good signature.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    /// `OAUTH_CLIENTS`, default none: the client ids of third-party apps
+    /// (Supabase's OAuth server) whose tokens are accepted, with commas
+    /// between.
+    pub oauth_clients: Vec<String>,
+    /// `REQUIRE_AAL2=on`, default off: refuses sessions without a second
+    /// factor.
+    pub require_aal2: bool,
+    /// `ANONYMOUS_USERS=deny`, default allow: refuses anonymous sign-ins.
+    pub deny_anonymous: bool,
+}
+
+/// The verified claims of an access token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claims {
     /// `sub`: the user.
@@ -15,15 +29,15 @@ pub struct Claims {
     pub session: Option<Uuid>,
 }
 
-/// Why a token is not taken. Never shown to the client.
+/// The reason for refusing a token. Never shown to the client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// Not a JWT, a wrong signature or algorithm, a wrong audience.
     #[error("{0}")]
     Invalid(String),
-    /// Good in every other way, but its time is over.
-    #[error("the access token has run out")]
-    Expired,
+    /// Rightly signed for this user, and past its `exp`.
+    #[error("the access token has expired")]
+    Expired(Claims),
 }
 
 /// A key and the one algorithm it is for.
@@ -61,32 +75,61 @@ impl VerifyingKey {
         self.validation.algorithms.contains(&algorithm)
     }
 
-    /// Checks signature, `exp`, `nbf`, `aud`, `sub` and `session_id`.
+    /// Checks signature, `exp`, `nbf`, `aud`, `sub`, `session_id` and what the
+    /// policy asks for.
     ///
     /// # Errors
-    /// Why it is not taken.
-    pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
-        let claims = jsonwebtoken::decode::<RawClaims>(token, &self.key, &self.validation)
-            .map_err(|error| match error.kind() {
-                jsonwebtoken::errors::ErrorKind::ExpiredSignature => TokenError::Expired,
-                _ => TokenError::Invalid(format!("the access token is not good: {error}")),
-            })?
-            .claims;
-        let uuid = |text: &str, claim: &str| {
-            Uuid::try_parse(text).map_err(|_| TokenError::Invalid(format!("the access token's {claim} is no UUID")))
-        };
-        let session = match claims.session_id.as_deref() {
-            None | Some("") => None,
-            Some(text) => Some(uuid(text, "session_id")?).filter(|id| !id.is_nil()),
-        };
-        Ok(Claims { user: uuid(&claims.sub, "sub")?, session })
+    /// If the token is refused: the reason.
+    pub fn verify(&self, token: &str, policy: &Policy) -> Result<Claims, TokenError> {
+        match jsonwebtoken::decode::<RawClaims>(token, &self.key, &self.validation) {
+            Ok(token) => token.claims.check(policy),
+            Err(error) if matches!(error.kind(), ErrorKind::ExpiredSignature) => {
+                // `exp` is checked before `aud`, so all the rest once more.
+                let validation = Validation { validate_exp: false, ..self.validation.clone() };
+                let token = jsonwebtoken::decode::<RawClaims>(token, &self.key, &validation)
+                    .map_err(|error| refused(&error))?;
+                Err(TokenError::Expired(token.claims.check(policy)?))
+            }
+            Err(error) => Err(refused(&error)),
+        }
     }
+}
+
+fn refused(error: &jsonwebtoken::errors::Error) -> TokenError {
+    TokenError::Invalid(format!("the access token is not good: {error}"))
 }
 
 #[derive(Deserialize)]
 struct RawClaims {
     sub: String,
     session_id: Option<String>,
+    client_id: Option<String>,
+    aal: Option<String>,
+    is_anonymous: Option<bool>,
+}
+
+impl RawClaims {
+    fn check(&self, policy: &Policy) -> Result<Claims, TokenError> {
+        let invalid = |reason: String| Err(TokenError::Invalid(reason));
+        let uuid = |text: &str, claim: &str| {
+            Uuid::try_parse(text).map_err(|_| TokenError::Invalid(format!("the access token's {claim} is no UUID")))
+        };
+        let session = match self.session_id.as_deref() {
+            None | Some("") => None,
+            Some(text) => Some(uuid(text, "session_id")?).filter(|id| !id.is_nil()),
+        };
+        let claims = Claims { user: uuid(&self.sub, "sub")?, session };
+        if self.client_id.as_ref().is_some_and(|client| !policy.oauth_clients.contains(client)) {
+            return invalid("the access token was issued to an app that OAUTH_CLIENTS does not list".to_owned());
+        }
+        if policy.require_aal2 && self.aal.as_deref() != Some("aal2") {
+            return invalid("the session has no second factor, and REQUIRE_AAL2 is on".to_owned());
+        }
+        if policy.deny_anonymous && self.is_anonymous == Some(true) {
+            return invalid("the user is anonymous, and ANONYMOUS_USERS is deny".to_owned());
+        }
+        Ok(claims)
+    }
 }
 
 /// What a token says of itself, before anything is checked.
@@ -123,7 +166,7 @@ mod tests {
     }
 
     fn verify(token: &str) -> Result<Claims, TokenError> {
-        VerifyingKey::hs256(SECRET).verify(token)
+        VerifyingKey::hs256(SECRET).verify(token, &Policy::default())
     }
 
     fn refused(change: impl FnOnce(&mut Value)) -> bool {
@@ -142,11 +185,31 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_refuses_apps_missing_factors_and_anonymous_users() {
+        let with = |policy: &Policy, claims: Value| {
+            let token =
+                token(|all| all.as_object_mut().expect("claims").extend(claims.as_object().expect("claims").clone()));
+            VerifyingKey::hs256(SECRET).verify(&token, policy).is_ok()
+        };
+        let open = Policy::default();
+        assert!(with(&open, json!({ "aal": "aal1", "is_anonymous": true })));
+        assert!(!with(&open, json!({ "client_id": "app" })));
+        let strict = Policy { oauth_clients: vec!["app".to_owned()], require_aal2: true, deny_anonymous: true };
+        assert!(with(&strict, json!({ "client_id": "app", "aal": "aal2", "is_anonymous": false })));
+        assert!(!with(&strict, json!({ "aal": "aal1" })) && !with(&strict, json!({})));
+        assert!(!with(&strict, json!({ "aal": "aal2", "is_anonymous": true })));
+    }
+
+    #[test]
     fn times() {
-        assert_eq!(
-            verify(&token(|claims| claims["exp"] = json!(get_current_timestamp() - 1))),
-            Err(TokenError::Expired)
-        );
+        let expired = |change: fn(&mut Value)| {
+            verify(&token(|claims| {
+                claims["exp"] = json!(get_current_timestamp() - 1);
+                change(claims);
+            }))
+        };
+        assert!(matches!(expired(|_| {}), Err(TokenError::Expired(claims)) if claims.user.to_string() == USER));
+        assert!(matches!(expired(|claims| claims["aud"] = json!("another")), Err(TokenError::Invalid(_))));
         assert!(refused(|claims| claims["nbf"] = json!(get_current_timestamp() + 30)));
         assert!(verify(&token(|claims| claims["nbf"] = json!(get_current_timestamp()))).is_ok());
         assert!(refused(|claims| {
@@ -171,8 +234,12 @@ mod tests {
     #[test]
     fn signatures_and_algorithms() {
         let good = token(|_| {});
-        assert!(VerifyingKey::hs256(b"another secret of some length").verify(&good).is_err());
-        assert!(VerifyingKey::new(DecodingKey::from_secret(SECRET), Algorithm::HS512).verify(&good).is_err());
+        assert!(VerifyingKey::hs256(b"another secret of some length").verify(&good, &Policy::default()).is_err());
+        assert!(
+            VerifyingKey::new(DecodingKey::from_secret(SECRET), Algorithm::HS512)
+                .verify(&good, &Policy::default())
+                .is_err()
+        );
         let (signed, _) = good.rsplit_once('.').expect("three parts");
         assert!(verify(&format!("{signed}.")).is_err());
         let none = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";

@@ -16,15 +16,26 @@ use std::{sync::Arc, time::Duration};
 use jsonwebtoken::Algorithm;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
+use uuid::Uuid;
 
 use cookie::Session;
 use jwks::KeySet;
-use jwt::{ASYMMETRIC, Claims, TokenError, VerifyingKey};
+use jwt::{ASYMMETRIC, Claims, Policy, TokenError, VerifyingKey};
 use refresh::Refresher;
 
 /// The secret that every local Supabase stack is published with. It protects
-/// nothing, so it is only accepted where the Supabase URL is on this machine.
+/// nothing, so it is accepted only where [`Settings::published_keys`] says so.
 pub const PUBLISHED_JWT_SECRET: &str = "super-secret-jwt-token-with-at-least-32-characters-long";
+/// The example secret of Supabase's guide to self-hosting.
+pub const EXAMPLE_JWT_SECRET: &str = "your-super-secret-jwt-token-with-at-least-32-characters-long";
+/// The id of the ES256 key that `supabase start` signs with; its private half
+/// is published with the command line tool.
+pub const PUBLISHED_KEY_ID: &str = "b81269f1-21d8-4f2e-b719-c2240a840d90";
+
+/// Whether a secret is one that everybody knows.
+pub fn is_published(secret: &str) -> bool {
+    [PUBLISHED_JWT_SECRET, EXAMPLE_JWT_SECRET].contains(&secret)
+}
 
 /// How sessions are verified.
 #[derive(Debug, Clone)]
@@ -50,6 +61,11 @@ pub struct Settings {
     /// refreshing a session whose access token has expired; without it such a
     /// session is refused. Public by its nature, so it may show.
     pub anon_key: Option<String>,
+    /// Whether keys that everybody knows may sign sessions: where `HOST` is
+    /// loopback and `SUPABASE_URL` on this machine, or `PUBLISHED_KEYS=allow`.
+    pub published_keys: bool,
+    /// `OAUTH_CLIENTS`, `REQUIRE_AAL2`, `ANONYMOUS_USERS`.
+    pub policy: Policy,
 }
 
 /// A session as a request carries it.
@@ -60,12 +76,14 @@ pub enum Credentials {
     Bearer(String),
 }
 
-/// A verified token.
-pub struct Authenticated {
-    /// Its claims.
-    pub claims: Claims,
-    /// `Set-Cookie` values of a session that was refreshed on the way.
-    pub refreshed: Option<Vec<String>>,
+impl Credentials {
+    /// Returns the access token.
+    pub fn access_token(&self) -> &str {
+        match self {
+            Self::Cookie(session) => &session.access_token,
+            Self::Bearer(token) => token,
+        }
+    }
 }
 
 /// Verifies sessions: by the shared secret or the project's public keys.
@@ -74,8 +92,11 @@ pub struct Authenticator {
     http: reqwest::Client,
     cookie_name: String,
     secret: Option<Arc<VerifyingKey>>,
+    /// Whether `secret` is one that everybody knows.
+    secret_is_published: bool,
     keys: Arc<KeySet>,
     refresher: Option<Refresher>,
+    policy: Policy,
 }
 
 impl Authenticator {
@@ -88,7 +109,12 @@ impl Authenticator {
                 .jwt_secret
                 .as_ref()
                 .map(|secret| Arc::new(VerifyingKey::hs256(secret.expose_secret().as_bytes()))),
-            keys: Arc::new(KeySet::new(settings.jwks_url.clone())),
+            secret_is_published: settings
+                .jwt_secret
+                .as_ref()
+                .is_some_and(|secret| is_published(secret.expose_secret())),
+            keys: Arc::new(KeySet::new(settings.jwks_url.clone(), settings.published_keys)),
+            policy: settings.policy.clone(),
             refresher: settings.anon_key.as_ref().and_then(|key| Refresher::new(&settings.supabase_url, key.clone())),
         }
     }
@@ -114,27 +140,22 @@ impl Authenticator {
         (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| Credentials::Bearer(token.to_owned()))
     }
 
-    /// Verifies a session, refreshing a cookie's whose token has expired.
+    /// Gets a new session for a cookie whose access token has expired:
+    /// verified claims, and the `Set-Cookie` values of the new session.
     ///
     /// # Errors
-    /// If the token is refused: why.
-    pub async fn authenticate(&self, credentials: Credentials) -> Result<Authenticated, TokenError> {
-        let session = match credentials {
-            Credentials::Bearer(token) => {
-                return Ok(Authenticated { claims: self.verify(&token).await?, refreshed: None });
-            }
-            Credentials::Cookie(session) => session,
-        };
-        match (self.verify(&session.access_token).await, &self.refresher) {
-            (Err(TokenError::Expired), Some(refresher)) if !session.refresh_token.is_empty() => {
-                let new = refresher.refresh(&self.http, &session.refresh_token).await.ok_or_else(|| {
-                    TokenError::Invalid("the access token has expired and was not refreshed".to_owned())
-                })?;
-                let claims = self.verify(new["access_token"].as_str().unwrap_or_default()).await?;
-                Ok(Authenticated { claims, refreshed: Some(session.set_cookies(&self.cookie_name, &new)) })
-            }
-            (claims, _) => Ok(Authenticated { claims: claims?, refreshed: None }),
+    /// If the cookie cannot be refreshed, or the new session is not `user`'s.
+    pub async fn refresh(&self, session: &Session, user: Uuid) -> Result<(Claims, Vec<String>), TokenError> {
+        let refused = |reason: &str| TokenError::Invalid(format!("the access token has expired and {reason}"));
+        let refresher = self.refresher.as_ref().filter(|_| !session.refresh_token.is_empty());
+        let refresher = refresher.ok_or_else(|| refused("cannot be refreshed"))?;
+        let new = refresher.refresh(&self.http, user, &session.refresh_token).await;
+        let new = new.ok_or_else(|| refused("was not refreshed"))?;
+        let claims = self.verify(new["access_token"].as_str().unwrap_or_default()).await?;
+        if claims.user != user {
+            return Err(refused("its refresh token is another user's"));
         }
+        Ok((claims, session.set_cookies(&self.cookie_name, &new)))
     }
 
     /// Verifies an access token.
@@ -149,6 +170,12 @@ impl Authenticator {
         let key = if let Some(key) = self.keys.known(&self.http, id) {
             key
         } else if header.alg == Algorithm::HS256 {
+            if self.secret_is_published && self.keys.has_private_keys(&self.http).await {
+                return Err(TokenError::Invalid(
+                    "the access token is signed with the secret that everybody knows, and the project has keys of its own"
+                        .to_owned(),
+                ));
+            }
             self.secret.clone().ok_or_else(|| {
                 TokenError::Invalid(
                     "the access token is signed with HS256, and SUPABASE_JWT_SECRET is not set".to_owned(),
@@ -163,6 +190,6 @@ impl Authenticator {
         } else {
             return Err(TokenError::Invalid("the access token's signature algorithm is not supported".to_owned()));
         };
-        key.verify(token)
+        key.verify(token, &self.policy)
     }
 }

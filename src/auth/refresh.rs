@@ -6,7 +6,7 @@
 //! session away, so that the browser keeps one that is spent.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -18,6 +18,7 @@ use futures::{
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName};
 use serde_json::{Value, json};
 use url::Url;
+use uuid::Uuid;
 
 use crate::http_client;
 
@@ -25,7 +26,12 @@ use crate::http_client;
 const TIMEOUT: Duration = Duration::from_millis(2500);
 /// How long an answer is kept for requests with the same old cookie: those
 /// that come a little later, and the next one of a client that did not wait.
-const KEPT: Duration = Duration::from_secs(600);
+/// Supabase's own reuse interval: later, a spent refresh token ends the session
+/// there, which must not be kept from a thief here.
+const KEPT: Duration = Duration::from_secs(10);
+/// New sessions that are requested for one user, in a time; more refresh tokens
+/// than that are made up.
+const MAX_FOR_USER: (u32, Duration) = (10, Duration::from_secs(60));
 /// Beyond so many, only those who wait are served by them.
 const MAX_KEPT: usize = 10_000;
 /// The auth server may have been away for a moment only.
@@ -43,7 +49,9 @@ pub struct Refresher {
     url: Url,
     anon_key: String,
     /// By refresh token: who is being asked for, or was a moment ago.
-    asked: Mutex<HashMap<String, (Instant, Asking)>>,
+    asked: Mutex<HashMap<(Uuid, String), (Instant, Asking)>>,
+    /// Requests of each user since an instant.
+    users: Mutex<HashMap<Uuid, (Instant, u32)>>,
 }
 
 impl Refresher {
@@ -51,12 +59,12 @@ impl Refresher {
     pub fn new(supabase_url: &Url, anon_key: String) -> Option<Self> {
         let base = supabase_url.as_str().trim_end_matches('/');
         let url = Url::parse(&format!("{base}/auth/v1/token?grant_type=refresh_token")).ok()?;
-        Some(Self { url, anon_key, asked: Mutex::default() })
+        Some(Self { url, anon_key, asked: Mutex::default(), users: Mutex::default() })
     }
 
     /// The new session for a refresh token; `None` where the auth server
     /// refuses, or is away, within three seconds.
-    pub async fn refresh(&self, http: &reqwest::Client, refresh_token: &str) -> Option<NewSession> {
+    pub async fn refresh(&self, http: &reqwest::Client, user: Uuid, refresh_token: &str) -> Option<NewSession> {
         let asking = {
             let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
             let crowded = asked.len() >= MAX_KEPT;
@@ -78,9 +86,25 @@ impl Refresher {
                 let answer = async move { task.await.ok()?.ok()?.map(Arc::new) };
                 (Instant::now(), answer.boxed().shared())
             };
-            asked.entry(refresh_token.to_owned()).or_insert_with(fresh).1.clone()
+            match asked.entry((user, refresh_token.to_owned())) {
+                Entry::Occupied(asked) => asked.get().1.clone(),
+                Entry::Vacant(_) if !self.may_ask(user) => return None,
+                Entry::Vacant(new) => new.insert(fresh()).1.clone(),
+            }
         };
         asking.await
+    }
+}
+
+impl Refresher {
+    /// Counts a request for this user; false if there were too many of late.
+    fn may_ask(&self, user: Uuid) -> bool {
+        let (limit, window) = MAX_FOR_USER;
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        users.retain(|_, (since, _)| since.elapsed() < window);
+        let (_, count) = users.entry(user).or_insert((Instant::now(), 0));
+        *count += 1;
+        *count <= limit
     }
 }
 

@@ -28,7 +28,7 @@ use crate::{
     auth,
     credentials::Keys,
     db,
-    http::body::BodyLimits,
+    http::{body::BodyLimits, respond::AnswerSettings},
     http_client::{
         self,
         guard::{self, PrivateUpstreams},
@@ -74,6 +74,8 @@ pub struct Config {
     /// `FRONTEND_TIMEOUT`, in seconds, default 120: how long the front end may
     /// take to begin its answer, once it has the whole request.
     pub frontend_timeout: Duration,
+    /// `ANSWER_NOTES`, `ANSWER_SOURCES` and `HEARTBEAT`.
+    pub answers: AnswerSettings,
     /// `CORS_ORIGINS`, default none: the origins (scheme, host and port) whose
     /// pages may call the routes, with commas between.
     pub cors_origins: Vec<String>,
@@ -94,6 +96,12 @@ pub struct Config {
     /// `LOCAL_EMBEDDINGS_DIR`: a folder with all-MiniLM-L6-v2 (config.json,
     /// tokenizer.json, model.safetensors).
     pub local_embeddings_dir: Option<PathBuf>,
+    /// `MAX_BUFFERED_BYTES`, default 268435456: the most bytes that requests
+    /// hold in all (bodies, files, answers of tools and embeddings); one user
+    /// gets a quarter. Beyond it a request is answered 503.
+    pub max_buffered_bytes: usize,
+    /// `MAX_PASSAGES`, default 2000: a file with more passages is not stored.
+    pub max_passages: usize,
     /// `MAX_FILE_BYTES`, default 52428800: a larger file is not processed.
     pub max_file_bytes: usize,
     /// `SHUTDOWN_GRACE`, in seconds, default 30: how long streams may go on
@@ -144,6 +152,7 @@ impl Config {
         };
         let port = read.number("PORT", 8000)?;
         let frontend_url = read.frontend_url(&host, port)?;
+        let sessions = read.sessions(&host)?;
         Ok(Self {
             host,
             metrics_addr: read.host_and_port("METRICS_ADDR")?,
@@ -152,9 +161,14 @@ impl Config {
             port,
             frontend_url,
             frontend_timeout: read.seconds("FRONTEND_TIMEOUT", 120)?,
+            answers: AnswerSettings {
+                notes: read.switch("ANSWER_NOTES", true)?,
+                sources: read.switch("ANSWER_SOURCES", true)?,
+                heartbeat: read.seconds_or_none("HEARTBEAT", 15)?,
+            },
             cors_origins: read.cors_origins()?,
             database: read.database()?,
-            sessions: read.sessions()?,
+            sessions,
             keys: Arc::new(Keys::try_from_rows(|row| Ok(read.untrimmed(row.variable).map(str::to_owned)))?),
             models: read.models()?,
             base_urls: BaseUrls {
@@ -182,6 +196,8 @@ impl Config {
             service_role_key: read.text("SUPABASE_SERVICE_ROLE_KEY").map(SecretString::from),
             local_embeddings_dir: read.text("LOCAL_EMBEDDINGS_DIR").map(PathBuf::from),
             max_file_bytes: read.bytes("MAX_FILE_BYTES", 50 * 1024 * 1024)?,
+            max_buffered_bytes: read.bytes("MAX_BUFFERED_BYTES", 256 * 1024 * 1024)?,
+            max_passages: read.count("MAX_PASSAGES", 2_000)? as usize,
             shutdown_grace: read.seconds("SHUTDOWN_GRACE", 30)?,
             playground: None,
         })

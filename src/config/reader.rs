@@ -61,6 +61,24 @@ impl Reader<'_> {
         }
     }
 
+    /// As [`Reader::seconds`], with 0 for none.
+    pub(super) fn seconds_or_none(&self, name: &'static str, default: u64) -> Result<Option<Duration>, ConfigError> {
+        match self.number(name, default)? {
+            0 => Ok(None),
+            seconds @ 1..=86_400 => Ok(Some(Duration::from_secs(seconds))),
+            _ => Err(wrong(name, "must be seconds, from 1 to 86400, or 0 for none")),
+        }
+    }
+
+    pub(super) fn switch(&self, name: &'static str, default: bool) -> Result<bool, ConfigError> {
+        match self.text(name) {
+            None => Ok(default),
+            Some("on") => Ok(true),
+            Some("off") => Ok(false),
+            Some(_) => Err(wrong(name, "must be `on` or `off`")),
+        }
+    }
+
     pub(super) fn host_and_port(&self, name: &'static str) -> Result<Option<(String, u16)>, ConfigError> {
         let Some(text) = self.text(name) else { return Ok(None) };
         let parts = text.rsplit_once(':').and_then(|(host, port)| {
@@ -92,6 +110,16 @@ impl Reader<'_> {
             return Err(wrong(name, "must be a URL without `?` or `#`: paths are added to its end"));
         }
         Ok(text.trim_end_matches('/').to_owned())
+    }
+
+    /// Whether a variable has the value `yes` rather than `no`, its default.
+    pub(super) fn choice(&self, name: &'static str, yes: &str, no: &str) -> Result<bool, ConfigError> {
+        match self.text(name) {
+            None => Ok(false),
+            Some(text) if text == no => Ok(false),
+            Some(text) if text == yes => Ok(true),
+            Some(_) => Err(wrong(name, format!("must be `{yes}` or `{no}`"))),
+        }
     }
 
     /// A size in bytes, at least 1.

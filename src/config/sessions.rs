@@ -4,12 +4,12 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::reader::{ConfigError, Reader, wrong};
 use crate::{
-    auth::{self, PUBLISHED_JWT_SECRET, cookie},
+    auth::{self, PUBLISHED_JWT_SECRET, cookie, jwt::Policy},
     http_client::guard,
 };
 
 impl Reader<'_> {
-    pub(super) fn sessions(&self) -> Result<auth::Settings, ConfigError> {
+    pub(super) fn sessions(&self, host: &str) -> Result<auth::Settings, ConfigError> {
         let (name, url) = ["SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL"]
             .into_iter()
             .find_map(|name| Some((name, self.text(name)?)))
@@ -19,13 +19,19 @@ impl Reader<'_> {
             Some(url) => self.http_url("NEXT_PUBLIC_SUPABASE_URL", url.trim_end_matches('/'))?,
             None => supabase_url.clone(),
         };
-        let local = supabase_url.host_str().is_some_and(guard::is_this_machine);
+        let local = supabase_url.host_str().is_some_and(guard::is_this_machine) && guard::is_this_machine(host);
+        let published_keys = match self.text("PUBLISHED_KEYS") {
+            None => local,
+            Some("allow") => true,
+            Some("deny") => false,
+            Some(_) => return Err(wrong("PUBLISHED_KEYS", "must be `allow` or `deny`")),
+        };
         let jwt_secret = match self.text("SUPABASE_JWT_SECRET") {
-            None => local.then(|| SecretString::from(PUBLISHED_JWT_SECRET)),
-            Some(PUBLISHED_JWT_SECRET) if !local => {
+            None => published_keys.then(|| SecretString::from(PUBLISHED_JWT_SECRET)),
+            Some(secret) if auth::is_published(secret) && !published_keys => {
                 return Err(wrong(
                     "SUPABASE_JWT_SECRET",
-                    "is the secret that every local Supabase stack is published with, and SUPABASE_URL is not on this machine: anyone could sign in as anyone. Set the project's own (dashboard, JWT keys), or leave it unset where the project signs with ES256 or RS256",
+                    "is a secret that Supabase publishes, and HOST and SUPABASE_URL are not both on this machine: anyone could sign in as anyone. Set the project's own (dashboard, JWT keys), leave it unset where the project signs with ES256 or RS256, or set PUBLISHED_KEYS=allow if this is meant",
                 ));
             }
             Some(secret) => Some(SecretString::from(secret)),
@@ -49,6 +55,21 @@ impl Reader<'_> {
         if cookie_name.contains(['=', ';', ',', ' ']) || !cookie_name.is_ascii() {
             return Err(wrong("SUPABASE_COOKIE_NAME", "must be a cookie's name, such as sb-127-auth-token"));
         }
-        Ok(auth::Settings { supabase_url, public_supabase_url, cookie_name, jwt_secret, jwks_url, anon_key })
+        let list = |name| self.text(name).unwrap_or_default().split(',').map(str::trim);
+        let policy = Policy {
+            oauth_clients: list("OAUTH_CLIENTS").filter(|id| !id.is_empty()).map(str::to_owned).collect(),
+            require_aal2: self.choice("REQUIRE_AAL2", "on", "off")?,
+            deny_anonymous: self.choice("ANONYMOUS_USERS", "deny", "allow")?,
+        };
+        Ok(auth::Settings {
+            supabase_url,
+            public_supabase_url,
+            cookie_name,
+            jwt_secret,
+            jwks_url,
+            anon_key,
+            published_keys,
+            policy,
+        })
     }
 }

@@ -129,8 +129,11 @@ pub async fn find(
 pub async fn ready(db: &Db) -> Result<(), Error> {
     // For a user that cannot exist: finds out what this role may not read, or
     // what is missing.
-    let found = find(db, Uuid::nil(), Some(Uuid::nil()), &Arc::default()).await;
-    found.map(|_| ()).map_err(|error| Error::DatabaseUnavailable(error.detail().into_owned()))
+    let probe = async {
+        let found = find(db, Uuid::nil(), Some(Uuid::nil()), &Arc::default()).await;
+        found.map(|_| ()).map_err(|error| error.detail().into_owned())
+    };
+    db.is_ready(probe).await.map_err(Error::DatabaseUnavailable)
 }
 
 /// Whether anybody has this user name.

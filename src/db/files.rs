@@ -33,7 +33,13 @@ const READABLE: &str = "select id from public.files where id = any($1) and (user
 const READABLE_WITH_COLLECTIONS: &str = "select id from public.files \
      where id = any($1) and (user_id = $2 or sharing <> 'private' or exists ( \
          select from public.collection_files member join public.collections on collections.id = member.collection_id \
-         where member.file_id = files.id and collections.sharing <> 'private'))";
+         where member.file_id = files.id and collections.sharing <> 'private' \
+           and collections.user_id = files.user_id))";
+
+/// A passage that somebody else put into a file is not read: chatbot-ui's row
+/// level security lets everyone add rows of their own to any file.
+const OF_THE_OWNER: &str =
+    "exists (select from public.files file where file.id = item.file_id and file.user_id = item.user_id)";
 
 fn insert_items(column: Column) -> String {
     format!(
@@ -51,7 +57,7 @@ fn compare_all(column: Column, schema: &str) -> String {
     format!(
         "with item as materialized ( \
              select id, file_id, content, tokens, {} operator({schema}.<=>) $1 as distance \
-             from public.file_items where file_id = any($2)) \
+             from public.file_items item where file_id = any($2) and {OF_THE_OWNER}) \
          select id, file_id, content, tokens, 1 - distance as similarity from item \
          order by distance, id limit $3",
         column.name()
@@ -162,7 +168,7 @@ pub async fn replace_items(
 ) -> Result<Result<(), NoFile>, Error> {
     let vector_type = db.vector_type().await?;
     let named = db.names_statements();
-    db.transaction(LIMIT, async |connection| {
+    db.transaction(user, LIMIT, async |connection| {
         // Locks the row: of two that process one file, one comes after the other.
         let total: i64 = items.iter().map(|item| i64::from(item.tokens)).sum();
         let updated = sqlx::query(COUNT_TOKENS)
@@ -198,8 +204,13 @@ pub async fn replace_items(
     .await
 }
 
+/// Most passages of one search.
+const MAX_FOUND: i64 = 100;
+
 /// The passages nearest to `vector` in these files, the nearest first, as
-/// many as `count` says or all of them.
+/// many as `count` says and at most [`MAX_FOUND`].
+///
+/// Differs: the original returns every passage if no count is given.
 ///
 /// Only files that the user may read: his own, those that are shared, and,
 /// where chatbot-ui's collections exist, those in a shared collection.
@@ -216,9 +227,10 @@ pub async fn nearest(
     vector: &[f32],
     count: Option<i64>,
 ) -> Result<Vec<Found>, Error> {
+    let count = count.unwrap_or(MAX_FOUND).min(MAX_FOUND);
     let vector_type = db.vector_type().await?;
     let named = db.names_statements();
-    db.transaction(LIMIT, async |connection| {
+    db.transaction(user, LIMIT, async |connection| {
         let files = readable(connection, named, user, files).await?;
         let counted = "select count(*) from (select from public.file_items where file_id = any($1) limit $2) item";
         let items: i64 = sqlx::query_scalar(counted)
@@ -228,9 +240,7 @@ pub async fn nearest(
             .fetch_one(&mut *connection)
             .await?;
         let search = Search { vector_type, column, vector, files: &files, count, named };
-        if items > EXACT_UP_TO
-            && let Some(count) = count
-        {
+        if items > EXACT_UP_TO {
             let found = search.by_index(connection).await?;
             // An index that does not iterate may come back with too few.
             if i64::try_from(found.len()).is_ok_and(|found| found >= count) {
@@ -253,7 +263,7 @@ struct Search<'a> {
     column: Column,
     vector: &'a [f32],
     files: &'a [Uuid],
-    count: Option<i64>,
+    count: i64,
     named: bool,
 }
 
@@ -276,8 +286,8 @@ impl Search<'_> {
         sqlx::query(AssertSqlSafe(settings)).persistent(self.named).execute(&mut *connection).await?;
         let distance = format!("{} operator({}.<=>) $1", self.column.name(), self.vector_type.schema);
         let sql = format!(
-            "select id, file_id, content, tokens, 1 - ({distance}) as similarity from public.file_items \
-             where file_id = any($2) order by {distance} limit $3"
+            "select id, file_id, content, tokens, 1 - ({distance}) as similarity from public.file_items item \
+             where file_id = any($2) and {OF_THE_OWNER} order by {distance} limit $3"
         );
         self.run(connection, sql).await
     }

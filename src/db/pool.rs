@@ -23,8 +23,10 @@ use tokio::{
     time::timeout,
 };
 
+use uuid::Uuid;
+
 use super::vector::VectorType;
-use crate::{error::Error, telemetry::PoolGauges};
+use crate::{allowance::Turns, error::Error, telemetry::PoolGauges};
 
 /// How long a request waits for a free connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -95,6 +97,10 @@ pub struct Db {
     pub(super) session_check: SessionCheck,
     pub(super) vector: Arc<OnceCell<VectorType>>,
     waits: Arc<PoolWaits>,
+    /// For what may take long: half of the connections, fairly between users.
+    long_turns: Arc<Turns>,
+    /// Whether the database answers, and since when that is known.
+    ready: Arc<Mutex<Option<(Instant, Result<(), String>)>>>,
 }
 
 /// How statements wait for a connection of the pool.
@@ -150,6 +156,8 @@ impl Db {
             session_check: settings.session_check,
             vector: Arc::default(),
             waits: Arc::default(),
+            long_turns: Arc::new(Turns::new(settings.pool_size as usize / 2)),
+            ready: Arc::default(),
         }
     }
 
@@ -195,10 +203,13 @@ impl Db {
     /// each `.persistent(db.names_statements())`.
     pub(super) async fn transaction<T>(
         &self,
+        user: Uuid,
         limit: Duration,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let all = async {
+            // A part of the pool, so that sessions are checked at all times.
+            let _turn = self.long_turns.wait(user).await;
             let mut connection = self.acquire().await?;
             if self.transaction_pooler {
                 self.learn_vector_type(&mut connection.connection).await?;
@@ -259,6 +270,19 @@ impl Db {
         };
         *found = Some((Instant::now(), why.clone()));
         why
+    }
+
+    /// Asks `probe` whether the database answers, at most once a second.
+    pub(super) async fn is_ready(&self, probe: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+        let mut ready = self.ready.lock().await;
+        if let Some((at, answer)) = &*ready
+            && at.elapsed() < Duration::from_secs(1)
+        {
+            return answer.clone();
+        }
+        let answer = probe.await;
+        *ready = Some((Instant::now(), answer.clone()));
+        answer
     }
 
     /// See [`Db::optional`].

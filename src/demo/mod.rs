@@ -13,6 +13,7 @@ use std::{
 };
 
 use actix_web::web::{self, Data, ServiceConfig};
+use rand::distr::{Alphanumeric, SampleString};
 use secrecy::ExposeSecret;
 use sqlx::{
     Connection, PgConnection,
@@ -21,7 +22,6 @@ use sqlx::{
 use uuid::Uuid;
 
 use crate::{
-    auth::PUBLISHED_JWT_SECRET,
     cli::{self, StopSignals, migrate, progress, say, serve, session},
     config::{self, Config, Variables},
     credentials::{self, Key},
@@ -75,6 +75,8 @@ async fn serve_demo(
     set("DATABASE_URL", &database.url);
     // The stand-ins for Supabase and the provider, wherever the demo listens.
     set("SUPABASE_URL", &provider_url);
+    // Its own, so that nobody else can sign in where the demo listens.
+    set("SUPABASE_JWT_SECRET", &Alphanumeric.sample_string(&mut rand::rng(), 48));
     set("PRIVATE_UPSTREAMS", "127.0.0.1");
     set("SHUTDOWN_GRACE", "1");
     for (name, path) in [
@@ -89,7 +91,7 @@ async fn serve_demo(
         set(name, &format!("{provider_url}{path}"));
     }
     let mut config = Config::new(&variables).map_err(|error| error.to_string())?;
-    let secret = config.sessions.jwt_secret.as_ref().map_or(PUBLISHED_JWT_SECRET, ExposeSecret::expose_secret);
+    let secret = config.sessions.jwt_secret.as_ref().map(ExposeSecret::expose_secret).unwrap_or_default();
     let mut connection = connect(&database.url).await?;
     let session = make_user(&mut connection, &provider_url)
         .await

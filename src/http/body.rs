@@ -4,21 +4,25 @@
 //! and the original never looks at the type.
 
 use std::{
-    future::Future,
+    future::{Ready, ready},
     io,
-    pin::Pin,
     time::{Duration, Instant},
 };
 
 use actix_web::{
-    FromRequest, HttpRequest, dev::Payload, error::PayloadError, http::header::CONTENT_LENGTH, web::Bytes,
+    FromRequest, HttpMessage, HttpRequest, dev::Payload, error::PayloadError, http::header::CONTENT_LENGTH, web::Bytes,
 };
 use futures::{Stream, StreamExt, stream};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use super::installed;
-use crate::{error::Error, llm::Chat, tools::SelectedTool};
+use super::{installed, user::User};
+use crate::{
+    allowance::{Buffers, Turns, json},
+    error::Error,
+    llm::Chat,
+    tools::SelectedTool,
+};
 
 /// Limits on request bodies.
 #[derive(Debug, Clone, Copy)]
@@ -33,44 +37,119 @@ pub struct BodyLimits {
 /// What a client must send in each second beyond `BODY_TIMEOUT`, in bytes.
 const SLOWEST: u64 = 4096;
 
-/// A request's body as text: UTF-8, without a byte order mark, and broken
-/// characters replaced, as JavaScript reads it.
-pub struct Body(pub String);
+/// Largest body of a route that takes a question, a name or an id, in bytes.
+pub const QUESTION: usize = 1024 * 1024;
+/// Largest form: an id and a word, in bytes.
+pub const FORM: usize = 64 * 1024;
+/// Most JSON values in one body: a chat of a thousand messages has some ten
+/// thousand.
+const MAX_NODES: usize = 200_000;
+/// A larger body is looked through on a blocking thread, in bytes.
+const BLOCKING_FROM: usize = 256 * 1024;
 
-impl FromRequest for Body {
+/// A request's body that was not read yet: it is read only for a user who is
+/// signed in and admitted.
+pub struct UnreadBody {
+    request: HttpRequest,
+    payload: Payload,
+}
+
+impl FromRequest for UnreadBody {
     type Error = Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self, Error>>>>;
+    type Future = Ready<Result<Self, Error>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let (request, payload) = (request.clone(), payload.take());
-        Box::pin(async move {
-            let bytes = read(&request, payload).await?;
-            let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-            Ok(Self(String::from_utf8_lossy(bytes).into_owned()))
-        })
+        ready(Ok(Self { request: request.clone(), payload: payload.take() }))
     }
 }
 
-/// Reads a body of at most `MAX_BODY_BYTES`.
-pub(super) async fn read(request: &HttpRequest, payload: Payload) -> Result<Vec<u8>, Error> {
-    let limit = installed::<BodyLimits>(request)?.max_bytes;
-    let announced = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|bytes: usize| bytes > limit) {
-        return Err(Error::BodyTooLarge(limit));
+impl UnreadBody {
+    /// Reads a body of at most `limit` bytes, and never more than
+    /// `MAX_BODY_BYTES`, as text: UTF-8, without a byte order mark, and broken
+    /// characters replaced, as JavaScript reads it.
+    ///
+    /// What it takes is charged to the user for as long as the request lives,
+    /// or until the provider has begun to answer.
+    ///
+    /// # Errors
+    /// If it is too large, too slow, breaks off, has too many values, or the
+    /// user's allowance of bytes is used up.
+    pub async fn read(self, user: &User, limit: usize) -> Result<Body, Error> {
+        let (request, bytes) = self.read_bytes(user, limit).await?;
+        let text = if bytes.len() < BLOCKING_FROM {
+            text(bytes)?
+        } else {
+            let turn = installed::<Turns>(&request)?.wait(user.id).await;
+            let looked_through = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                text(bytes)
+            });
+            looked_through.await.map_err(|error| Error::Internal(error.to_string()))??
+        };
+        Ok(Body(text))
     }
-    let mut chunks = std::pin::pin!(in_time(request, payload));
-    let mut body = Vec::with_capacity(announced.unwrap_or_default().min(64 * 1024));
-    while let Some(chunk) = chunks.next().await {
-        body.extend_from_slice(&chunk.map_err(|error| broken(&error))?);
-        if body.len() > limit {
+
+    /// Reads a body as it is; see [`UnreadBody::read`].
+    ///
+    /// # Errors
+    /// As [`UnreadBody::read`].
+    pub async fn read_bytes(self, user: &User, limit: usize) -> Result<(HttpRequest, Vec<u8>), Error> {
+        let Self { request, payload } = self;
+        let limit = installed::<BodyLimits>(&request)?.max_bytes.min(limit);
+        let announced = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        if announced.is_some_and(|bytes: usize| bytes > limit) {
             return Err(Error::BodyTooLarge(limit));
         }
+        // Twice: the body, and the request to a provider that is made of it.
+        let mut charge = installed::<Buffers>(&request)?.charge(user.id, announced.unwrap_or_default() * 2)?;
+        let mut charged = announced.unwrap_or_default();
+        let mut body = Vec::with_capacity(announced.unwrap_or_default());
+        {
+            let mut chunks = std::pin::pin!(in_time(&request, payload));
+            while let Some(chunk) = chunks.next().await {
+                let chunk = chunk.map_err(|error| broken(&error))?;
+                if body.len() + chunk.len() > limit {
+                    return Err(Error::BodyTooLarge(limit));
+                }
+                if body.len() + chunk.len() > charged {
+                    // In steps, since a body in chunks may come in many.
+                    let step = chunk.len().max(body.len()).max(64 * 1024).min(limit);
+                    charge.grow(step * 2)?;
+                    charged += step;
+                }
+                body.extend_from_slice(&chunk);
+            }
+        }
+        request.extensions_mut().insert(charge);
+        Ok((request, body))
     }
-    Ok(body)
+}
+
+/// A request's body as text. Without `Debug`, as it holds what a user wrote.
+pub struct Body(pub String);
+
+fn text(bytes: Vec<u8>) -> Result<String, Error> {
+    let text = match String::from_utf8(bytes) {
+        Ok(mut text) => {
+            if text.starts_with('\u{feff}') {
+                text.drain(..'\u{feff}'.len_utf8());
+            }
+            text
+        }
+        Err(error) => {
+            let bytes = error.as_bytes();
+            String::from_utf8_lossy(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)).into_owned()
+        }
+    };
+    if json::has_at_most_nodes(&text, MAX_NODES) {
+        Ok(text)
+    } else {
+        Err(Error::BadRequest(format!("The request body has more than {MAX_NODES} JSON values, the most that is read")))
+    }
 }
 
 /// Why a body was not read to its end.
-pub(super) fn broken(error: &PayloadError) -> Error {
+fn broken(error: &PayloadError) -> Error {
     match error {
         PayloadError::Io(error) if error.kind() == io::ErrorKind::TimedOut => Error::BodyTooSlow,
         _ => Error::BadRequest("The request body could not be read to its end".to_owned()),
@@ -95,7 +174,6 @@ where
         let received = received + chunk.as_ref().map_or(0, |bytes| bytes.len() as u64);
         Some((chunk, (payload, received)))
     })
-    // A reader of forms asks again after the end.
     .fuse()
 }
 

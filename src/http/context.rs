@@ -8,17 +8,22 @@ use actix_web::{
     http::header::{ACCEPT, HeaderMap},
     web::Data,
 };
-use futures::stream;
+use futures::{StreamExt, future::Either, stream};
 use serde_json::Value;
 
-use super::{installed, respond::respond};
+use super::{
+    installed,
+    respond::{AnswerSettings, respond},
+};
 use crate::{
+    allowance::Charge,
     error::Error,
     llm::{
-        Call, Failure, Output, Providers, Wire,
-        dispatch::{Answer, Attempt, ModelRequest, Unanswered, dispatch, dispatch_whole},
+        Call, Failure, Providers, Wire,
+        answer::{Finish, Wanted},
+        dispatch::{Attempt, MakeCall, ModelRequest, Unanswered, dispatch, dispatch_whole},
         openai,
-        relay::Relay,
+        relay::{End, Piece, Relay, record_end},
         responses,
     },
     telemetry::RequestLog,
@@ -32,6 +37,7 @@ pub struct ChatContext {
     pub log: RequestLog,
     request: HttpRequest,
     as_events: bool,
+    settings: AnswerSettings,
 }
 
 impl FromRequest for ChatContext {
@@ -43,7 +49,9 @@ impl FromRequest for ChatContext {
         let providers = installed::<Providers>(request).cloned();
         ready(providers.and_then(|providers| {
             let log = log.ok_or_else(|| Error::Internal("the request has no record".to_owned()))?;
-            Ok(Self { providers, log, request: request.clone(), as_events: accepts_events(request.headers()) })
+            let settings = *installed::<AnswerSettings>(request)?.get_ref();
+            let as_events = accepts_events(request.headers());
+            Ok(Self { providers, log, request: request.clone(), as_events, settings })
         }))
     }
 }
@@ -78,21 +86,38 @@ impl ChatContext {
     /// failure cuts the answer.
     pub async fn relay(
         self,
-        request: ModelRequest,
-        make_call: impl Fn(&Attempt<'_>) -> Result<Call, Error>,
+        model_request: ModelRequest,
+        make_call: impl Fn(&Attempt<'_>) -> Result<Call, Error> + 'static,
         map_err: impl Fn(Failure) -> Error + 'static,
     ) -> Result<HttpResponse, Error> {
-        let (providers, log) = (&self.providers, &self.log);
-        let opened = async move {
-            // Boxed, and the request moved in, so that neither it nor the
-            // prompt is held once the provider has begun to answer.
-            let answer = Box::pin(dispatch(providers, request, Box::new(make_call), log)).await?;
-            let Answer { body, reader, max_event_bytes, .. } = answer;
-            Ok(Relay::open(body, reader, max_event_bytes, log.clone()).await?)
+        let Self { providers, log, request, as_events, settings } = self;
+        let wanted = Wanted { reasoning: as_events, calls: false };
+        let charge = request.extensions_mut().remove::<Charge>();
+        let opening = open(providers, model_request, Box::new(make_call), charge, wanted, log.clone());
+        let mut opening = Box::pin(opening);
+        let heartbeat = settings.heartbeat.filter(|_| as_events);
+        let opened = match heartbeat {
+            Some(heartbeat) => tokio::time::timeout(heartbeat, &mut opening).await.ok(),
+            None => Some((&mut opening).await),
         };
-        match opened.await {
-            Ok(relay) => Ok(respond(&self.request, self.as_events, relay, map_err)),
-            Err::<_, Unanswered>(unanswered) => Err(unanswered.into_error(map_err)),
+        match opened {
+            Some(Ok(relay)) => Ok(respond(&request, as_events, settings, log, relay, map_err)),
+            Some(Err(unanswered)) => Err(unanswered.into_error(map_err)),
+            // A proxy on the client's way would not wait much longer, so the
+            // answer begins before the provider's does; a failure is an event.
+            None => {
+                log.stream(false);
+                let record = log.clone();
+                let pieces = stream::once(opening).flat_map(move |opened| match opened {
+                    Ok(relay) => Either::Left(relay),
+                    Err(unanswered) => {
+                        let outcome = Err(unanswered.into_failure());
+                        record_end(&record, &outcome);
+                        Either::Right(stream::once(ready(ended(outcome))))
+                    }
+                });
+                Ok(respond(&request, as_events, settings, log, pieces, map_err))
+            }
         }
     }
 
@@ -117,9 +142,37 @@ impl ChatContext {
 
     /// Answers with a text that is complete already.
     pub fn text(self, text: String) -> HttpResponse {
-        let output = Output { text, ..Output::default() };
-        respond(&self.request, self.as_events, stream::iter([Ok(output)]), |_| Error::Internal(String::new()))
+        let Self { log, request, as_events, settings, .. } = self;
+        let pieces = stream::iter([Piece::Text(text), ended(Ok(Some(Finish::Stop)))]);
+        respond(&request, as_events, settings, log, pieces, |_| Error::Internal(String::new()))
     }
+}
+
+fn ended(outcome: Result<Option<Finish>, Failure>) -> Piece {
+    let (sources, calls) = Default::default();
+    Piece::End(Box::new(End { outcome, usage: None, sources, calls }))
+}
+
+/// Sends a request to a model and reads up to the first text.
+async fn open(
+    providers: Data<Providers>,
+    request: ModelRequest,
+    make_call: MakeCall<'_>,
+    charge: Option<Charge>,
+    wanted: Wanted,
+    log: RequestLog,
+) -> Result<Relay, Unanswered> {
+    let answer = {
+        let log = &log;
+        // Boxed, and all moved in, so that neither the calls nor the prompt
+        // are held once the provider has begun to answer.
+        let sent = Box::pin(async move {
+            let _charge = charge;
+            dispatch(&providers, request, make_call, log).await
+        });
+        sent.await?
+    };
+    Ok(Relay::open(answer.body, answer.reader, wanted, answer.limits, log).await?)
 }
 
 #[cfg(test)]

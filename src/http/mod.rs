@@ -8,7 +8,7 @@ pub mod body;
 pub mod context;
 mod handlers;
 pub mod path;
-mod respond;
+pub mod respond;
 pub mod table;
 pub mod user;
 

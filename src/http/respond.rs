@@ -1,7 +1,11 @@
 //! How an answer leaves: as plain text, or, with `Accept: text/event-stream`,
 //! as events.
 
-use std::future::ready;
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use actix_web::{
     HttpRequest, HttpResponse, Responder,
@@ -10,28 +14,54 @@ use actix_web::{
 };
 use actix_web_lab::sse::{self, Event, Sse};
 use futures::{Stream, StreamExt, stream};
-use serde_json::json;
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 use crate::{
     error::Error,
-    llm::{Failure, Output},
+    llm::{
+        Failure,
+        answer::Finish,
+        notes,
+        relay::{End, Piece},
+    },
+    telemetry::RequestLog,
 };
 
-/// Streams `outputs`: as plain text, or, with `as_events`, as events. As
-/// text, a failure cuts the connection, so that the client can tell.
+/// What is added to answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnswerSettings {
+    /// `ANSWER_NOTES`, `on` (the default) or `off`: whether the text of an
+    /// answer that is not complete ends with a line that says why. `off`
+    /// leaves the text as the model wrote it, so also without its sources.
+    pub notes: bool,
+    /// `ANSWER_SOURCES`, `on` (the default) or `off`: whether the pages that
+    /// an answer cites are listed after its text, and sent as an event.
+    pub sources: bool,
+    /// `HEARTBEAT`, in seconds, default 15, 0 = none: how often a client that
+    /// takes events is sent a comment, from the start of the request.
+    pub heartbeat: Option<Duration>,
+}
+
+/// Streams an answer's pieces: as plain text, or, with `as_events`, as events.
+/// As text, a failure cuts the connection, so that the client can tell.
 pub(super) fn respond(
     request: &HttpRequest,
     as_events: bool,
-    outputs: impl Stream<Item = Result<Output, Failure>> + 'static,
+    settings: AnswerSettings,
+    log: RequestLog,
+    pieces: impl Stream<Item = Piece> + Unpin + 'static,
     map_err: impl Fn(Failure) -> Error + 'static,
 ) -> HttpResponse {
     let mut response = if as_events {
-        Sse::from_infallible_stream(events(outputs, map_err)).respond_to(request)
+        let events = pieces.flat_map(move |piece| stream::iter(events(piece, settings, &log, &map_err)));
+        let mut events = Sse::from_infallible_stream(events);
+        if let Some(heartbeat) = settings.heartbeat {
+            events = events.with_keep_alive(heartbeat);
+        }
+        events.respond_to(request)
     } else {
-        let text = outputs.filter_map(async |item| match item {
-            Ok(Output { text, .. }) => (!text.is_empty()).then(|| Ok(Bytes::from(text))),
-            Err(_) => Some(Err(Cut)),
-        });
+        let text = Text { pieces, settings, state: State::Streaming };
         HttpResponse::Ok().content_type("text/plain; charset=utf-8").streaming(text)
     };
     let headers = response.headers_mut();
@@ -49,31 +79,126 @@ pub(super) fn respond(
 #[error("the answer is cut")]
 struct Cut;
 
-/// An answer as events: `delta` (`{"text"}`), `usage` (the provider's own
-/// count), and at the end `done` (`{}`) or `error` (`{"message"}`).
-fn events(
-    outputs: impl Stream<Item = Result<Output, Failure>>,
-    map_err: impl Fn(Failure) -> Error,
-) -> impl Stream<Item = Event> {
-    let event = |name: &'static str, data: String| Event::from(sse::Data::new(data).event(name));
-    let steps = outputs.map(Some).chain(stream::once(ready(None)));
-    let events = steps.scan(false, move |failed, step| {
-        let mut events = Vec::new();
-        match step {
-            Some(Ok(Output { text, usage, .. })) => {
-                if !text.is_empty() {
-                    events.push(event("delta", json!({ "text": text }).to_string()));
+/// An answer as text.
+struct Text<S> {
+    pieces: S,
+    settings: AnswerSettings,
+    state: State,
+}
+
+enum State {
+    Streaming,
+    /// What was said is written out, before the connection is cut.
+    Flushing,
+    Cutting,
+    Ended,
+}
+
+impl<S: Stream<Item = Piece> + Unpin> Stream for Text<S> {
+    type Item = Result<Bytes, Cut>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            match self.state {
+                State::Streaming => match ready!(self.pieces.poll_next_unpin(cx)) {
+                    Some(Piece::Text(text)) => return Poll::Ready(Some(Ok(text.into()))),
+                    Some(Piece::Reasoning(_)) => {}
+                    Some(Piece::End(end)) => {
+                        self.state = if end.outcome.is_ok() { State::Ended } else { State::Flushing };
+                        let tail = tail(&end, self.settings);
+                        if !tail.is_empty() {
+                            return Poll::Ready(Some(Ok(tail.into())));
+                        }
+                    }
+                    None => self.state = State::Ended,
+                },
+                State::Flushing => {
+                    self.state = State::Cutting;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
-                events.extend(usage.into_iter().map(|usage| event("usage", String::from(Box::<str>::from(usage)))));
+                State::Cutting => {
+                    self.state = State::Ended;
+                    return Poll::Ready(Some(Err(Cut)));
+                }
+                State::Ended => return Poll::Ready(None),
             }
-            Some(Err(failure)) => {
-                *failed = true;
-                events.push(event("error", json!({ "message": map_err(failure).to_string() }).to_string()));
-            }
-            None if *failed => {}
-            None => events.push(event("done", "{}".to_owned())),
         }
-        ready(Some(stream::iter(events)))
+    }
+}
+
+/// What follows an answer's text.
+fn tail(end: &End, settings: AnswerSettings) -> String {
+    let mut tail = String::new();
+    if settings.notes {
+        if settings.sources && end.outcome.is_ok() {
+            tail.push_str(&end.sources.markdown());
+        }
+        tail.push_str(&notes::last_line(&end.outcome).unwrap_or_default());
+    }
+    tail
+}
+
+#[derive(Serialize)]
+struct Delta<'a> {
+    text: &'a str,
+}
+
+#[derive(Serialize)]
+struct Done<'a> {
+    /// `stop`, `length` or `tool_calls`; `null` if the provider gave none.
+    finish_reason: Option<&'static str>,
+    /// As the client named it.
+    model: Option<&'a str>,
+    /// The one that was asked, which may be its successor.
+    asked_model: Option<&'a str>,
+    usage: Option<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+struct Failed<'a> {
+    message: &'a str,
+}
+
+#[derive(Serialize)]
+struct Cited<'a> {
+    sources: &'a crate::llm::answer::sources::Sources,
+}
+
+/// A piece of an answer as events: `delta` (`{"text"}`), `reasoning`
+/// (`{"text"}`), and at the end `sources` (`{"sources": [{"url", "title"}]}`),
+/// `usage` (the provider's own count), and `done`
+/// (`{"finish_reason", "model", "asked_model", "usage"}`) or `error` (`{"message"}`).
+fn events(piece: Piece, settings: AnswerSettings, log: &RequestLog, map_err: &impl Fn(Failure) -> Error) -> Vec<Event> {
+    let end = match piece {
+        Piece::Text(text) => return vec![event("delta", &Delta { text: &text })],
+        Piece::Reasoning(text) => return vec![event("reasoning", &Delta { text: &text })],
+        Piece::End(end) => *end,
+    };
+    let mut events = Vec::new();
+    if settings.sources && !end.sources.is_empty() {
+        events.push(event("sources", &Cited { sources: &end.sources }));
+    }
+    if let Some(usage) = &end.usage {
+        events.push(event("usage", usage));
+    }
+    let facts = log.note();
+    events.push(match end.outcome {
+        Ok(finish) => event(
+            "done",
+            &Done {
+                finish_reason: finish.as_ref().map(Finish::as_str),
+                model: facts.model.as_deref(),
+                asked_model: facts.asked_model.as_deref(),
+                usage: end.usage.as_deref(),
+            },
+        ),
+        Err(failure) => event("error", &Failed { message: &map_err(failure).to_string() }),
     });
-    events.flatten()
+    events
+}
+
+fn event(name: &'static str, data: &impl Serialize) -> Event {
+    // These are structs of strings, which always become JSON.
+    sse::Data::new(serde_json::to_string(data).unwrap_or_default()).event(name).into()
 }

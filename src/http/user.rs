@@ -6,7 +6,7 @@ use actix_web::{
     FromRequest, HttpMessage, HttpRequest,
     body::MessageBody,
     dev::{Payload, ServiceRequest, ServiceResponse},
-    http::header::{AUTHORIZATION, CACHE_CONTROL, COOKIE, HeaderValue, SET_COOKIE},
+    http::header::{AUTHORIZATION, CACHE_CONTROL, COOKIE, HeaderName, HeaderValue, ORIGIN, SET_COOKIE},
     middleware::Next,
 };
 use futures::future::LocalBoxFuture;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::installed;
 use crate::{
-    auth::Authenticator,
+    auth::{Authenticator, Credentials, jwt::TokenError},
     credentials::{Keys, Profile},
     db::{Db, accounts},
     error::Error,
@@ -51,7 +51,6 @@ impl FromRequest for User {
 }
 
 async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
-    let refused = |reason: &dyn std::fmt::Display| Error::UserNotFound(reason.to_string());
     let authenticator = installed::<Authenticator>(request)?;
     // Another site's cookie may hold anything.
     let cookies: Vec<_> =
@@ -59,14 +58,29 @@ async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
     let authorization = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let credentials = authenticator
         .credentials(cookies.iter().map(AsRef::as_ref), authorization)
-        .ok_or_else(|| refused(&"no session in the request"))?;
-    let session = authenticator.authenticate(credentials).await.map_err(|error| refused(&error))?;
-    if let Some(cookies) = session.refreshed {
-        request.extensions_mut().insert(RefreshedCookies(cookies));
+        .ok_or_else(|| Error::UserNotFound("no session in the request".to_owned()))?;
+    let by_cookie = matches!(credentials, Credentials::Cookie(_));
+    if by_cookie && is_cross_site(request) {
+        return Err(Error::CrossSite);
     }
-    let claims = session.claims;
-    // Before the database is queried, which is part of what is limited.
-    let slot = installed::<RateLimits>(request)?.admit(claims.user).await?;
+    let refused = |reason: &dyn std::fmt::Display| {
+        if by_cookie { Error::UserNotFound(reason.to_string()) } else { Error::TokenRefused(reason.to_string()) }
+    };
+    let limits = installed::<RateLimits>(request)?;
+    let verified = authenticator.verify(credentials.access_token()).await;
+    // Before the database or the auth server is queried, which is part of what
+    // is limited.
+    let (claims, slot) = match (verified, &credentials) {
+        (Ok(claims), _) => (claims, limits.admit(claims.user).await?),
+        (Err(TokenError::Expired(expired)), Credentials::Cookie(session)) => {
+            let slot = limits.admit(expired.user).await?;
+            let (claims, cookies) =
+                authenticator.refresh(session, expired.user).await.map_err(|error| refused(&error))?;
+            request.extensions_mut().insert(RefreshedCookies(cookies));
+            (claims, slot)
+        }
+        (Err(error), _) => return Err(refused(&error)),
+    };
     request.extensions_mut().insert(slot);
     let server_keys = installed::<Keys>(request)?;
     let account = accounts::find(installed::<Db>(request)?, claims.user, claims.session, server_keys).await?;
@@ -76,6 +90,27 @@ async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
     }
     Ok(User { id: claims.user, profile: profile.map(Box::new) })
 }
+
+/// The origins besides this server's own whose pages may use a session cookie:
+/// those of `CORS_ORIGINS` and the front end's.
+#[derive(Debug, Clone, Default)]
+pub struct TrustedOrigins(pub Vec<String>);
+
+/// Whether a page of another site sends the request. `SameSite=lax` keeps the
+/// cookie out of most such requests, not out of all; the header is the
+/// browser's, and no page can forge it.
+fn is_cross_site(request: &HttpRequest) -> bool {
+    let header = |name: &HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let cross_site = header(&SEC_FETCH_SITE).is_some_and(|site| site.eq_ignore_ascii_case("cross-site"));
+    let trusted = || {
+        let origins = installed::<TrustedOrigins>(request).map_or(&[][..], |origins| &origins.0);
+        header(&ORIGIN).is_some_and(|origin| origins.iter().any(|trusted| trusted == origin))
+    };
+    cross_site && !request.method().is_safe() && !trusted()
+}
+
+/// Set by browsers; actix has no constant for it.
+pub const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The `Set-Cookie` values of a session that was refreshed on the way, left
 /// with the request for [`set_refreshed_cookies`].

@@ -1,19 +1,17 @@
-//! Anthropic's messages: the system prompt apart, contents in parts, events
-//! with names.
+//! Anthropic's messages: the system prompt apart, contents in parts. The
+//! stream is read in [`super::answer::anthropic`].
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{
-    ATTEMPTS, Call, Chat, Failure, Output,
+    ATTEMPTS, Call, Chat, Failure,
     catalogue::Model,
-    content::{self, Content},
     dispatch::Attempt,
-    openai::error_message,
+    history,
     providers::{self, Access, endpoint, key_is_incorrect, secret_header},
     request,
-    sse::Event,
 };
 use crate::error::Error;
 
@@ -26,7 +24,7 @@ const DEFAULT_MAX_TOKENS: u32 = 8192;
 #[derive(Serialize)]
 struct Request<'a> {
     model: &'a str,
-    messages: Vec<Value>,
+    messages: Vec<Map<String, Value>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,15 +48,10 @@ pub fn call(chat: &Chat<'_>, attempt: &Attempt<'_>, access: &Access) -> Result<C
         return Err(Error::BadRequest("messages must not be empty: the first one is the system prompt".to_owned()));
     }
     let system = messages.remove(0).remove("content");
-    // Differs: on regeneration the front end sends the answer that is to be
-    // replaced, emptied. Anthropic refuses empty text.
-    if messages
-        .last()
-        .is_some_and(|last| last.get("role").is_some_and(|role| role == "assistant") && is_empty(last.get("content")))
-    {
-        messages.pop();
-    }
-    let messages = messages.into_iter().map(message).collect::<Result<Vec<_>, _>>()?;
+    let messages = messages.into_iter().map(message).collect::<Result<_, _>>()?;
+    // Differs: the original sends all as it is. Anthropic refuses empty turns
+    // and texts.
+    let messages = history::join_turns(messages, "content");
     let temperature = chat.temperature.and_then(|sent| request::temperature(sent, attempt.rules));
     let body = Request {
         model: attempt.model,
@@ -83,32 +76,23 @@ pub fn call(chat: &Chat<'_>, attempt: &Attempt<'_>, access: &Access) -> Result<C
 /// Writing to the cache costs a quarter more than a prompt, and reading from
 /// it a tenth: it pays from the second turn on, where the first one shows that
 /// there will be more, if the prompt is long enough to be cached at all.
-fn is_worth_caching(chat: &Chat<'_>, messages: &[Value], rules: Option<&Model>) -> bool {
+fn is_worth_caching(chat: &Chat<'_>, messages: &[Map<String, Value>], rules: Option<&Model>) -> bool {
     /// Fewer than there are in any language, so that nothing is marked that
     /// is too short.
     const BYTES_PER_TOKEN: usize = 5;
     let Some(minimum) = rules.and_then(|rules| rules.cache_minimum) else { return false };
-    messages.iter().filter(|message| message["role"] == "user").count() > 1
+    messages.iter().filter(|message| message.get("role").is_some_and(|role| role == "user")).count() > 1
         && chat.messages.get().len() / BYTES_PER_TOKEN >= minimum as usize
 }
 
-fn is_empty(content: Option<&Value>) -> bool {
-    match content {
-        None | Some(Value::Null) => true,
-        Some(Value::String(text)) => text.trim().is_empty(),
-        Some(Value::Array(parts)) => parts.is_empty(),
-        Some(_) => false,
-    }
-}
-
-fn message(mut message: Map<String, Value>) -> Result<Value, Error> {
+fn message(mut message: Map<String, Value>) -> Result<Map<String, Value>, Error> {
     let parts = match message.get_mut("content").map(Value::take) {
         Some(Value::String(text)) => vec![json!({ "type": "text", "text": text })],
         Some(Value::Array(parts)) => parts.into_iter().map(part).collect(),
         _ => return Err(Error::BadRequest("messages: each needs a content, a string or an array of parts".to_owned())),
     };
     message.insert("content".to_owned(), parts.into());
-    Ok(message.into())
+    Ok(message)
 }
 
 /// An image's URL becomes a source; other parts stay as they are.
@@ -151,72 +135,6 @@ pub fn error(failure: Failure) -> Error {
     Error::Provider { status, message }
 }
 
-/// Reads the events of one answer. They have names; what has none, or one
-/// that is not known, is passed over, as in the original.
-#[derive(Debug, Default)]
-pub struct Reader {}
-
-#[derive(Deserialize)]
-struct Data<'a> {
-    /// The text of the older completions API.
-    #[serde(borrow, default)]
-    completion: Option<Content<'a>>,
-    #[serde(borrow, default)]
-    delta: Option<Delta<'a>>,
-    #[serde(borrow, default)]
-    usage: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    message: Option<Message<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Delta<'a> {
-    #[serde(borrow, default)]
-    text: Option<Content<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Message<'a> {
-    #[serde(borrow, default)]
-    usage: Option<&'a RawValue>,
-}
-
-impl Reader {
-    /// Reads one event and adds what it says to `out`.
-    ///
-    /// # Errors
-    /// An error that the provider sent, or an event that is not understood.
-    pub fn read(&mut self, event: Event<'_>, out: &mut Output) -> Result<(), Failure> {
-        let data = content::utf8(event.data);
-        match event.name {
-            b"error" => return Err(Failure::Stream(error_message(&data))),
-            b"message_stop" => {
-                out.done = true;
-                return Ok(());
-            }
-            b"completion"
-            | b"message_start"
-            | b"message_delta"
-            | b"content_block_start"
-            | b"content_block_delta"
-            | b"content_block_stop" => {}
-            _ => return Ok(()),
-        }
-        let not_understood = || Failure::Stream("The provider sent an event that is not understood".to_owned());
-        let mut repaired = String::new();
-        let data: Data<'_> = content::parse(&data, &mut repaired).map_err(|_| not_understood())?;
-        if let Some(usage) = data.usage.or(data.message.and_then(|message| message.usage)) {
-            out.usage.push(usage.to_owned());
-        }
-        match data.completion.or(data.delta.and_then(|delta| delta.text)) {
-            None => {}
-            Some(Content::Text(text)) => out.text.push_str(&text),
-            Some(Content::Parts(_) | Content::Other) => return Err(not_understood()),
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,8 +162,7 @@ mod tests {
         assert_eq!(
             body["messages"],
             json!([
-                { "role": "user", "content": [{ "type": "text", "text": "U" }] },
-                { "role": "user", "content": [{ "type": "text", "text": "V" }], "x": 1 },
+                { "role": "user", "content": [{ "type": "text", "text": "U" }, { "type": "text", "text": "V" }] },
             ])
         );
         assert_eq!(request(json!([{ "content": "S" }]), "mystery").expect("a request")["max_tokens"], 8192);
@@ -291,10 +208,20 @@ mod tests {
     }
 
     #[test]
-    fn an_emptied_answer_is_left_out() {
-        let messages =
-            json!([{ "content": "S" }, { "role": "user", "content": "U" }, { "role": "assistant", "content": "" }]);
-        assert_eq!(request(messages, "m").expect("a request")["messages"].as_array().map(Vec::len), Some(1));
+    fn empty_turns_are_left_out() {
+        let messages = json!([
+            { "content": "S" },
+            { "role": "user", "content": "U" },
+            { "role": "assistant", "content": "" },
+            { "role": "user", "content": [{ "type": "text", "text": " " }] },
+            { "role": "user", "content": "V" },
+            { "role": "assistant", "content": "" },
+        ]);
+        let texts = json!([{ "type": "text", "text": "U" }, { "type": "text", "text": "V" }]);
+        assert_eq!(
+            request(messages, "m").expect("a request")["messages"],
+            json!([{ "role": "user", "content": texts }])
+        );
     }
 
     #[test]
@@ -308,30 +235,5 @@ mod tests {
         ] {
             assert!(matches!(request(messages.clone(), "m"), Err(Error::BadRequest(_))), "{messages}");
         }
-    }
-
-    #[test]
-    fn events_by_name() {
-        let read = |name: &str, data: &str| {
-            let mut out = Output::default();
-            Reader::default().read(Event { name: name.as_bytes(), data: data.as_bytes() }, &mut out)?;
-            Ok::<_, Failure>((out.text, out.done))
-        };
-        let delta = r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":" a\n"}}"#;
-        assert_eq!(read("content_block_delta", delta).expect("text").0, " a\n");
-        assert_eq!(read("completion", r#"{"completion":"old"}"#).expect("text").0, "old");
-        assert_eq!(read("", delta).expect("nothing").0, "");
-        assert_eq!(read("ping", "no JSON").expect("nothing").0, "");
-        assert_eq!(
-            read("content_block_delta", r#"{"delta":{"type":"thinking_delta","thinking":"x"}}"#).expect("nothing").0,
-            ""
-        );
-        assert!(read("message_stop", "{}").expect("the end").1);
-        assert_eq!(
-            read("error", r#"{"error":{"message":"Overloaded"}}"#).expect_err("fails").to_string(),
-            "Overloaded"
-        );
-        assert!(read("content_block_delta", "{bad").is_err());
-        assert!(read("content_block_delta", r#"{"delta":{"text":7}}"#).is_err());
     }
 }

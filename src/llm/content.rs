@@ -6,15 +6,20 @@ use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 /// What stands where a text is expected.
 #[derive(Debug, PartialEq)]
 pub enum Content<'a> {
     /// A string.
     Text(Cow<'a, str>),
-    /// A list: its text parts, joined. Mistral's reasoning models send those.
-    Parts(String),
+    /// A list: its parts, joined. Mistral's reasoning models send those.
+    Parts {
+        /// The texts.
+        text: String,
+        /// The texts inside of `thinking`.
+        thoughts: String,
+    },
     /// Anything else.
     Other,
 }
@@ -47,15 +52,23 @@ impl<'de> Visitor<'de> for ContentVisitor {
         struct Part<'a> {
             #[serde(borrow, default)]
             text: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            thinking: Option<&'a RawValue>,
         }
-        let mut joined = String::new();
+        let (mut text, mut thoughts) = (String::new(), String::new());
         while let Some(part) = parts.next_element::<Part<'de>>()? {
-            let text = part.text.filter(|text| text.get().starts_with('"'));
-            if let Some(Content::Text(text)) = text.and_then(|text| serde_json::from_str(text.get()).ok()) {
-                joined.push_str(&text);
+            // Only strings: read by its own kind again, a list in a list would
+            // have no bottom.
+            let more = part.text.filter(|raw| raw.get().starts_with('"'));
+            if let Some(more) = more.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok()) {
+                text.push_str(&more);
+            }
+            let thinking = part.thinking.and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
+            for thought in thinking.iter().filter_map(Value::as_array).flatten() {
+                thoughts.push_str(thought["text"].as_str().unwrap_or_default());
             }
         }
-        Ok(Content::Parts(joined))
+        Ok(Content::Parts { text, thoughts })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
@@ -86,14 +99,17 @@ pub fn utf8(data: &[u8]) -> Cow<'_, str> {
     std::str::from_utf8(data).map_or_else(|_| String::from_utf8_lossy(data), Cow::Borrowed)
 }
 
-/// Reads an event's JSON. What serde refuses is mended into `repaired` and
-/// read again.
+/// Reads an event's JSON. What serde refuses and JavaScript takes is mended
+/// into `repaired` and read again: half a surrogate pair, and a key that is in
+/// an object twice, of which the last counts.
 ///
 /// # Errors
-/// Where it is no JSON, or not of this shape.
+/// If it is no JSON, or not of this shape.
 pub fn parse<'a, T: Deserialize<'a>>(json: &'a str, repaired: &'a mut String) -> serde_json::Result<T> {
     serde_json::from_str(json).or_else(|_| {
         *repaired = without_lone_surrogates(json);
+        // Read into a map, the last of two equal keys replaces the first.
+        *repaired = serde_json::from_str::<Value>(repaired)?.to_string();
         serde_json::from_str(repaired)
     })
 }
@@ -126,8 +142,6 @@ pub fn without_lone_surrogates(json: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
 
     #[test]
@@ -148,7 +162,10 @@ mod tests {
         let read = |json| serde_json::from_str::<Content<'_>>(json).expect(json);
         assert!(matches!(read(r#""plain ü""#), Content::Text(Cow::Borrowed("plain ü"))));
         assert_eq!(read(r#""\u0041\n""#), Content::Text("A\n".into()));
-        assert_eq!(read(r#"[{"text":"a"},{"thinking":[]},{"text":5},{"text":"b"}]"#), Content::Parts("ab".to_owned()));
+        assert_eq!(
+            read(r#"[{"text":"a"},{"thinking":[{"text":"t"},5]},{"thinking":6},{"text":5},{"text":"b"}]"#),
+            Content::Parts { text: "ab".to_owned(), thoughts: "t".to_owned() }
+        );
         for other in ["1", "-1", "1.5", "true", "{}", r#"{"text":"a"}"#] {
             assert_eq!(read(other), Content::Other, "{other}");
         }

@@ -6,12 +6,14 @@
 use serde::de::DeserializeOwned;
 
 use super::{
-    Call, Failure, Providers, Reader, Wire,
+    Call, Failure, Providers, Wire,
+    answer::{Reader, openai::Habits},
     catalogue::{Date, Model, catalogue},
     complete_body,
     learnt::Scope,
     members::Members,
     refusal::{self, Refusal, Refused},
+    relay,
     routing::{Candidate, Wanted},
     send,
 };
@@ -40,6 +42,8 @@ pub struct ModelRequest {
     pub chat_first: bool,
     /// What the request needs of a model.
     pub wanted: Wanted,
+    /// What the provider's streams do otherwise.
+    pub habits: Habits,
 }
 
 /// One way to send a request.
@@ -64,8 +68,8 @@ pub struct Answer {
     pub wire: Wire,
     /// What reads it.
     pub reader: Reader,
-    /// How large an event may be.
-    pub max_event_bytes: usize,
+    /// What of it is read at most.
+    pub limits: relay::Limits,
 }
 
 /// Why a request has no answer.
@@ -84,6 +88,14 @@ impl From<Failure> for Unanswered {
 }
 
 impl Unanswered {
+    /// Returns it as a failure, for an answer that has begun.
+    pub fn into_failure(self) -> Failure {
+        match self {
+            Self::Invalid(error) => Failure::Unusable(error.to_string()),
+            Self::Failed(failure) => failure,
+        }
+    }
+
     /// Puts a failure into the words of a route.
     pub fn into_error(self, map_err: impl FnOnce(Failure) -> Error) -> Error {
         match self {
@@ -126,8 +138,8 @@ pub async fn dispatch(
         note(log, &request, &attempt);
         let (status, body) = match send(providers, &call, log).await {
             Ok(body) => {
-                let reader = Reader::new(attempt.wire);
-                return Ok(Answer { body, wire: attempt.wire, reader, max_event_bytes: call.max_event_bytes() });
+                let reader = Reader::new(attempt.wire, request.habits);
+                return Ok(Answer { body, wire: attempt.wire, reader, limits: call.stream_limits() });
             }
             Err(Failure::Status { status, body }) => (status, body),
             Err(failure) => return Err(failure.into()),

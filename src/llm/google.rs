@@ -1,29 +1,29 @@
-//! Google's Gemini: a history and a last message, events of candidates.
+//! Google's Gemini: a history and a last message. The stream is read in
+//! [`super::answer::google`].
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{
     StatusCode,
     header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value, json, value::RawValue};
 use url::Url;
 
 use super::{
-    Call, Chat, Failure, Output,
-    content::{self, Content},
+    Call, Chat, Failure,
     dispatch::Attempt,
-    openai::error_message,
+    history,
     providers::{self, Access, endpoint, key_is_incorrect, secret_header},
     request,
-    sse::Event,
 };
 use crate::error::Error;
 
 /// The name in the sentences about its key.
 pub const NAME: &str = "Google Gemini";
 
-const PREFIX: &str = "[GoogleGenerativeAI Error]:";
+/// What the sentences of Google's own library begin with.
+pub(super) const PREFIX: &str = "[GoogleGenerativeAI Error]:";
 
 /// What a model's name may hold; a name with a slash is a path of its own.
 const MODEL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
@@ -33,7 +33,7 @@ const MODEL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.'
 struct Request<'a> {
     safety_settings: [(); 0],
     generation_config: GenerationConfig<'a>,
-    contents: Vec<Value>,
+    contents: Vec<Map<String, Value>>,
 }
 
 #[derive(Serialize)]
@@ -86,17 +86,8 @@ fn path(model: &str) -> Result<String, Error> {
 }
 
 /// The history as it stands, and the last message as the user's.
-fn contents(mut messages: Vec<Map<String, Value>>) -> Result<Vec<Value>, Error> {
+fn contents(mut messages: Vec<Map<String, Value>>) -> Result<Vec<Map<String, Value>>, Error> {
     let refused = |sentence: &str| Error::Provider { status: 500, message: format!("{PREFIX} {sentence}") };
-    // Differs: on regeneration the front end sends the answer that is to be
-    // replaced, emptied; the original would send it as the user's.
-    if messages.len() > 1
-        && messages
-            .last()
-            .is_some_and(|last| last.get("role").is_some_and(|role| role == "model") && is_empty(last.get("parts")))
-    {
-        messages.pop();
-    }
     let Some(last) = messages.pop() else {
         return Err(Error::BadRequest("messages must not be empty".to_owned()));
     };
@@ -124,19 +115,9 @@ fn contents(mut messages: Vec<Map<String, Value>>) -> Result<Vec<Value>, Error> 
         ));
     }
     let role = if responses > 0 { "function" } else { "user" };
-    let mut contents: Vec<Value> = messages.into_iter().map(Value::Object).collect();
-    contents.push(json!({ "role": role, "parts": parts }));
-    Ok(contents)
-}
-
-fn is_empty(parts: Option<&Value>) -> bool {
-    match parts {
-        Some(Value::String(text)) => text.trim().is_empty(),
-        Some(Value::Array(parts)) => {
-            parts.iter().all(|part| part["text"].as_str().or(part.as_str()).is_some_and(|text| text.trim().is_empty()))
-        }
-        _ => true,
-    }
+    messages.push(Map::from_iter([("role".to_owned(), role.into()), ("parts".to_owned(), parts.into())]));
+    // Differs: the original sends all as it is. Google refuses empty turns.
+    Ok(history::join_turns(messages, "parts"))
 }
 
 /// The checks of Google's library on a message of the history.
@@ -208,97 +189,6 @@ fn words(body: &str) -> String {
     words
 }
 
-/// Reads the events of one answer. Of several candidates the first counts.
-#[derive(Debug, Default)]
-pub struct Reader {}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Data<'a> {
-    #[serde(borrow, default)]
-    candidates: Option<Vec<Candidate<'a>>>,
-    #[serde(default)]
-    prompt_feedback: Option<Value>,
-    #[serde(borrow, default)]
-    usage_metadata: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Candidate<'a> {
-    #[serde(borrow, default)]
-    content: Option<Parts<'a>>,
-    #[serde(default)]
-    finish_reason: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Parts<'a> {
-    #[serde(borrow, default)]
-    parts: Option<Vec<Part<'a>>>,
-}
-
-#[derive(Deserialize)]
-struct Part<'a> {
-    #[serde(borrow, default)]
-    text: Option<Content<'a>>,
-}
-
-impl Reader {
-    /// Reads one event and adds what it says to `out`.
-    ///
-    /// # Errors
-    /// An answer or a prompt that Google blocked, an error that it sent
-    /// (which the original passes over), or an event that is not understood.
-    pub fn read(&mut self, event: Event<'_>, out: &mut Output) -> Result<(), Failure> {
-        if event.data.trim_ascii().is_empty() {
-            return Ok(());
-        }
-        let not_understood = || Failure::Stream("The provider sent an event that is not understood".to_owned());
-        let data = content::utf8(event.data);
-        let mut repaired = String::new();
-        let data_read: Data<'_> = content::parse(&data, &mut repaired).map_err(|_| not_understood())?;
-        if data_read.error.is_some() {
-            return Err(Failure::Stream(error_message(&data)));
-        }
-        if let Some(usage) = data_read.usage_metadata {
-            out.usage.push(usage.to_owned());
-        }
-        let Some(candidate) = data_read.candidates.unwrap_or_default().into_iter().next() else {
-            return match data_read.prompt_feedback {
-                Some(feedback) => {
-                    Err(blocked(feedback["blockReason"].as_str(), feedback["blockReasonMessage"].as_str()))
-                }
-                None => Ok(()),
-            };
-        };
-        if let Some(reason @ ("SAFETY" | "RECITATION")) = candidate.finish_reason.as_deref() {
-            return Err(Failure::Blocked(format!("{PREFIX} Candidate was blocked due to {reason}")));
-        }
-        for part in candidate.content.and_then(|content| content.parts).unwrap_or_default() {
-            match part.text {
-                None => {}
-                Some(Content::Text(text)) => out.text.push_str(&text),
-                Some(Content::Parts(_) | Content::Other) => return Err(not_understood()),
-            }
-        }
-        Ok(())
-    }
-}
-
-fn blocked(reason: Option<&str>, message: Option<&str>) -> Failure {
-    let mut words = format!("{PREFIX} Text not available. Response was blocked");
-    if let Some(reason) = reason {
-        words.push_str(&format!(" due to {reason}"));
-    }
-    if let Some(message) = message {
-        words.push_str(&format!(": {message}"));
-    }
-    Failure::Blocked(words)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -335,7 +225,7 @@ mod tests {
         let (_, flat) = request(nested, "gemini-pro-vision").expect("a request");
         assert_eq!(flat["contents"][0]["parts"], json!([{ "text": "t" }, image]));
         let (_, two_in_a_row) = request(json!([text("user", "a"), text("user", "b")]), "m").expect("a request");
-        assert_eq!(two_in_a_row["contents"].as_array().map(Vec::len), Some(2));
+        assert_eq!(two_in_a_row["contents"], json!([{ "role": "user", "parts": [{ "text": "a" }, { "text": "b" }] }]));
     }
 
     #[test]
@@ -373,32 +263,6 @@ mod tests {
             let error = request(messages, "m").expect_err(words).to_string();
             assert!(error.starts_with(PREFIX) && error.contains(words), "{error}");
         }
-    }
-
-    #[test]
-    fn events() {
-        let read = |data: &str| {
-            let mut out = Output::default();
-            Reader::default().read(Event { name: b"", data: data.as_bytes() }, &mut out).map(|()| out.text)
-        };
-        assert_eq!(read(r#"{"candidates":[{"content":{"parts":[{"text":"a"},{"functionCall":{}},{"text":"b"}]}},{"content":{"parts":[{"text":"c"}]}}]}"#).expect("text"), "ab");
-        for nothing in
-            [r#"{"usageMetadata":{}}"#, r#"{"candidates":[]}"#, r#"{"candidates":[{"finishReason":"STOP"}]}"#, ""]
-        {
-            assert_eq!(read(nothing).expect(nothing), "");
-        }
-        let blocked = read(r#"{"promptFeedback":{"blockReason":"SAFETY"}}"#).expect_err("blocked");
-        assert_eq!(
-            blocked.to_string(),
-            "[GoogleGenerativeAI Error]: Text not available. Response was blocked due to SAFETY"
-        );
-        assert!(matches!(
-            read(r#"{"candidates":[{"finishReason":"RECITATION","content":{"parts":[{"text":"x"}]}}]}"#),
-            Err(Failure::Blocked(_))
-        ));
-        assert!(read(r#"{"error":{"message":"quota"}}"#).is_err());
-        assert!(read("[DONE]").is_err());
-        assert!(read("null").is_err());
     }
 
     #[test]

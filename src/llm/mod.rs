@@ -3,14 +3,17 @@
 //! talks to them is [`send`]; the answer's way to the client is [`relay`].
 
 mod adaptation;
+pub mod answer;
 pub mod anthropic;
 pub mod azure;
 pub mod catalogue;
 mod content;
 pub mod dispatch;
 pub mod google;
+mod history;
 pub mod learnt;
 mod members;
+pub mod notes;
 pub mod openai;
 pub mod providers;
 pub mod pseudonym;
@@ -24,6 +27,7 @@ mod splits;
 pub mod sse;
 
 use std::{
+    borrow::Cow,
     fmt,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -109,15 +113,23 @@ pub struct Chat<'a> {
 }
 
 impl Chat<'_> {
-    /// The messages, taken apart: for the providers whose own differ.
+    /// The messages as JSON, without the empty turns that providers refuse and
+    /// without what this server added to answers.
+    pub fn mended_messages(&self) -> Cow<'_, RawValue> {
+        history::mended(self.messages)
+    }
+
+    /// The same, taken apart: for the providers whose own messages differ.
     ///
     /// # Errors
-    /// [`Error::BadRequest`] where one of them is no object.
+    /// [`Error::BadRequest`] if one of them is no object.
     pub fn message_objects(&self) -> Result<Vec<Map<String, Value>>, Error> {
         let raw = self.messages.get();
-        serde_json::from_str(raw)
+        let mut messages = serde_json::from_str(raw)
             .or_else(|_| serde_json::from_str(&content::without_lone_surrogates(raw)))
-            .map_err(|_| Error::BadRequest("messages: each must be an object".to_owned()))
+            .map_err(|_| Error::BadRequest("messages: each must be an object".to_owned()))?;
+        history::mend_all(&mut messages);
+        Ok(messages)
     }
 
     /// Returns whether an image is among the messages.
@@ -143,9 +155,9 @@ pub struct Call {
 }
 
 impl Call {
-    /// How large an event of the answer may be.
-    pub fn max_event_bytes(&self) -> usize {
-        if self.guarded { sse::MAX_GUARDED_EVENT_BYTES } else { sse::MAX_EVENT_BYTES }
+    /// What of a streamed answer is read at most.
+    pub fn stream_limits(&self) -> relay::Limits {
+        if self.guarded { relay::Limits::GUARDED } else { relay::Limits::TRUSTED }
     }
 }
 
@@ -167,56 +179,6 @@ pub enum Wire {
     Messages,
     /// Google's generated content.
     Generate,
-}
-
-/// The protocols, as far as reading their events goes. The compiler names the
-/// places that a new one has to be added to.
-#[derive(Debug)]
-pub enum Reader {
-    /// OpenAI and everybody who speaks like it.
-    OpenAi(openai::Reader),
-    /// OpenAI's Responses.
-    Responses(responses::Reader),
-    /// Anthropic's messages.
-    Anthropic(anthropic::Reader),
-    /// Google's generated content.
-    Google(google::Reader),
-}
-
-impl Reader {
-    /// Returns the reader of an API.
-    pub fn new(wire: Wire) -> Self {
-        match wire {
-            Wire::Chat => Self::OpenAi(openai::Reader::default()),
-            Wire::Responses => Self::Responses(responses::Reader::default()),
-            Wire::Messages => Self::Anthropic(anthropic::Reader::default()),
-            Wire::Generate => Self::Google(google::Reader::default()),
-        }
-    }
-
-    /// Reads one event and adds what it says to `out`.
-    ///
-    /// # Errors
-    /// An error that the provider sent, or an event that is not understood.
-    pub fn read(&mut self, event: sse::Event<'_>, out: &mut Output) -> Result<(), Failure> {
-        match self {
-            Self::OpenAi(reader) => reader.read(event, out),
-            Self::Responses(reader) => reader.read(event, out),
-            Self::Anthropic(reader) => reader.read(event, out),
-            Self::Google(reader) => reader.read(event, out),
-        }
-    }
-}
-
-/// What was read out of some events.
-#[derive(Default)]
-pub struct Output {
-    /// Text for the client.
-    pub text: String,
-    /// The provider's counts of tokens, in its own form.
-    pub usage: Vec<Box<RawValue>>,
-    /// The provider said that nothing follows.
-    pub done: bool,
 }
 
 /// Why there is no (more) answer. Each route has its own words for it.
@@ -247,10 +209,13 @@ pub enum Failure {
     /// An answer began, and broke off. For the operator.
     #[error("{0}")]
     Broken(String),
-    /// An answer began, and nothing came for as long as a provider may be
-    /// silent. For the operator.
+    /// The answer ended, but is none or not complete. In fixed words for the
+    /// user.
     #[error("{0}")]
-    Silent(String),
+    Incomplete(String),
+    /// Nothing came for as long as a provider may be silent.
+    #[error("The provider said nothing for {} seconds.", .0.as_secs())]
+    Silent(Duration),
     /// The guard does not let the URL through.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -271,7 +236,8 @@ impl Failure {
             Self::Stream(_) => "the provider sent an error, or no event stream".to_owned(),
             Self::Blocked(_) => "the provider blocked the answer".to_owned(),
             Self::Unusable(_) => "the provider's answer is not what was asked for".to_owned(),
-            Self::Connection(detail) | Self::Broken(detail) | Self::Silent(detail) => detail.clone(),
+            Self::Connection(detail) | Self::Broken(detail) | Self::Incomplete(detail) => detail.clone(),
+            Self::Silent(_) => self.to_string(),
             Self::Refused(_) => "the guard refused the URL".to_owned(),
         }
     }
@@ -286,10 +252,11 @@ impl Failure {
     pub fn words(self) -> Result<(u16, String), Error> {
         match self {
             Self::Status { status, body } => Ok((status, format!("{status} {}", openai::error_message(&body)))),
-            Self::Stream(words) => Ok((502, words)),
+            Self::Stream(words) | Self::Incomplete(words) => Ok((502, words)),
+            Self::Silent(_) => Ok((504, self.to_string())),
             Self::Unusable(words) => Ok((500, words)),
             Self::Blocked(words) => Ok((400, words)),
-            Self::Connection(detail) | Self::Broken(detail) | Self::Silent(detail) => Err(Error::connection(detail)),
+            Self::Connection(detail) | Self::Broken(detail) => Err(Error::connection(detail)),
             Self::Refused(refusal) => Err(Error::BadRequest(refusal.to_string())),
         }
     }
@@ -303,8 +270,10 @@ impl Failure {
 impl From<http1::Error> for Failure {
     /// What ends an answer that has begun.
     fn from(error: http1::Error) -> Self {
-        let detail = error.to_string();
-        if matches!(error, http1::Error::Silent(_)) { Self::Silent(detail) } else { Self::Broken(detail) }
+        match error {
+            http1::Error::Silent(limit) => Self::Silent(limit),
+            error => Self::Broken(error.to_string()),
+        }
     }
 }
 
@@ -359,7 +328,7 @@ pub async fn send(providers: &Providers, call: &Call, log: &RequestLog) -> Resul
             Err(http1::Error::Refused(refusal)) => return Err(refusal.into()),
             // A provider that was silent for minutes is not asked again: the
             // user would wait for three times that.
-            Err(error @ http1::Error::Silent(_)) => return Err(Failure::Connection(error.to_string())),
+            Err(error @ http1::Error::Silent(_)) => return Err(error.into()),
             // The provider closed an idle connection just as it was used
             // again, most likely, which says nothing about a new one. (What was
             // no head at all is not told from that.)
@@ -403,9 +372,16 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
-/// Never asked for, as it would delay a stream; some proxies do it all the same.
+/// Never asked for, as it would delay a stream; some proxies do it all the
+/// same. A coding that is none, such as `none` (a way to keep Next.js from
+/// compressing) or `utf-8`, is passed over, as browsers do.
 fn is_compressed(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_ENCODING).is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    let codings = headers.get_all(CONTENT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    codings.flat_map(|codings| codings.split(',')).any(|coding| {
+        ["gzip", "x-gzip", "br", "deflate", "compress", "x-compress", "zstd"]
+            .iter()
+            .any(|known| coding.trim().eq_ignore_ascii_case(known))
+    })
 }
 
 /// The beginning of an error's body; what could be read of one that broke off;

@@ -11,6 +11,7 @@ use url::Url;
 
 use super::{
     ATTEMPTS, BaseUrls, Call, Failure, Wire,
+    answer::openai::Habits,
     dispatch::Attempt,
     request::{self, Extras, Prompt},
 };
@@ -38,6 +39,8 @@ pub struct Provider {
     /// Whether it takes OpenAI's newer parameters: for the counts of tokens,
     /// its cache, and telling users apart.
     pub extras: bool,
+    /// What its streams do otherwise.
+    pub habits: Habits,
 }
 
 /// How a provider says that the key is wrong.
@@ -62,6 +65,7 @@ pub static OPENAI: Provider = Provider {
     wrong_key: WrongKey::Words,
     organization: true,
     extras: true,
+    habits: Habits::NONE,
 };
 
 /// Every other provider with a route of its own.
@@ -76,6 +80,7 @@ pub static PROVIDERS: [Provider; 4] = [
         wrong_key: WrongKey::Unauthorized,
         organization: false,
         extras: false,
+        habits: Habits { think_tags: true, any_end: false },
     },
     Provider {
         path: "mistral",
@@ -87,6 +92,7 @@ pub static PROVIDERS: [Provider; 4] = [
         wrong_key: WrongKey::Unauthorized,
         organization: false,
         extras: false,
+        habits: Habits::NONE,
     },
     Provider {
         path: "openrouter",
@@ -98,6 +104,7 @@ pub static PROVIDERS: [Provider; 4] = [
         wrong_key: WrongKey::OwnWords,
         organization: false,
         extras: false,
+        habits: Habits::NONE,
     },
     Provider {
         path: "perplexity",
@@ -109,6 +116,7 @@ pub static PROVIDERS: [Provider; 4] = [
         wrong_key: WrongKey::Unauthorized,
         organization: false,
         extras: false,
+        habits: Habits::NONE,
     },
 ];
 
@@ -123,6 +131,7 @@ pub static CUSTOM: Provider = Provider {
     wrong_key: WrongKey::Words,
     organization: false,
     extras: false,
+    habits: Habits { think_tags: false, any_end: true },
 };
 
 /// What it takes to call a provider for a user.
@@ -143,16 +152,20 @@ impl Provider {
     ///
     /// # Errors
     /// If the base URL is none, or the key cannot stand in a header.
-    pub fn call(&self, prompt: &Prompt<'_>, attempt: &Attempt<'_>, access: &Access) -> Result<Call, Error> {
-        let mut prompt = Prompt { ..*prompt };
+    pub fn call(&self, mut prompt: Prompt<'_>, attempt: &Attempt<'_>, access: &Access) -> Result<Call, Error> {
         prompt.temperature = prompt.temperature.filter(|_| self.temperature);
         let body = request::body(&prompt, attempt, &access.extras)?;
-        let path = if attempt.wire == Wire::Responses { self.responses } else { "/chat/completions" };
+        let path = match attempt.wire {
+            Wire::Responses if access.base_url.trim_end_matches('/').ends_with("/v1") => "/responses",
+            Wire::Responses if provider_at(&access.base_url) == "perplexity" => "/v1/responses",
+            Wire::Responses => self.responses,
+            _ => "/chat/completions",
+        };
         self.post_body(&access.base_url, path, body, &access.key, access.organization.as_ref())
     }
 
-    /// Returns whether a base URL is Perplexity's, whose older API is gone, or
-    /// a server's that may still have it.
+    /// Returns whether its older API is tried first: Perplexity's own is gone,
+    /// but another server under this name may still have it.
     pub fn is_chat_first(&self, base_url: &str) -> bool {
         self.path == "perplexity" && provider_at(base_url) != "perplexity"
     }
@@ -275,7 +288,7 @@ mod tests {
         let prompt = Prompt { turns: Turns::Values(&[]), temperature: None, tools: None, stream: true, quick: false };
         let attempt = Attempt { model: "m", wire: Wire::Chat, rules: None, search: false, old_path: false };
         let (base_url, key) = (base_url.to_owned(), key.into());
-        provider.call(&prompt, &attempt, &Access { base_url, key, organization: None, extras: Extras::default() })
+        provider.call(prompt, &attempt, &Access { base_url, key, organization: None, extras: Extras::default() })
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! comes.
 //!
 //! The relay is pulled by the client's connection and owns the provider's:
-//! who does not read is not read for, and when the client leaves, the provider
-//! is left too. No task, no channel, no buffer beyond one read.
+//! the provider is read only when the client reads, and dropping the relay
+//! closes its connection. No task, no channel, no buffer beyond one read.
 
 use std::{
     pin::Pin,
@@ -12,8 +12,13 @@ use std::{
 };
 
 use futures::Stream;
+use serde_json::value::RawValue;
 
-use super::{Failure, MAX_ERROR_BYTES, Output, Reader, openai, sse};
+use super::{
+    Failure, MAX_ERROR_BYTES,
+    answer::{Finish, Output, Reader, Wanted, calls::Calls, sources::Sources},
+    openai, sse,
+};
 use crate::{
     http_client::http1::Body,
     telemetry::{Ended, RequestLog},
@@ -23,6 +28,47 @@ use crate::{
 /// said that nothing follows, so that its connection can be used again.
 const DRAIN: (Duration, usize) = (Duration::from_secs(1), 64 * 1024);
 
+/// What of an answer is read at most, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Of one event, its unfinished line included. The largest honest ones
+    /// carry an image as base64; beyond this the provider is broken or
+    /// hostile.
+    pub event: usize,
+    /// In which no text and no thought is.
+    pub without_text: usize,
+}
+
+impl Limits {
+    /// For the providers that the configuration names.
+    pub const TRUSTED: Self = Self { event: 16 * 1024 * 1024, without_text: 64 * 1024 * 1024 };
+    /// For servers that users choose.
+    pub const GUARDED: Self = Self { event: 4 * 1024 * 1024, without_text: 4 * 1024 * 1024 };
+}
+
+/// A piece of an answer. Without `Debug`, as it holds the answer.
+pub enum Piece {
+    /// Text for the client.
+    Text(String),
+    /// Thoughts, if they are wanted.
+    Reasoning(String),
+    /// The last piece.
+    End(Box<End>),
+}
+
+/// The end of an answer, and what is known only then.
+pub struct End {
+    /// The reason for which a usable answer ended, if one was given, or why
+    /// the answer is not usable as it is.
+    pub outcome: Result<Option<Finish>, Failure>,
+    /// The provider's count of tokens, in its own form.
+    pub usage: Option<Box<RawValue>>,
+    /// The pages that the answer cites.
+    pub sources: Sources,
+    /// The functions that the model calls, if they are wanted.
+    pub calls: Calls,
+}
+
 /// An answer that has begun: its status can no longer change.
 pub struct Relay {
     /// `None` once it was read to its end or given up.
@@ -31,51 +77,59 @@ pub struct Relay {
     reader: Reader,
     /// What was read and not yet given.
     out: Output,
-    /// What comes after `out`.
-    failure: Option<Failure>,
+    /// Some text came, at any time.
+    has_text: bool,
+    /// Bytes since the last text or thought.
+    without_text: usize,
+    limits: Limits,
+    /// What comes after the text in `out`.
+    outcome: Option<Result<Option<Finish>, Failure>>,
     /// The first bytes of what may turn out to be no event stream.
     head: Vec<u8>,
-    cut: bool,
     log: RequestLog,
 }
 
 impl Relay {
-    /// Reads up to the first text, or to the end of an answer without any.
-    /// Whatever fails until then can still be answered with a status.
+    /// Reads up to the first text or wanted thought. Whatever fails until then
+    /// can still be answered with a status.
     ///
     /// # Errors
-    /// What the provider said, or that its connection broke.
+    /// If the provider sent an error, nothing usable, or its connection broke.
     pub async fn open(
         upstream: Body,
         reader: Reader,
-        max_event_bytes: usize,
+        wanted: Wanted,
+        limits: Limits,
         log: RequestLog,
     ) -> Result<Self, Failure> {
         let mut relay = Self {
             upstream: Some(upstream),
-            decoder: sse::Decoder::new(max_event_bytes),
+            decoder: sse::Decoder::new(limits.event),
             reader,
-            out: Output::default(),
-            failure: None,
+            out: Output::new(wanted),
+            has_text: false,
+            without_text: 0,
+            limits,
+            outcome: None,
             head: Vec::new(),
-            cut: false,
             log,
         };
         let waiting = relay.log.wait();
         std::future::poll_fn(|cx| relay.poll_read(cx)).await;
         drop(waiting);
-        if relay.out.text.is_empty()
-            && let Some(failure) = relay.failure.take()
-        {
-            return Err(failure);
+        if relay.out.text.is_empty() && relay.out.reasoning.is_empty() {
+            match relay.outcome.take() {
+                Some(Err(failure)) => return Err(failure),
+                outcome => relay.outcome = outcome,
+            }
         }
         relay.log.stream(!relay.out.text.is_empty());
         Ok(relay)
     }
 
-    /// Reads until there is text, a failure, or the end.
+    /// Reads until there is something to give, or the end.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.out.text.is_empty() && self.failure.is_none() {
+        while self.out.text.is_empty() && self.out.reasoning.is_empty() && self.outcome.is_none() {
             let Some(mut upstream) = self.upstream.take() else {
                 break;
             };
@@ -90,13 +144,18 @@ impl Relay {
                     self.upstream = Some(upstream);
                     return Poll::Pending;
                 }
-                (Err(failure), _) => self.failure = Some(failure),
-                (Ok(()), Poll::Ready(Ok(true))) if self.out.done => drain(upstream, cx),
+                (Err(failure), _) => self.outcome = Some(Err(failure)),
+                (Ok(()), Poll::Ready(Ok(true))) if self.out.done => {
+                    drain(upstream, cx);
+                    self.end(true);
+                }
                 (Ok(()), Poll::Ready(Ok(true))) => self.upstream = Some(upstream),
-                (Ok(()), Poll::Ready(Ok(false))) => self.failure = self.end().err(),
-                // What comes after all was said is nobody's loss.
-                (Ok(()), Poll::Ready(Err(_))) if self.out.done => {}
-                (Ok(()), Poll::Ready(Err(error))) => self.failure = Some(error.into()),
+                (Ok(()), Poll::Ready(Ok(false))) => self.end(upstream.is_delimited()),
+                // What follows a proper end is nobody's loss.
+                (Ok(()), Poll::Ready(Err(_))) if self.out.done || (self.out.ended && self.is_usable()) => {
+                    self.end(false);
+                }
+                (Ok(()), Poll::Ready(Err(error))) => self.outcome = Some(Err(error.into())),
             }
         }
         Poll::Ready(())
@@ -107,23 +166,69 @@ impl Relay {
             let room = MAX_ERROR_BYTES.saturating_sub(self.head.len());
             self.head.extend_from_slice(&bytes[..bytes.len().min(room)]);
         }
-        let Self { decoder, reader, out, .. } = self;
-        decoder.push(bytes, |event| if out.done { Ok(()) } else { reader.read(event, out) })?;
+        let Self { decoder, reader, out, has_text, .. } = self;
+        decoder.push(bytes, |event| read(reader, event, out, *has_text))?;
         if self.decoder.saw_fields() {
             self.head = Vec::new();
+        }
+        if !self.out.text.is_empty() {
+            self.has_text = true;
+            self.without_text = 0;
+        } else if std::mem::take(&mut self.out.thought) {
+            self.without_text = 0;
+        } else {
+            self.without_text += bytes.len();
+            if self.without_text > self.limits.without_text {
+                let mebibytes = self.limits.without_text / 1024 / 1024;
+                return Err(Failure::Incomplete(format!("The provider sent {mebibytes} MiB without any text")));
+            }
         }
         Ok(())
     }
 
-    fn end(&mut self) -> Result<(), Failure> {
-        let Self { decoder, reader, out, .. } = self;
-        decoder.finish(|event| if out.done { Ok(()) } else { reader.read(event, out) })?;
-        if self.decoder.saw_fields() || self.head.trim_ascii().is_empty() {
-            return Ok(());
-        }
+    fn end(&mut self, is_complete: bool) {
+        let Self { decoder, reader, out, has_text, .. } = self;
+        let read = decoder.finish(|event| read(reader, event, out, *has_text));
         // Differs: a 200 with JSON or a page of HTML is an error that somebody
         // sent with the wrong status; the original shows an empty answer.
-        Err(Failure::Stream(openai::error_message(&String::from_utf8_lossy(&self.head))))
+        let is_stream = self.decoder.saw_fields() || self.head.trim_ascii().is_empty();
+        self.outcome = Some(match read {
+            Err(failure) => Err(failure),
+            Ok(()) if !is_stream => Err(Failure::Stream(openai::error_message(&String::from_utf8_lossy(&self.head)))),
+            Ok(()) => {
+                self.reader.finish(is_complete, &mut self.out);
+                self.has_text |= !self.out.text.is_empty();
+                self.out.judge(self.has_text)
+            }
+        });
+    }
+
+    fn is_usable(&self) -> bool {
+        self.has_text || !self.out.calls.list.is_empty()
+    }
+}
+
+/// Reads one event, unless nothing more counts.
+fn read(reader: &mut Reader, event: sse::Event<'_>, out: &mut Output, has_text: bool) -> Result<(), Failure> {
+    if out.done {
+        return Ok(());
+    }
+    match reader.read(event, out) {
+        // What follows a proper end is nobody's loss.
+        Err(_) if out.ended && (has_text || !out.text.is_empty() || !out.calls.list.is_empty()) => {
+            out.done = true;
+            Ok(())
+        }
+        read => read,
+    }
+}
+
+/// Records how a streamed answer ended.
+pub fn record_end(log: &RequestLog, outcome: &Result<Option<Finish>, Failure>) {
+    match outcome {
+        Ok(_) => log.end(Ended::Complete, None),
+        Err(failure @ Failure::Silent(_)) => log.end(Ended::ProviderSilent, Some(failure.detail())),
+        Err(failure) => log.end(Ended::ProviderBroke, Some(failure.detail())),
     }
 }
 
@@ -145,34 +250,25 @@ fn drain(mut upstream: Body, cx: &mut Context<'_>) {
 }
 
 impl Stream for Relay {
-    type Item = Result<Output, Failure>;
+    type Item = Piece;
 
-    /// The next text; after an `Err` or `None`, nothing.
+    /// The next piece; after [`Piece::End`], nothing.
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         ready!(self.poll_read(cx));
-        if !self.out.text.is_empty() || !self.out.usage.is_empty() {
-            if !self.out.text.is_empty() {
-                self.log.passed_on(self.out.text.len());
-            }
-            return Poll::Ready(Some(Ok(std::mem::take(&mut self.out))));
+        if !self.out.reasoning.is_empty() {
+            return Poll::Ready(Some(Piece::Reasoning(std::mem::take(&mut self.out.reasoning))));
         }
-        if self.failure.is_some() && !std::mem::replace(&mut self.cut, true) {
-            // Once more round, so that the text before the failure is written
-            // out before the connection is cut.
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+        if !self.out.text.is_empty() {
+            self.log.passed_on(self.out.text.len());
+            return Poll::Ready(Some(Piece::Text(std::mem::take(&mut self.out.text))));
         }
-        if let Some(failure) = self.failure.take() {
-            let mut facts = self.log.note();
-            let silent = matches!(failure, Failure::Silent(_));
-            facts.ended = Some(if silent { Ended::ProviderSilent } else { Ended::ProviderBroke });
-            facts.detail = Some(failure.detail());
-            drop(facts);
-            return Poll::Ready(Some(Err(failure)));
-        }
-        if !self.cut {
-            self.log.note().ended = Some(Ended::Complete);
-        }
-        Poll::Ready(None)
+        let Some(outcome) = self.outcome.take() else { return Poll::Ready(None) };
+        record_end(&self.log, &outcome);
+        Poll::Ready(Some(Piece::End(Box::new(End {
+            outcome,
+            usage: RawValue::from_string(std::mem::take(&mut self.out.usage)).ok(),
+            sources: std::mem::take(&mut self.out.sources),
+            calls: std::mem::take(&mut self.out.calls),
+        }))))
     }
 }

@@ -26,9 +26,9 @@ pub struct Prompt<'a> {
 
 impl<'a> Prompt<'a> {
     /// Returns a chat's prompt.
-    pub fn new(chat: &Chat<'a>) -> Self {
+    pub fn new(chat: &'a Chat<'a>) -> Self {
         Self {
-            turns: Turns::Raw(chat.messages),
+            turns: Turns::Raw(chat.mended_messages()),
             temperature: chat.temperature,
             tools: None,
             stream: true,
@@ -38,15 +38,15 @@ impl<'a> Prompt<'a> {
 }
 
 /// The turns of a conversation, as chat completions have them.
-#[derive(Clone, Copy)]
 pub enum Turns<'a> {
-    /// As the client sent them.
-    Raw(&'a RawValue),
+    /// As the client sent them, but for what was mended.
+    Raw(Cow<'a, RawValue>),
     /// With what was added.
     Values(&'a [Value]),
 }
 
 impl Turns<'_> {
+    /// Returns them as objects.
     fn objects(&self) -> Result<Vec<Map<String, Value>>, Error> {
         match self {
             Self::Raw(raw) => Chat { model: String::new(), temperature: None, messages: raw }.message_objects(),
@@ -106,7 +106,7 @@ pub fn body(prompt: &Prompt<'_>, attempt: &Attempt<'_>, extras: &Extras) -> Resu
     }
     providers::json(&ChatRequest {
         model: attempt.model,
-        messages: prompt.turns,
+        messages: &prompt.turns,
         temperature: temperature.as_deref(),
         reasoning_effort: effort,
         reasoning_format: rules.is_some_and(|rules| rules.thinks_in_tags).then_some("parsed"),

@@ -1,17 +1,11 @@
-//! OpenAI's Responses API: what a chat is there, the events of its stream,
-//! and its answer in one piece. OpenAI serves some models by it alone, and
-//! Perplexity all of them.
+//! OpenAI's Responses API: what a chat is there, and its answer in one piece;
+//! its stream is read in [`super::answer::responses`]. OpenAI serves some
+//! models by it alone, and Perplexity all of them.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::{
-    Failure, Output,
-    content::{self, Content},
-    openai::error_message,
-    sse::Event,
-    unusable,
-};
+use super::{Failure, unusable};
 
 /// A request. Without `Debug`, as it holds the prompt.
 #[derive(Serialize)]
@@ -133,7 +127,7 @@ pub fn message(response: &Value) -> Result<Value, Failure> {
 }
 
 /// Returns the text, or the refusal, of a whole response.
-fn output_text(response: &Value) -> String {
+pub(super) fn output_text(response: &Value) -> String {
     let items = response["output"].as_array().into_iter().flatten().filter(|item| item["type"] == "message");
     let parts = items.flat_map(|item| item["content"].as_array().into_iter().flatten());
     parts
@@ -145,98 +139,9 @@ fn output_text(response: &Value) -> String {
         .collect()
 }
 
-/// Reads the events of one answer. Their `type` counts, since Perplexity's
-/// have no names.
-#[derive(Debug, Default)]
-pub struct Reader {
-    spoken: bool,
-}
-
-#[derive(Deserialize)]
-struct Data<'a> {
-    #[serde(borrow, default, rename = "type")]
-    kind: Option<Content<'a>>,
-    #[serde(borrow, default)]
-    delta: Option<Content<'a>>,
-    #[serde(borrow, default)]
-    response: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
-}
-
-impl Reader {
-    /// Reads one event and adds what it says to `out`.
-    ///
-    /// # Errors
-    /// If the provider sent an error, or an event that is not understood.
-    pub fn read(&mut self, event: Event<'_>, out: &mut Output) -> Result<(), Failure> {
-        let data = event.data.trim_ascii();
-        if data.is_empty() || data.starts_with(b":") {
-            return Ok(());
-        }
-        if data.starts_with(b"[DONE]") {
-            out.done = true;
-            return Ok(());
-        }
-        let data = content::utf8(data);
-        let not_understood = || Failure::Stream("The provider sent an event that is not understood".to_owned());
-        let mut repaired = String::new();
-        let event: Data<'_> = content::parse(&data, &mut repaired).map_err(|_| not_understood())?;
-        let kind = match &event.kind {
-            Some(Content::Text(kind)) => &**kind,
-            _ if event.error.is_some() => "error",
-            _ => return Ok(()),
-        };
-        match kind {
-            "response.output_text.delta" | "response.refusal.delta" => match event.delta {
-                Some(Content::Text(text)) => self.say(&text, out),
-                None => {}
-                Some(Content::Parts(_) | Content::Other) => return Err(not_understood()),
-            },
-            "response.completed" | "response.incomplete" => {
-                let response: Value =
-                    event.response.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
-                if !self.spoken {
-                    // Some servers send nothing but the end.
-                    self.say(&output_text(&response), out);
-                }
-                self.count(&response, out);
-                out.done = true;
-            }
-            "response.failed" | "response.cancelled" | "error" => {
-                let words = event.response.map_or(&*data, RawValue::get);
-                return Err(Failure::Stream(error_message(words)));
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn say(&mut self, text: &str, out: &mut Output) {
-        self.spoken |= !text.is_empty();
-        out.text.push_str(text);
-    }
-
-    fn count(&self, response: &Value, out: &mut Output) {
-        if response["usage"].is_object()
-            && let Ok(usage) = serde_json::value::to_raw_value(&response["usage"])
-        {
-            out.usage.push(usage);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn read(events: &[Value]) -> Result<Output, Failure> {
-        let (mut reader, mut out) = (Reader::default(), Output::default());
-        for event in events {
-            reader.read(Event { name: b"", data: event.to_string().as_bytes() }, &mut out)?;
-        }
-        Ok(out)
-    }
 
     fn object(value: Value) -> Map<String, Value> {
         value.as_object().expect("an object").clone()
@@ -273,50 +178,6 @@ mod tests {
             tool(&json!({ "type": "function", "function": { "name": "f", "parameters": {} } })),
             json!({ "name": "f", "parameters": {}, "type": "function", "strict": false })
         );
-    }
-
-    #[test]
-    fn text_and_refusals_are_the_answer_and_thoughts_are_not() {
-        let out = read(&[
-            json!({ "type": "response.created", "response": { "status": "in_progress" } }),
-            json!({ "type": "response.reasoning_summary_text.delta", "delta": "hm" }),
-            json!({ "type": "response.reasoning.started", "thought": "hm" }),
-            json!({ "type": "response.output_text.delta", "delta": "a", "logprobs": null }),
-            json!({ "type": "response.refusal.delta", "delta": "b" }),
-            json!({ "type": "response.output_text.done", "text": "ab" }),
-            json!({ "type": "response.function_call_arguments.delta", "delta": "{}" }),
-            json!({ "type": "response.completed", "response": { "usage": { "output_tokens": 3 }, "output": [{ "type": "message", "content": [{ "type": "output_text", "text": "ab" }] }] } }),
-        ])
-        .expect("an answer");
-        assert_eq!((out.text.as_str(), out.done), ("ab", true));
-        assert_eq!(out.usage[0].get(), r#"{"output_tokens":3}"#);
-    }
-
-    #[test]
-    fn an_answer_that_comes_with_its_end_is_said_once() {
-        let end = json!({ "type": "response.completed", "response": { "output": [
-            { "type": "search_results", "results": [] },
-            { "type": "message", "content": [{ "type": "output_text", "text": "a" }, { "type": "refusal", "refusal": "b" }] },
-        ] } });
-        assert_eq!(read(&[end]).expect("an answer").text, "ab");
-    }
-
-    #[test]
-    fn errors_are_said_in_the_providers_words() {
-        for event in [
-            json!({ "type": "error", "code": "x", "message": "quota", "param": null }),
-            json!({ "type": "error", "error": { "message": "quota" } }),
-            json!({ "error": { "message": "quota" } }),
-            json!({ "type": "response.failed", "response": { "status": "failed", "error": { "code": "x", "message": "quota" } } }),
-        ] {
-            assert_eq!(read(&[event.clone()]).map(|_| ()).expect_err("fails").to_string(), "quota", "{event}");
-        }
-        assert!(read(&[json!({ "type": "response.output_text.delta", "delta": 7 })]).is_err());
-        let mut out = Output::default();
-        for data in ["", ": alive", "[DONE]"] {
-            Reader::default().read(Event { name: b"", data: data.as_bytes() }, &mut out).expect(data);
-        }
-        assert!(out.done && Reader::default().read(Event { name: b"", data: b"{bad" }, &mut out).is_err());
     }
 
     #[test]

@@ -6,7 +6,11 @@ use std::{fs, path::Path};
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::{Failure, Output, Reader, anthropic, google, openai, sse};
+use super::{
+    Failure,
+    answer::{Output, Reader, anthropic, google, openai},
+    sse,
+};
 
 struct Recording {
     id: String,
@@ -53,12 +57,12 @@ fn read<'a>(
     reader: fn() -> Reader,
     parts: impl IntoIterator<Item = &'a [u8]>,
 ) -> (String, String, bool, Option<String>) {
-    let (mut reader, mut decoder, mut out) = (reader(), sse::Decoder::default(), Output::default());
+    let (mut reader, mut decoder, mut out) = (reader(), sse::Decoder::new(16 * 1024 * 1024), Output::default());
     let mut take = |event: sse::Event<'_>| if out.done { Ok(()) } else { reader.read(event, &mut out) };
     let pushed: Result<(), Failure> =
         parts.into_iter().try_for_each(|part| decoder.push(part, &mut take)).and_then(|()| decoder.finish(&mut take));
-    let usage: String = out.usage.iter().map(|usage| usage.get()).collect();
-    (out.text, usage, out.done, pushed.err().map(|failure| failure.to_string()))
+    reader.finish(true, &mut out);
+    (out.text, out.usage, out.done, pushed.err().map(|failure| failure.to_string()))
 }
 
 #[test]

@@ -6,19 +6,20 @@
 //! begin with a colon are comments, one space after a field's colon is not
 //! part of its value.
 //!
-//! Differs from the standard: an event that the end of the stream leaves
-//! without its blank line is still given, because some providers forget it.
+//! Differs from the standard in what some providers get wrong:
+//! - an event that the end of the stream leaves without its blank line is
+//!   still given;
+//! - a field `error` (llama.cpp) is an event of that name with its value as
+//!   the data;
+//! - JSON between events, in lines of its own (Gemini's errors), is an event
+//!   named [`BARE_JSON`], up to the next blank line or field `data`.
 //!
 //! [spec]: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 
 use memchr::memchr2;
 
-/// The most bytes one event may have, its unfinished line included. The
-/// largest honest ones carry an image as base64; beyond this the provider is
-/// broken or hostile.
-pub const MAX_EVENT_BYTES: usize = 16 * 1024 * 1024;
-/// The same for providers that users choose.
-pub const MAX_GUARDED_EVENT_BYTES: usize = 4 * 1024 * 1024;
+/// The name of what stands between events as JSON. No server sends this name.
+pub const BARE_JSON: &[u8] = b"(bare JSON)";
 
 /// One event as it came, its data lines joined with LF.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,12 +50,8 @@ pub struct Decoder {
     /// The first line was read, so that a byte order mark is past.
     started: bool,
     fields: bool,
-}
-
-impl Default for Decoder {
-    fn default() -> Self {
-        Self::new(MAX_EVENT_BYTES)
-    }
+    /// The lines that come are JSON outside of any field.
+    in_bare_json: bool,
 }
 
 impl Decoder {
@@ -69,6 +66,7 @@ impl Decoder {
             after_cr: false,
             started: false,
             fields: false,
+            in_bare_json: false,
         }
     }
 
@@ -152,6 +150,13 @@ impl Decoder {
         if line.is_empty() {
             return self.dispatch(on_event);
         }
+        if self.in_bare_json {
+            if !line.starts_with(b"data:") {
+                self.add_data(line);
+                return Ok(());
+            }
+            self.dispatch(on_event)?;
+        }
         let (field, value) = match memchr::memchr(b':', line) {
             Some(0) => {
                 self.fields = true;
@@ -165,11 +170,13 @@ impl Decoder {
         };
         match field {
             b"data" => {
-                if self.has_data {
-                    self.data.push(b'\n');
-                }
-                self.data.extend_from_slice(value);
-                self.has_data = true;
+                self.add_data(value);
+                self.fields = true;
+            }
+            b"error" => {
+                self.name.clear();
+                self.name.extend_from_slice(b"error");
+                self.add_data(value);
                 self.fields = true;
             }
             b"event" => {
@@ -178,14 +185,30 @@ impl Decoder {
                 self.fields = true;
             }
             b"id" | b"retry" => self.fields = true,
+            // A body that is JSON from its beginning is no event stream.
+            _ if self.fields && !self.has_data && matches!(line.trim_ascii_start().first(), Some(b'{' | b'[')) => {
+                self.in_bare_json = true;
+                self.name.clear();
+                self.name.extend_from_slice(BARE_JSON);
+                self.add_data(line);
+            }
             _ => {}
         }
         Ok(())
     }
 
+    fn add_data(&mut self, line: &[u8]) {
+        if self.has_data {
+            self.data.push(b'\n');
+        }
+        self.data.extend_from_slice(line);
+        self.has_data = true;
+    }
+
     fn dispatch<E>(&mut self, on_event: &mut impl FnMut(Event<'_>) -> Result<(), E>) -> Result<(), E> {
         let given = if self.has_data { on_event(Event { name: &self.name, data: &self.data }) } else { Ok(()) };
         self.has_data = false;
+        self.in_bare_json = false;
         self.name.clear();
         self.data.clear();
         shrink(&mut self.data);
@@ -206,11 +229,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const LIMIT: usize = 16 * 1024 * 1024;
+
     type Owned = Vec<(String, String)>;
 
     fn decode(parts: &[&[u8]]) -> Owned {
         let mut events = Vec::new();
-        let mut decoder = Decoder::default();
+        let mut decoder = Decoder::new(LIMIT);
         let mut keep = |event: Event<'_>| {
             events.push((
                 String::from_utf8_lossy(event.name).into_owned(),
@@ -258,9 +283,25 @@ mod tests {
     }
 
     #[test]
+    fn errors_outside_of_data_are_events() {
+        let named = |name: &[u8], data: &str| [(String::from_utf8_lossy(name).into_owned(), data.to_owned())];
+        let (error, bare) = (|data: &str| named(b"error", data), |data: &str| named(BARE_JSON, data));
+        assert_eq!(decode(&[b"error: {\"code\":400}\n\n"]), error("{\"code\":400}"));
+        assert_eq!(decode(&[b"error:no\n"]), error("no"));
+        let between = decode(&[b": c\n\n{\n  \"error\": {\n  }\n}\n\ndata: a\n\n"]);
+        assert_eq!(between, [bare("{\n  \"error\": {\n  }\n}").as_slice(), &data(&["a"])].concat());
+        assert_eq!(decode(&[b"data: a\n\n{\"error\":1}"]), [&data(&["a"]), bare("{\"error\":1}").as_slice()].concat());
+        let followed = decode(&[b"data: a\n\n[{\"error\":1}]\ndata: b\n\n"]);
+        assert_eq!(followed, [&data(&["a"]), bare("[{\"error\":1}]").as_slice(), &data(&["b"])].concat());
+        // Not in a body that begins so, nor inside of an event.
+        assert_eq!(decode(&[b"{\"error\":1}\n\n"]), data(&[]));
+        assert_eq!(decode(&[b"data: a\n{x\n\n"]), data(&["a"]));
+    }
+
+    #[test]
     fn what_is_no_event_stream_has_no_fields() {
         let saw = |bytes: &[u8]| {
-            let mut decoder = Decoder::default();
+            let mut decoder = Decoder::new(LIMIT);
             decoder.push(bytes, |_| Ok::<(), EventTooLarge>(())).expect("small");
             decoder.finish(|_| Ok::<(), EventTooLarge>(())).expect("small");
             decoder.saw_fields()
@@ -273,14 +314,14 @@ mod tests {
 
     #[test]
     fn an_endless_line_or_event_is_refused() {
-        let mut decoder = Decoder::default();
+        let mut decoder = Decoder::new(LIMIT);
         let mebibyte = vec![b'x'; 1024 * 1024];
         let mut pushed = 0;
         while decoder.push(&mebibyte, |_| Ok::<(), EventTooLarge>(())).is_ok() {
             pushed += 1;
             assert!(pushed <= 16);
         }
-        let mut decoder = Decoder::default();
+        let mut decoder = Decoder::new(LIMIT);
         let mut line = b"data: ".to_vec();
         line.extend_from_slice(&mebibyte);
         line.push(b'\n');
@@ -297,6 +338,8 @@ mod tests {
             Just(b"data:".to_vec()),
             Just(b"event: ".to_vec()),
             Just(b":".to_vec()),
+            Just(b"error: ".to_vec()),
+            Just(b"{".to_vec()),
             Just(b"\n".to_vec()),
             Just(b"\r".to_vec()),
             Just(b"\r\n".to_vec()),

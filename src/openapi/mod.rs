@@ -31,6 +31,12 @@ pub fn document() -> &'static Value {
     &DOCUMENT
 }
 
+/// Returns the document as JSON text.
+pub fn text() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| document().to_string());
+    &TEXT
+}
+
 fn add_providers(paths: &mut Value) {
     let rest = paths.as_object_mut().map(std::mem::take).unwrap_or_default();
     for (path, item) in rest {

@@ -1,19 +1,22 @@
-//! Reading files, as many at the same time as there are cores: a permit for
-//! each, since one takes a core and, at worst, some hundred megabytes.
+//! Reading files: in turns that are fair between users, and within limits of
+//! bytes, time and passages.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 use super::{Chunk, extract, local::LocalEmbeddings, storage::Storage};
-use crate::error::Error;
+use crate::{
+    allowance::{Buffers, Charge, Turn, Turns},
+    error::Error,
+};
 
 /// Limit on extracting and splitting one file.
 const PARSE_TIME: Duration = Duration::from_secs(10);
-/// Limit on waiting for a permit.
+/// Limit on waiting for a turn.
 const PARSE_QUEUE: Duration = Duration::from_secs(30);
 
 /// What files are read with, shared by all workers.
@@ -22,38 +25,64 @@ pub struct Ingest {
     pub storage: Storage,
     /// The model for embeddings in this process.
     pub local: LocalEmbeddings,
-    permits: Arc<Semaphore>,
+    /// Cores for reading.
+    pub turns: Arc<Turns>,
+    /// Bytes that files and answers take.
+    pub buffers: Arc<Buffers>,
+    /// `MAX_PASSAGES`.
+    pub max_passages: usize,
 }
 
 impl Ingest {
-    /// Sets up reading; connects to nothing yet.
-    pub fn new(storage: Storage, local: LocalEmbeddings) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { storage, local, permits: Arc::new(Semaphore::new(cores)) }
-    }
-
-    /// Reads a file on a blocking thread once a permit is free. The permit
-    /// lives as long as the thread works, also if the client leaves.
+    /// Waits for a user's turn to read a file.
     ///
     /// # Errors
-    /// If no permit is free within half a minute, or the file cannot be read.
-    pub async fn parse(
-        &self,
-        read: impl FnOnce(Instant) -> Result<Vec<Chunk>, extract::Error> + Send + 'static,
-    ) -> Result<Vec<Chunk>, Error> {
-        let busy = || Error::Provider {
+    /// If there is none within half a minute.
+    pub async fn turn(&self, user: Uuid) -> Result<Turn, Error> {
+        tokio::time::timeout(PARSE_QUEUE, self.turns.wait(user)).await.map_err(|_| Error::Provider {
             status: 503,
             message: "Too many files are being read. Please try again in a moment.".to_owned(),
-        };
-        let permit = tokio::time::timeout(PARSE_QUEUE, self.permits.clone().acquire_owned()).await;
-        let permit = permit.map_err(|_| busy())?.map_err(|_| busy())?;
+        })
+    }
+
+    /// Downloads a file, which is charged to the user.
+    ///
+    /// # Errors
+    /// As [`Storage::download`].
+    pub async fn download(&self, user: Uuid, path: &str) -> Result<(Vec<u8>, Charge), Error> {
+        let mut charge = self.buffers.charge(user, 0)?;
+        let bytes = self.storage.download(user, path, &mut charge).await?;
+        Ok((bytes, charge))
+    }
+
+    /// Reads a file on a blocking thread. The turn lives as long as the thread
+    /// works, also if the client leaves.
+    ///
+    /// # Errors
+    /// If the file cannot be read or has too many passages.
+    pub async fn parse(
+        &self,
+        turn: Turn,
+        read: impl FnOnce(Instant) -> Result<Vec<Chunk>, extract::Error> + Send + 'static,
+    ) -> Result<Vec<Chunk>, Error> {
         let parsing = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
+            let _turn = turn;
             read(Instant::now() + PARSE_TIME)
         });
-        parsing
+        let chunks = parsing
             .await
             .map_err(|error| Error::Internal(error.to_string()))?
-            .map_err(|error| Error::Provider { status: 500, message: error.to_string() })
+            .map_err(|error| Error::Provider { status: 500, message: error.to_string() })?;
+        if chunks.len() > self.max_passages {
+            return Err(Error::Provider {
+                status: 413,
+                message: format!(
+                    "The file has {} passages, and this server stores at most {} of a file (MAX_PASSAGES). Upload it in parts.",
+                    chunks.len(),
+                    self.max_passages
+                ),
+            });
+        }
+        Ok(chunks)
     }
 }

@@ -7,11 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 use uuid::Uuid;
 
-use crate::{
-    error::Error,
-    http_client::{self, ReadError},
-    llm::azure::SEGMENT,
-};
+use crate::{allowance::Charge, error::Error, llm::azure::SEGMENT};
 
 /// The project's storage server.
 pub struct Storage {
@@ -34,8 +30,8 @@ impl Storage {
     ///
     /// # Errors
     /// A sentence that begins with `Failed to retrieve file`; 413 for a file of
-    /// more than `MAX_FILE_BYTES`.
-    pub async fn download(&self, user: Uuid, path: &str) -> Result<Vec<u8>, Error> {
+    /// more than `MAX_FILE_BYTES`, 503 if the user's allowance of bytes is used up.
+    pub async fn download(&self, user: Uuid, path: &str, charge: &mut Charge) -> Result<Vec<u8>, Error> {
         let limit = self.max_file_bytes;
         let failed =
             |reason: &str| Error::Provider { status: 500, message: format!("Failed to retrieve file: {reason}") };
@@ -53,7 +49,7 @@ impl Storage {
 
         let request = with_key(self.http.get(url), key.expose_secret())
             .ok_or_else(|| failed("SUPABASE_SERVICE_ROLE_KEY is not a key"))?;
-        let response = request.send().await.map_err(|_| failed("the storage server cannot be reached"))?;
+        let mut response = request.send().await.map_err(|_| failed("the storage server cannot be reached"))?;
         if !response.status().is_success() {
             // Storage says 400 for an object that is not there.
             let reason = if matches!(response.status().as_u16(), 400 | 404) {
@@ -63,13 +59,19 @@ impl Storage {
             };
             return Err(failed(&reason));
         }
-        http_client::read(response, limit).await.map_err(|error| match error {
-            ReadError::TooLarge => Error::Provider {
-                status: 413,
-                message: format!("The file is larger than {limit} bytes, the most that this server takes"),
-            },
-            ReadError::Broken(_) => failed("the storage server broke off"),
-        })
+        let too_large = || Error::Provider {
+            status: 413,
+            message: format!("The file is larger than {limit} bytes, the most that this server takes"),
+        };
+        let mut file = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|_| failed("the storage server broke off"))? {
+            if file.len() + chunk.len() > limit {
+                return Err(too_large());
+            }
+            charge.grow(chunk.len())?;
+            file.extend_from_slice(&chunk);
+        }
+        Ok(file)
     }
 }
 

@@ -7,12 +7,13 @@ use actix_web::web::{Data, ServiceConfig};
 
 use super::admission::Admission;
 use crate::{
+    allowance::{Buffers, Turns},
     auth::Authenticator,
     config::Config,
     credentials::Keys,
     db::Db,
     drain::Drain,
-    http::body::BodyLimits,
+    http::{body::BodyLimits, respond::AnswerSettings, user::TrustedOrigins},
     http_client::{ClientFactory, guard},
     llm::{BaseUrls, Providers, learnt::Learnt, routing::Routing},
     rate_limit::RateLimits,
@@ -34,6 +35,10 @@ pub(super) struct Components {
     pub telemetry: Data<Telemetry>,
     pub server_keys: Data<Keys>,
     pub body_limits: Data<BodyLimits>,
+    pub answers: Data<AnswerSettings>,
+    pub buffers: Data<Buffers>,
+    pub turns: Data<Turns>,
+    pub trusted_origins: Data<TrustedOrigins>,
     worker: WorkerSettings,
 }
 
@@ -66,16 +71,30 @@ impl Components {
         let telemetry = Telemetry::new(config.otlp.as_ref());
         #[cfg(not(feature = "otlp"))]
         let telemetry = Telemetry::new();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let buffers = Data::new(Buffers::new(config.max_buffered_bytes));
+        let turns = Data::new(Turns::new(cores));
+        let ingest = Ingest {
+            storage,
+            local: LocalEmbeddings::new(config.local_embeddings_dir.clone()),
+            turns: turns.clone().into_inner(),
+            buffers: buffers.clone().into_inner(),
+            max_passages: config.max_passages,
+        };
         let components = Self {
             db: Data::new(Db::new(&config.database)),
             authenticator: Data::new(Authenticator::new(&config.sessions, trusted)),
             rate_limits: Data::new(RateLimits::new(&config.rate_limit)),
             admission: Data::new(Admission::new(config.max_requests)),
             drain: Data::new(Drain::default()),
-            ingest: Data::new(Ingest::new(storage, LocalEmbeddings::new(config.local_embeddings_dir.clone()))),
+            ingest: Data::new(ingest),
             telemetry: Data::new(telemetry.map_err(io::Error::other)?),
             server_keys: Data::from(config.keys.clone()),
             body_limits: Data::new(config.body),
+            answers: Data::new(config.answers),
+            buffers,
+            turns,
+            trusted_origins: Data::new(TrustedOrigins(trusted_origins(config))),
             worker: WorkerSettings {
                 clients,
                 base_urls: config.base_urls.clone(),
@@ -100,6 +119,10 @@ impl Components {
             .app_data(self.telemetry.clone())
             .app_data(self.server_keys.clone())
             .app_data(self.body_limits.clone())
+            .app_data(self.answers.clone())
+            .app_data(self.buffers.clone())
+            .app_data(self.turns.clone())
+            .app_data(self.trusted_origins.clone())
             .app_data(Data::new(Providers::new(
                 &self.worker.clients,
                 self.worker.base_urls.clone(),
@@ -130,6 +153,18 @@ impl Components {
 
     /// Reads the components' current numbers, for `/metrics`.
     pub fn gauges(&self) -> Gauges {
-        Gauges { pool: self.db.pool_stats(), key_set_age: self.authenticator.key_set_age() }
+        let buffers = self.buffers.stats();
+        Gauges {
+            pool: self.db.pool_stats(),
+            key_set_age: self.authenticator.key_set_age(),
+            buffered_bytes: buffers.held,
+            refused_for_user: buffers.refused_for_user,
+            refused_for_server: buffers.refused_for_server,
+        }
     }
+}
+
+fn trusted_origins(config: &Config) -> Vec<String> {
+    let front_end = config.frontend_url.iter().map(|url| url.origin().ascii_serialization());
+    config.cors_origins.iter().cloned().chain(front_end).collect()
 }

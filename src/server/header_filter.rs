@@ -7,10 +7,10 @@ use actix_web::{
     middleware::Next,
 };
 
-use crate::http::path::is_api;
+use crate::http::{path::is_api, user::SEC_FETCH_SITE};
 
 /// The headers that are read of a request below `/api/` once it is admitted.
-const READ: [HeaderName; 6] = [ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, ORIGIN];
+const READ: [HeaderName; 7] = [ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, ORIGIN, SEC_FETCH_SITE];
 
 /// Removes a request's other headers. They would be held until the first text
 /// comes, for minutes maybe: a browser's seventeen take 7 KB, these 2.

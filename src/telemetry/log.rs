@@ -3,7 +3,10 @@
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
+    borrow::Cow,
     cell::Cell,
+    fmt::Write as _,
+    io,
 };
 
 use tracing::Level;
@@ -11,12 +14,11 @@ use tracing_subscriber::EnvFilter;
 
 /// What a directive without a level may begin with: the parts of this server
 /// that write to the log.
-const TARGETS: [&str; 12] = [
+const TARGETS: [&str; 11] = [
     "chatbot_ui_api",
     "actix",
     "h2",
     "hyper",
-    "lopdf",
     "mio",
     "opentelemetry",
     "reqwest",
@@ -57,12 +59,49 @@ pub fn may_be_written(target: &str, level: Level) -> bool {
     let from = |name: &str| target.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
     let most = if from("chatbot_ui_api") {
         Level::TRACE
+    } else if !TARGETS.iter().any(|known| target.starts_with(known)) {
+        // Readers of files would write what a file says.
+        return false;
     } else if QUIET.into_iter().any(from) {
         Level::INFO
     } else {
         Level::DEBUG
     };
     level <= most
+}
+
+/// Writes log lines to standard error with C1 controls, line separators and
+/// bidirectional controls escaped as `\uXXXX`: what a client named something
+/// must not reorder or colour a line in a terminal or a viewer.
+pub struct EscapingWriter;
+
+impl io::Write for EscapingWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        io::stderr().write_all(&escape(line))?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+fn escape(line: &[u8]) -> Cow<'_, [u8]> {
+    let Ok(text) = std::str::from_utf8(line) else { return Cow::Borrowed(line) };
+    let hidden = |character: char| matches!(character, '\u{80}'..='\u{9f}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if !text.contains(hidden) {
+        return Cow::Borrowed(line);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        if hidden(character) {
+            // Writing into a string cannot fail.
+            let _ = write!(escaped, "\\u{:04x}", u32::from(character));
+        } else {
+            escaped.push(character);
+        }
+    }
+    Cow::Owned(escaped.into_bytes())
 }
 
 thread_local! {
@@ -113,11 +152,20 @@ mod tests {
     }
 
     #[test]
+    fn controls_that_would_change_a_line_are_escaped() {
+        let line = "a\u{9b}31m b\u{202e}c\u{2066} d\u{2028}e äöü 漢".as_bytes();
+        let escaped = escape(line);
+        assert_eq!(escaped, "a\\u009b31m b\\u202ec\\u2066 d\\u2028e äöü 漢".as_bytes());
+        assert!(matches!(escape("plain ü".as_bytes()), Cow::Borrowed(_)));
+    }
+
+    #[test]
     fn what_others_write_for_themselves_is_left_out() {
         assert!(may_be_written("chatbot_ui_api::llm", Level::TRACE));
         assert!(may_be_written("sqlx::query", Level::DEBUG) && !may_be_written("sqlx::query", Level::TRACE));
         assert!(!may_be_written("reqwest::async_impl::client", Level::DEBUG));
         assert!(!may_be_written("h2", Level::DEBUG) && may_be_written("h2", Level::WARN));
         assert!(!may_be_written("chatbot_ui_apis", Level::TRACE));
+        assert!(!may_be_written("hayro_syntax::reader", Level::ERROR) && !may_be_written("lopdf", Level::WARN));
     }
 }

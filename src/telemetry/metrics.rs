@@ -12,8 +12,8 @@ use std::{
 };
 
 use prometheus::{
-    Counter, Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, core::Collector,
+    Counter, CounterVec, Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder, core::Collector,
 };
 
 use super::{Ended, RequestRecord};
@@ -30,12 +30,18 @@ const OVERHEADS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0
 const NONE: &str = "none";
 
 /// Numbers of other components at the time of a scrape.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Gauges {
     /// The database's connection pool.
     pub pool: PoolGauges,
     /// Time since the project's key set was fetched.
     pub key_set_age: Option<Duration>,
+    /// Bytes that requests hold.
+    pub buffered_bytes: usize,
+    /// Charges refused because one user held too many bytes.
+    pub refused_for_user: u64,
+    /// Charges refused because all requests held too many bytes.
+    pub refused_for_server: u64,
 }
 
 /// Numbers of the database's connection pool.
@@ -79,6 +85,8 @@ pub struct Metrics {
     pool_waited: Counter,
     pool_wait: Counter,
     key_set_age: Gauge,
+    buffered_bytes: IntGauge,
+    allowance_refused: CounterVec,
 }
 
 impl Metrics {
@@ -192,6 +200,20 @@ impl Metrics {
                 at,
                 Gauge::with_opts(opts("key_set_age_seconds", "Since the key set was read; NaN if it never was."))?,
             )?,
+            buffered_bytes: registered(
+                at,
+                IntGauge::with_opts(opts(
+                    "buffered_bytes",
+                    "Bytes that requests hold: bodies, files, answers of tools and embeddings.",
+                ))?,
+            )?,
+            allowance_refused: registered(
+                at,
+                CounterVec::new(
+                    opts("allowance_refused_total", "Charges that were refused, by allowance."),
+                    &["allowance"],
+                )?,
+            )?,
             registry,
         })
     }
@@ -257,6 +279,12 @@ impl Metrics {
         self.pool_waiting.set(pool.waiting.into());
         raise(&self.pool_waited, pool.waited as f64);
         raise(&self.pool_wait, pool.wait.as_secs_f64());
+        self.buffered_bytes.set(i64::try_from(gauges.buffered_bytes).unwrap_or(i64::MAX));
+        for (allowance, refused) in
+            [("user_bytes", gauges.refused_for_user), ("server_bytes", gauges.refused_for_server)]
+        {
+            raise(&self.allowance_refused.with_label_values(&[allowance]), refused as f64);
+        }
         self.key_set_age.set(gauges.key_set_age.map_or(f64::NAN, |age| age.as_secs_f64()));
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;

@@ -46,7 +46,7 @@ pub fn start(variables: &HashMap<String, String>) -> Result<(), String> {
     let registry = tracing_subscriber::registry()
         .with(filter)
         .with(filter_fn(|line| log::may_be_written(line.target(), *line.level())));
-    let layer = fmt::layer().with_writer(std::io::stderr);
+    let layer = fmt::layer().with_writer(|| log::EscapingWriter);
     let started = match text("LOG_FORMAT") {
         None | Some("text") => registry
             .with(layer.with_target(false).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())))
@@ -268,11 +268,13 @@ impl RequestLog {
     /// more is known, its end is that the client left.
     pub fn stream(&self, with_text: bool) {
         let mut line = self.0.borrow_mut();
-        let elapsed = line.started.elapsed();
-        line.streams = true;
-        line.telemetry.metrics.stream_opened(line.facts.provider);
-        line.facts.ended = Some(Ended::ClientLeft);
+        if !line.streams {
+            line.streams = true;
+            line.telemetry.metrics.stream_opened(line.facts.provider);
+            line.facts.ended = Some(Ended::ClientLeft);
+        }
         if with_text {
+            let elapsed = line.started.elapsed();
             let waited = line.facts.provider_wait + line.facts.tool_wait;
             line.facts.first_text = Some(elapsed);
             line.facts.overhead = Some(elapsed.saturating_sub(waited));
@@ -281,9 +283,21 @@ impl RequestLog {
 
     /// A text is passed on.
     pub fn passed_on(&self, bytes: usize) {
-        let facts = &mut self.0.borrow_mut().facts;
-        facts.texts += 1;
-        facts.bytes += bytes as u64;
+        let mut line = self.0.borrow_mut();
+        if line.facts.first_text.is_none() {
+            // Thoughts or a heartbeat began the answer. What was waited for
+            // since is not known, and so neither is our own part.
+            line.facts.first_text = Some(line.started.elapsed());
+        }
+        line.facts.texts += 1;
+        line.facts.bytes += bytes as u64;
+    }
+
+    /// A streamed answer ended so.
+    pub fn end(&self, ended: Ended, detail: Option<String>) {
+        let mut facts = self.note();
+        facts.ended = Some(ended);
+        facts.detail = detail;
     }
 }
 

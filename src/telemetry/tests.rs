@@ -43,7 +43,7 @@ async fn a_panic_is_answered_in_json_with_an_id_and_counted() {
         let text = answer.text().await.expect("a body");
         assert_eq!(text, r#"{"message":"An unexpected error occurred"}"#);
     }
-    let counted = telemetry.metrics.render(&Gauges { pool: PoolGauges::default(), key_set_age: None }).expect("text");
+    let counted = telemetry.metrics.render(&Gauges::default()).expect("text");
     let counted = String::from_utf8(counted).expect("UTF-8");
     let line = r#"chatbot_ui_api_requests_total{method="GET",route="/breaks",status="500"} 2"#;
     assert!(counted.lines().any(|counted| counted == line), "{counted}");

@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 /// not import from each other.
 const LAYERS: [&[&str]; 11] = [
     &["error", "js"],
-    &["credentials", "drain", "http_client", "playground", "telemetry"],
+    &["allowance", "credentials", "drain", "http_client", "playground", "telemetry"],
     &["auth", "db", "rate_limit", "tools"],
     &["llm"],
     &["openapi", "retrieval"],

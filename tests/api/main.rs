@@ -2,6 +2,7 @@
 //! that are real servers. Files are named by what a client asks for.
 
 mod access;
+mod allowances;
 mod chat;
 mod check;
 mod clients;

@@ -8,9 +8,11 @@ use crate::{
     credentials::{Key, Profile},
     db::{Db, models},
     error::Error,
-    http::{body::Body, context::ChatContext, user::User},
+    http::{body::UnreadBody, context::ChatContext, user::User},
     llm::{
-        Call, Chat, Wire, anthropic, azure,
+        Call, Chat, Wire,
+        answer::openai::Habits,
+        anthropic, azure,
         dispatch::{Attempt, ModelRequest},
         google, openai,
         providers::{Access, CUSTOM, Provider, provider_at},
@@ -25,22 +27,33 @@ pub async fn reply(
     provider: &'static Provider,
     user: User,
     context: ChatContext,
-    body: Body,
+    body: UnreadBody,
 ) -> Result<HttpResponse, Error> {
+    let body = body.read(&user, usize::MAX).await?;
     let access = access(provider, &user, &context)?;
     let chat = body.chat()?.chat()?;
     context.note(provider.path, &chat.model);
     let chat_first = provider.is_chat_first(&access.base_url);
-    let request = ModelRequest { chat_first, ..request(provider.path, &context, &access, &chat, Wire::Chat) };
+    let request = ModelRequest {
+        chat_first,
+        habits: provider.habits,
+        ..request(provider.path, &context, &access, &chat, Wire::Chat)
+    };
     drop(user);
-    let call = move |attempt: &Attempt<'_>| provider.call(&Prompt::new(&body.chat()?.chat()?), attempt, &access);
+    let call = move |attempt: &Attempt<'_>| provider.call(Prompt::new(&body.chat()?.chat()?), attempt, &access);
     context.relay(request, call, |failure| provider.error(failure)).await
 }
 
 /// `POST /api/chat/custom`: a model of the user's own, or a shared one.
 ///
 /// Differs: the original checks no session and lets anyone use any row.
-pub async fn reply_custom(user: User, context: ChatContext, db: Data<Db>, body: Body) -> Result<HttpResponse, Error> {
+pub async fn reply_custom(
+    user: User,
+    context: ChatContext,
+    db: Data<Db>,
+    body: UnreadBody,
+) -> Result<HttpResponse, Error> {
+    let body = body.read(&user, usize::MAX).await?;
     let posted = body.chat()?;
     let chat = posted.chat()?;
     let id = posted.custom_model_id().and_then(|id| Uuid::try_parse(&id).ok()).ok_or(Error::ModelNotFound)?;
@@ -57,8 +70,9 @@ pub async fn reply_custom(user: User, context: ChatContext, db: Data<Db>, body: 
     };
     context.note(CUSTOM.path, &chat.model);
     let request = request(provider_at(base_url), &context, &access, &chat, Wire::Chat);
+    let request = ModelRequest { habits: CUSTOM.habits, ..request };
     let call = move |attempt: &Attempt<'_>| {
-        let call = CUSTOM.call(&Prompt::new(&body.chat()?.chat()?), attempt, &access)?;
+        let call = CUSTOM.call(Prompt::new(&body.chat()?.chat()?), attempt, &access)?;
         Ok(Call { guarded: true, ..call })
     };
     drop((user, model));
@@ -66,7 +80,8 @@ pub async fn reply_custom(user: User, context: ChatContext, db: Data<Db>, body: 
 }
 
 /// `POST /api/chat/azure`.
-pub async fn reply_azure(user: User, context: ChatContext, body: Body) -> Result<HttpResponse, Error> {
+pub async fn reply_azure(user: User, context: ChatContext, body: UnreadBody) -> Result<HttpResponse, Error> {
+    let body = body.read(&user, usize::MAX).await?;
     let chat = body.chat()?.chat()?;
     let profile = user.profile()?;
     let deployment = azure::deployment(profile, &chat.model)?;
@@ -79,7 +94,8 @@ pub async fn reply_azure(user: User, context: ChatContext, body: Body) -> Result
 }
 
 /// `POST /api/chat/anthropic`.
-pub async fn reply_anthropic(user: User, context: ChatContext, body: Body) -> Result<HttpResponse, Error> {
+pub async fn reply_anthropic(user: User, context: ChatContext, body: UnreadBody) -> Result<HttpResponse, Error> {
+    let body = body.read(&user, usize::MAX).await?;
     let profile = user.profile()?;
     let key = profile.key(Key::Anthropic).ok_or(Error::KeyNotFound(anthropic::NAME))?;
     let base_url = context.providers.base_urls.anthropic.clone();
@@ -94,7 +110,8 @@ pub async fn reply_anthropic(user: User, context: ChatContext, body: Body) -> Re
 }
 
 /// `POST /api/chat/google`.
-pub async fn reply_google(user: User, context: ChatContext, body: Body) -> Result<HttpResponse, Error> {
+pub async fn reply_google(user: User, context: ChatContext, body: UnreadBody) -> Result<HttpResponse, Error> {
+    let body = body.read(&user, usize::MAX).await?;
     let key = user.profile()?.key(Key::GoogleGemini).ok_or(Error::KeyNotFound(google::NAME))?;
     let base_url = context.providers.base_urls.google.clone();
     let access = Access { base_url, key: key.clone(), organization: None, extras: Extras::default() };
@@ -156,5 +173,6 @@ pub(super) fn request(
         wire,
         chat_first: false,
         wanted: Wanted { images: chat.has_images(), functions: false },
+        habits: Habits::NONE,
     }
 }

@@ -7,10 +7,16 @@ use serde_json::{Value, json, value::RawValue};
 use super::chat::access;
 use crate::{
     error::Error,
-    http::{body::Body, context::ChatContext, user::User},
+    http::{
+        body::{self, UnreadBody},
+        context::ChatContext,
+        user::User,
+    },
     llm::{
         Wire,
+        answer::openai::Habits,
         dispatch::{Attempt, ModelRequest},
+        openai,
         providers::OPENAI,
         request::{Prompt, Turns},
         routing::Wanted,
@@ -37,7 +43,8 @@ struct Answer {
 ///
 /// Differs: the original asks [`MODEL`] for at most 4,096 tokens. Today's
 /// models spend such a limit on thinking.
-pub async fn reply(user: User, context: ChatContext, body: Body) -> Result<HttpResponse, Error> {
+pub async fn reply(user: User, context: ChatContext, unread: UnreadBody) -> Result<HttpResponse, Error> {
+    let body = unread.read(&user, body::QUESTION).await?;
     let access = access(&OPENAI, &user, &context)?;
     let question: Question<'_> = body.object("input")?;
     let input = question.input.ok_or_else(|| Error::BadRequest("input is missing".to_owned()))?;
@@ -54,13 +61,15 @@ pub async fn reply(user: User, context: ChatContext, body: Body) -> Result<HttpR
         wire: Wire::Chat,
         chat_first: false,
         wanted: Wanted::default(),
+        habits: Habits::NONE,
     };
     let call = |attempt: &Attempt<'_>| {
         let turns = Turns::Values(&turns);
         let prompt = Prompt { turns, temperature: Some(&temperature), tools: None, stream: false, quick: true };
-        OPENAI.call(&prompt, attempt, &access)
+        OPENAI.call(prompt, attempt, &access)
     };
     let mut message = context.message(request, call).await?;
-    let content = message.as_object_mut().and_then(|message| message.remove("content"));
+    let refusal = openai::text_of(&message).filter(|_| message["content"].is_null()).map(Value::from);
+    let content = refusal.or_else(|| message.as_object_mut()?.remove("content"));
     Ok(HttpResponse::Ok().json(Answer { content }))
 }

@@ -10,7 +10,7 @@ use crate::openapi::{self, page};
 
 /// The OpenAPI document.
 pub async fn document() -> HttpResponse {
-    HttpResponse::Ok().json(openapi::document())
+    HttpResponse::Ok().content_type(ContentType::json()).body(openapi::text())
 }
 
 /// The same as a page.

@@ -3,14 +3,15 @@
 
 use std::collections::HashMap;
 
-use actix_multipart::{Multipart, MultipartError};
+use actix_multipart::Multipart;
 use actix_web::{
     HttpRequest, HttpResponse,
+    error::PayloadError,
     http::header::{CONTENT_TYPE, ContentType},
     mime,
-    web::{Data, Payload},
+    web::{Bytes, Data},
 };
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
@@ -22,16 +23,13 @@ use crate::{
     },
     error::Error,
     http::{
-        body::{self, Body},
+        body::{self, UnreadBody},
         context::ChatContext,
         user::User,
     },
     llm::{Failure, openai},
     retrieval::{self, Chunk, embed, embed::Embedder, extract::FileKind, ingest::Ingest, local},
 };
-
-/// A form holds an id and a word.
-const MAX_FORM_BYTES: usize = 64 * 1024;
 
 /// Who makes the vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,11 +66,11 @@ pub async fn process(
     context: ChatContext,
     db: Data<Db>,
     ingest: Data<Ingest>,
-    request: HttpRequest,
-    payload: Payload,
+    unread: UnreadBody,
 ) -> Result<HttpResponse, Error> {
     user.profile()?;
-    let form = form(&request, payload).await?;
+    let (request, form) = unread.read_bytes(&user, body::FORM).await?;
+    let form = fields(&request, form).await?;
     let maker = Maker::of(form.get("embeddingsProvider").map_or("", String::as_str));
     let missing =
         || Error::Provider { status: 500, message: "Failed to retrieve file metadata: file not found".to_owned() };
@@ -84,9 +82,15 @@ pub async fn process(
     let Some(kind) = FileKind::from_name(&file.name) else {
         return Ok(unsupported());
     };
-    let bytes = ingest.storage.download(user.id, &file.path).await?;
     check_key(&user, maker)?;
-    let chunks = ingest.parse(move |deadline| retrieval::file_chunks(kind, &bytes, deadline)).await?;
+    // The turn first: a file that waits for its turn takes no memory.
+    let turn = ingest.turn(user.id).await?;
+    let (bytes, charge) = ingest.download(user.id, &file.path).await?;
+    let chunks = ingest.parse(turn, move |deadline| {
+        let _charge = charge;
+        retrieval::file_chunks(kind, &bytes, deadline)
+    });
+    let chunks = chunks.await?;
     store(&context, &db, &ingest, &user, id, &chunks, maker, Failure::into_error).await
 }
 
@@ -112,9 +116,10 @@ pub async fn process_docx(
     context: ChatContext,
     db: Data<Db>,
     ingest: Data<Ingest>,
-    body: Body,
+    unread: UnreadBody,
 ) -> Result<HttpResponse, Error> {
     user.profile()?;
+    let body = unread.read(&user, usize::MAX).await?;
     let Docx { text, file_id, embeddings_provider, file_extension } = body.object("text")?;
     if file_extension != "docx" {
         return Ok(unsupported());
@@ -124,7 +129,9 @@ pub async fn process_docx(
     let id = Uuid::try_parse(&file_id).map_err(|_| Error::BadRequest("fileId must be a UUID".to_owned()))?;
     let file = files::find_own(&db, user.id, id).await?;
     file.map_err(|_| unauthorized())?;
-    let chunks = ingest.parse(move |_| Ok(retrieval::chunks(FileKind::Docx, &text))).await?;
+    drop(body);
+    let turn = ingest.turn(user.id).await?;
+    let chunks = ingest.parse(turn, move |_| Ok(retrieval::chunks(FileKind::Docx, &text))).await?;
     store(&context, &db, &ingest, &user, id, &chunks, maker, openai::plain_error).await
 }
 
@@ -148,9 +155,10 @@ pub async fn retrieve(
     context: ChatContext,
     db: Data<Db>,
     ingest: Data<Ingest>,
-    body: Body,
+    unread: UnreadBody,
 ) -> Result<HttpResponse, Error> {
     user.profile()?;
+    let body = unread.read(&user, body::QUESTION).await?;
     let Question { user_input, file_ids, embeddings_provider, source_count } = body.object("userInput")?;
     let maker = Maker::of(&embeddings_provider);
     if maker == Maker::Nobody {
@@ -245,33 +253,25 @@ fn unsupported() -> HttpResponse {
 }
 
 /// The fields of a form, of either kind.
-async fn form(request: &HttpRequest, payload: Payload) -> Result<HashMap<String, String>, Error> {
-    let broken = || Error::BadRequest("Failed to parse body as FormData.".to_owned());
+async fn fields(request: &HttpRequest, form: Vec<u8>) -> Result<HashMap<String, String>, Error> {
+    let broken = |_| Error::BadRequest("Failed to parse body as FormData.".to_owned());
     let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media: Option<mime::Mime> = content_type.parse().ok();
     let mut fields = HashMap::new();
     match media.as_ref().map(mime::Mime::essence_str) {
         Some("multipart/form-data") => {
-            let broken = |error| match error {
-                MultipartError::Payload(error) => body::broken(&error),
-                _ => broken(),
-            };
-            let mut form = Multipart::new(request.headers(), body::in_time(request, payload.into_inner()));
-            let mut room = MAX_FORM_BYTES;
+            let whole = stream::iter([Ok::<_, PayloadError>(Bytes::from(form))]);
+            let mut form = Multipart::new(request.headers(), whole.fuse());
             while let Some(mut field) = form.try_next().await.map_err(broken)? {
                 let name = field.name().unwrap_or_default().to_owned();
                 let mut value = Vec::new();
                 while let Some(chunk) = field.try_next().await.map_err(broken)? {
-                    room = room.checked_sub(chunk.len()).ok_or(Error::BodyTooLarge(MAX_FORM_BYTES))?;
                     value.extend_from_slice(&chunk);
                 }
                 fields.insert(name, String::from_utf8_lossy(&value).into_owned());
             }
         }
-        Some("application/x-www-form-urlencoded") => {
-            let body = body::read(request, payload.into_inner()).await?;
-            fields.extend(url::form_urlencoded::parse(&body).into_owned());
-        }
+        Some("application/x-www-form-urlencoded") => fields.extend(url::form_urlencoded::parse(&form).into_owned()),
         _ => {
             return Err(Error::BadRequest(
                 "Content-Type was not one of \"multipart/form-data\" or \"application/x-www-form-urlencoded\"."

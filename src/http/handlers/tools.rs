@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::chat::{access, request};
 use crate::{
     error::Error,
-    http::{body::Body, context::ChatContext, user::User},
+    http::{body::UnreadBody, context::ChatContext, user::User},
     js,
     llm::{
         Wire,
@@ -50,8 +50,9 @@ pub async fn reply(
     user: User,
     context: ChatContext,
     client: Data<ToolClient>,
-    body: Body,
+    body: UnreadBody,
 ) -> Result<HttpResponse, Error> {
+    let body = body.read(&user, usize::MAX).await?;
     let access = access(&OPENAI, &user, &context)?;
     let posted = body.chat()?;
     let chat = posted.chat()?;
@@ -68,7 +69,7 @@ pub async fn reply(
         let tools = Some(tools.as_slice()).filter(|tools| !tools.is_empty());
         let call = |attempt: &Attempt<'_>| {
             let turns = Turns::Values(&messages);
-            OPENAI.call(&Prompt { turns, temperature: None, tools, stream: false, quick: false }, attempt, &access)
+            OPENAI.call(Prompt { turns, temperature: None, tools, stream: false, quick: false }, attempt, &access)
         };
         context.message(first, call).await?
     };
@@ -76,7 +77,7 @@ pub async fn reply(
         Value::Array(calls) if !calls.is_empty() => {
             serde_json::from_value::<Vec<ToolCall>>(Value::Array(calls.clone())).map_err(|_| unexpected())?
         }
-        _ => return Ok(context.text(message["content"].as_str().unwrap_or_default().to_owned())),
+        _ => return Ok(context.text(openai::text_of(&message).unwrap_or_default())),
     };
 
     messages.push(message);
@@ -104,7 +105,7 @@ pub async fn reply(
     drop((user, body));
     let call = move |attempt: &Attempt<'_>| {
         let turns = Turns::Values(&messages);
-        OPENAI.call(&Prompt { turns, temperature: None, tools: None, stream: true, quick: false }, attempt, &access)
+        OPENAI.call(Prompt { turns, temperature: None, tools: None, stream: true, quick: false }, attempt, &access)
     };
     context.relay(second, call, openai::plain_error).await
 }

@@ -10,7 +10,10 @@ use uuid::Uuid;
 use crate::{
     db::{Db, accounts},
     error::Error,
-    http::{body::Body, user::User},
+    http::{
+        body::{self, UnreadBody},
+        user::User,
+    },
 };
 
 #[derive(Deserialize)]
@@ -27,7 +30,8 @@ struct Id {
 }
 
 /// `{"username"}` → `{"isAvailable"}`: whether nobody has that name yet.
-pub async fn available(_: User, db: Data<Db>, body: Body) -> Result<HttpResponse, Error> {
+pub async fn available(user: User, db: Data<Db>, unread: UnreadBody) -> Result<HttpResponse, Error> {
+    let body = unread.read(&user, body::FORM).await?;
     let Name { username } = body.object("username")?;
     let username = username.ok_or_else(|| Error::BadRequest("username is missing".to_owned()))?;
     if username.contains('\0') {
@@ -38,7 +42,8 @@ pub async fn available(_: User, db: Data<Db>, body: Body) -> Result<HttpResponse
 }
 
 /// `{"userId"}` → `{"username"}`.
-pub async fn get(_: User, db: Data<Db>, body: Body) -> Result<HttpResponse, Error> {
+pub async fn get(user: User, db: Data<Db>, unread: UnreadBody) -> Result<HttpResponse, Error> {
+    let body = unread.read(&user, body::FORM).await?;
     let Id { user_id } = body.object("userId")?;
     let id = user_id.ok_or_else(|| Error::BadRequest("userId is missing".to_owned()))?;
     let id = Uuid::try_parse(&id).map_err(|_| Error::ProfileNotFound)?;

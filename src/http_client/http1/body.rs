@@ -64,6 +64,12 @@ impl Body {
         body
     }
 
+    /// Whether the answer itself says where it ends, so that what was read to
+    /// its end is all of it; else the connection's end is the only sign.
+    pub fn is_delimited(&self) -> bool {
+        self.framing != Framing::UntilClose
+    }
+
     /// Reads once, and gives the content that came to `take`, in no, one or
     /// several pieces. `false` at the end, `true` where more may come.
     ///

@@ -1,0 +1,13 @@
+//! Allowances: every byte that is kept and every step that costs a core is
+//! charged for its user before it is taken.
+//!
+//! [`bytes`] bounds what requests hold in memory, in all and of one user;
+//! [`turns`] hands out cores, fairly between users; [`json`] bounds what a
+//! document becomes once it is parsed.
+
+pub mod bytes;
+pub mod json;
+pub mod turns;
+
+pub use bytes::{Buffers, Charge};
+pub use turns::{Turn, Turns};
