@@ -182,17 +182,19 @@ fn events(piece: Piece, settings: AnswerSettings, log: &RequestLog, map_err: &im
     if let Some(usage) = &end.usage {
         events.push(event("usage", usage));
     }
-    let facts = log.note();
     events.push(match end.outcome {
-        Ok(finish) => event(
-            "done",
-            &Done {
-                finish_reason: finish.as_ref().map(Finish::as_str),
-                model: facts.model.as_deref(),
-                asked_model: facts.asked_model.as_deref(),
-                usage: end.usage.as_deref(),
-            },
-        ),
+        Ok(finish) => {
+            let facts = log.note();
+            event(
+                "done",
+                &Done {
+                    finish_reason: finish.as_ref().map(Finish::as_str),
+                    model: facts.model.as_deref(),
+                    asked_model: facts.asked_model.as_deref(),
+                    usage: end.usage.as_deref(),
+                },
+            )
+        }
         Err(failure) => event("error", &Failed { message: &map_err(failure).to_string() }),
     });
     events

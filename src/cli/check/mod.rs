@@ -3,6 +3,7 @@
 //! a secret, and what can be looked at is looked at, whatever failed before.
 
 mod database;
+mod models;
 mod project;
 mod settings;
 mod supabase;
