@@ -1,14 +1,22 @@
-//! Whether it keeps working: `cargo run --release --example soak`, for ten
-//! minutes or as many seconds as the argument says.
+//! The soak test: `cargo run --release --example soak`, for ten minutes or as
+//! many seconds as the argument says.
 //!
 //! The server as people run it, a Postgres of its own that is stopped and
-//! started twice, a Redis that is never there, a provider that does what
-//! providers do ([`provider`]), and clients of every kind ([`clients`]), all
-//! at once. It is watched from outside ([`watch`]); at the end it must hold no
-//! more than after the warm-up, and nobody may have got anything wrong.
+//! started twice, a Redis that is never there, a provider with every kind of
+//! failure ([`provider`]), and clients of every kind ([`clients`]), all at
+//! once. It is watched from outside ([`watch`]); at the end it must hold no
+//! more than after the warm-up, and no answer may have been wrong.
 
 mod clients;
+#[path = "../../tests/support/ports.rs"]
+mod ports;
 mod provider;
+#[expect(dead_code, reason = "here they are users and models")]
+#[path = "../../tests/support/rows.rs"]
+mod rows;
+#[expect(dead_code, reason = "here nothing is scripted beforehand or recorded")]
+#[path = "../../tests/support/upstream/mod.rs"]
+mod upstream;
 mod watch;
 mod world;
 
@@ -31,7 +39,7 @@ const CLIENTS: usize = 64;
 /// From the end of the traffic until nothing may be left of it: longer than
 /// connections are kept alive and idle threads wait.
 const SETTLE: Duration = Duration::from_secs(15);
-/// How long Postgres stays away, and how long after that a request may still
+/// Length of an outage of Postgres, and time after it in which a request may still
 /// be told so.
 const OUTAGE: Duration = Duration::from_secs(5);
 const RECOVERY: Duration = Duration::from_secs(3);
@@ -61,7 +69,7 @@ fn say(words: &str) {
     println!("{words}");
 }
 
-/// What the clients saw.
+/// The results of the clients.
 #[derive(Default)]
 struct Tally {
     /// By kind: how many went as they should, and how many were told that the

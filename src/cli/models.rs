@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::{
     config::{self, Config},
     credentials::Key,
-    http_client::{ClientFactory, guard, read},
+    http_client::{ClientFactory, read, ssrf_guard},
     llm::{
         Wire,
         catalogue::{Date, Model, Prices, catalogue},
@@ -145,7 +145,7 @@ type Listed = Result<HashSet<String>, String>;
 
 async fn lists(config: &Config) -> Result<HashMap<&'static str, Listed>, String> {
     let use_proxy = !config.base_urls.all_on_this_machine();
-    let factory = ClientFactory::new(config.http_client.clone(), use_proxy, guard::system_lookup);
+    let factory = ClientFactory::new(config.http_client.clone(), use_proxy, ssrf_guard::system_lookup);
     let client = factory.map_err(|error| error.to_string())?.trusted().map_err(|error| error.to_string())?;
     let urls = &config.base_urls;
     let bearer = |key: &SecretString| ("authorization", format!("Bearer {}", key.expose_secret().trim()));

@@ -1,4 +1,4 @@
-//! What a handler needs to call a provider and to answer.
+//! The context of a chat: access to providers, and the response.
 
 use std::future::{Ready, ready};
 
@@ -56,7 +56,7 @@ impl FromRequest for ChatContext {
     }
 }
 
-/// Whether `Accept` names `text/event-stream`, and not with `q=0`.
+/// Tells if `Accept` names `text/event-stream`, and not with `q=0`.
 fn accepts_events(headers: &HeaderMap) -> bool {
     let ranges = headers.get_all(ACCEPT).filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
     ranges.into_iter().any(|range| {

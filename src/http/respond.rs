@@ -1,4 +1,4 @@
-//! How an answer leaves: as plain text, or, with `Accept: text/event-stream`,
+//! Streaming an answer: as plain text, or, with `Accept: text/event-stream`,
 //! as events.
 
 use std::{
@@ -151,7 +151,7 @@ struct Done<'a> {
     /// As the client named it.
     model: Option<&'a str>,
     /// The one that was asked, which may be its successor.
-    asked_model: Option<&'a str>,
+    effective_model: Option<&'a str>,
     usage: Option<&'a RawValue>,
 }
 
@@ -168,7 +168,7 @@ struct Cited<'a> {
 /// A piece of an answer as events: `delta` (`{"text"}`), `reasoning`
 /// (`{"text"}`), and at the end `sources` (`{"sources": [{"url", "title"}]}`),
 /// `usage` (the provider's own count), and `done`
-/// (`{"finish_reason", "model", "asked_model", "usage"}`) or `error` (`{"message"}`).
+/// (`{"finish_reason", "model", "effective_model", "usage"}`) or `error` (`{"message"}`).
 fn events(piece: Piece, settings: AnswerSettings, log: &RequestLog, map_err: &impl Fn(Failure) -> Error) -> Vec<Event> {
     let end = match piece {
         Piece::Text(text) => return vec![event("delta", &Delta { text: &text })],
@@ -190,7 +190,7 @@ fn events(piece: Piece, settings: AnswerSettings, log: &RequestLog, map_err: &im
                 &Done {
                     finish_reason: finish.as_ref().map(Finish::as_str),
                     model: facts.model.as_deref(),
-                    asked_model: facts.asked_model.as_deref(),
+                    effective_model: facts.effective_model.as_deref(),
                     usage: end.usage.as_deref(),
                 },
             )

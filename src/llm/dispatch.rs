@@ -243,7 +243,7 @@ fn searches(request: &ModelRequest) -> bool {
 
 fn note(log: &RequestLog, request: &ModelRequest, attempt: &Attempt<'_>) {
     let mut facts = log.note();
-    facts.asked_model = Some(attempt.model.chars().take(100).collect());
+    facts.effective_model = Some(attempt.model.chars().take(100).collect());
     // Metrics have one label a line of the catalogue, so that no client can
     // make more of them.
     let known = catalogue().model_or_family(request.provider, attempt.model);

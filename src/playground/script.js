@@ -19,8 +19,13 @@ async function signIn(email, password) {
   keep(await supabase("/auth/v1/token?grant_type=password", json({ email, password })));
 }
 
+/** Ends the session at Supabase if it can be reached, and in this page in any case. */
 async function signOut() {
-  await supabase("/auth/v1/logout", { method: "POST" }, await accessToken()).finally(() => keep(null));
+  try {
+    await supabase("/auth/v1/logout", { method: "POST" }, await accessToken());
+  } finally {
+    keep(null);
+  }
 }
 
 /** The access token; a new one, asked for once, where it has less than a minute left. */

@@ -1,4 +1,4 @@
-//! `POST /api/chat/{provider}`: a chat, answered as it comes.
+//! `POST /api/chat/{provider}`: a chat, streamed.
 
 use actix_web::{HttpResponse, web::Data};
 use secrecy::SecretString;
@@ -44,7 +44,7 @@ pub async fn reply(
     context.relay(request, call, |failure| provider.error(failure)).await
 }
 
-/// `POST /api/chat/custom`: a model of the user's own, or a shared one.
+/// `POST /api/chat/custom`: the user's own model, or a shared one.
 ///
 /// Differs: the original checks no session and lets anyone use any row.
 pub async fn reply_custom(
@@ -122,7 +122,7 @@ pub async fn reply_google(user: User, context: ChatContext, body: UnreadBody) ->
     let call = move |attempt: &Attempt<'_>| google::call(&body.chat()?.chat()?, attempt, &access);
     drop(user);
     let map_err = move |failure| {
-        let asked = log.note().asked_model.clone().unwrap_or_default();
+        let asked = log.note().effective_model.clone().unwrap_or_default();
         google::error(&google::url(&base_url, &asked).map_or_else(|_| base_url.clone(), String::from), failure)
     };
     context.relay(request, call, map_err).await

@@ -1,4 +1,4 @@
-//! `POST /api/command`: the command palette's question, answered in one piece.
+//! `POST /api/command`: the command palette's prompt, answered in one piece.
 
 use actix_web::HttpResponse;
 use serde::{Deserialize, Serialize};
@@ -34,12 +34,12 @@ struct Question<'a> {
 
 #[derive(Serialize)]
 struct Answer {
-    /// Text or `null`, as the model says; absent where it says neither.
+    /// A string or `null`, as in the provider's response; omitted if absent there.
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<Value>,
 }
 
-/// Answers `{"content"}`.
+/// Responds with `{"content"}`.
 ///
 /// Differs: the original asks [`MODEL`] for at most 4,096 tokens. Today's
 /// models spend such a limit on thinking.
