@@ -11,12 +11,11 @@ use tracing_subscriber::EnvFilter;
 
 /// What a directive without a level may begin with: the parts of this server
 /// that write to the log.
-const TARGETS: [&str; 12] = [
+const TARGETS: [&str; 11] = [
     "chatbot_ui_api",
     "actix",
     "h2",
     "hyper",
-    "lopdf",
     "mio",
     "opentelemetry",
     "reqwest",
