@@ -176,7 +176,11 @@ async fn target(body: &Rc<Body>, user: &User, db: &Db, context: &ChatContext) ->
                     let messages = google_messages(chat.message_objects()?);
                     let messages = serde_json::value::to_raw_value(&messages);
                     let messages = messages.map_err(|error| Error::Internal(error.to_string()))?;
-                    google::call(&Chat { model: chat.model, temperature: chat.temperature, messages: &messages }, attempt, &access)
+                    google::call(
+                        &Chat { model: chat.model, temperature: chat.temperature, messages: &messages },
+                        attempt,
+                        &access,
+                    )
                 }),
                 map_err: Box::new(move |failure| {
                     let asked = log.note().effective_model.clone().unwrap_or_default();
@@ -230,11 +234,7 @@ fn by_row(
         form: Form::OpenAi,
         // The original asks OpenAI here without the chat's temperature.
         make_call: by_prompt(body, !is_openai, move |prompt, attempt| provider.call(prompt, attempt, &access)),
-        map_err: if is_openai {
-            Box::new(openai::plain_error)
-        } else {
-            Box::new(|failure| provider.error(failure))
-        },
+        map_err: if is_openai { Box::new(openai::plain_error) } else { Box::new(|failure| provider.error(failure)) },
         path: provider.path,
     })
 }
