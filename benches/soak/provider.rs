@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::upstream::{End, Recorded, Reply, Step, Upstream};
 
-/// When it closes an idle connection, so that the server's pool of connections
+/// The time after which it closes an idle connection, so that the server's pool of connections
 /// to it is empty once the traffic is over.
 const IDLE: Duration = Duration::from_secs(2);
 /// One line without an end, more than the server takes.
@@ -29,7 +29,7 @@ pub fn start() -> Upstream {
     })
 }
 
-/// `None` if the request is none of the soak's.
+/// `None` if the request is not one of the soak's.
 fn answer(request: &Recorded, refused: &Mutex<HashSet<String>>) -> Option<Reply> {
     let user = request.key.strip_prefix("sk-soak-")?;
     let body: Value = serde_json::from_slice(&request.body).ok()?;

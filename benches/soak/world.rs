@@ -34,7 +34,7 @@ const ROLE: &str = include_str!("../../docs/role.sql");
 const ROLE_PASSWORD: &str = "only-for-the-soak";
 const DATABASE: Options = Options { durable: false, max_connections: 50, remove: false };
 
-/// Somebody who is signed in.
+/// A user who is signed in.
 pub struct User {
     /// The user as the provider knows it: the end of the key.
     pub name: String,
@@ -57,7 +57,7 @@ pub struct World {
     behind_the_door: Arc<Mutex<Option<Url>>>,
     outages: Mutex<Vec<Range<Instant>>>,
     _provider: Upstream,
-    /// Theirs as long as the server may be started anew; nobody has Redis'.
+    /// Reserved for the server; that of Redis stays closed.
     _ports: [Port; 3],
 }
 
@@ -96,7 +96,7 @@ impl World {
             ("PROVIDER_IDLE_TIMEOUT", "20".to_owned()),
             ("MAX_BODY_BYTES", MAX_BODY_BYTES.to_string()),
             // So low that a slot or a place that is not given back is noticed:
-            // no user asks for two things at once.
+            // no user sends two requests at once.
             ("MAX_STREAMS_PER_USER", "3".to_owned()),
             ("MAX_REQUESTS", "150".to_owned()),
             ("RATE_LIMIT_PER_MINUTE", "1000000".to_owned()),
