@@ -3,6 +3,8 @@
 //! The front end's `fetch` sends strings, which makes the type `text/plain`, and the original never checks it.
 
 use std::{
+    borrow::Cow,
+    fmt,
     future::{Ready, ready},
     io,
     time::{Duration, Instant},
@@ -12,8 +14,11 @@ use actix_web::{
     FromRequest, HttpMessage, HttpRequest, dev::Payload, error::PayloadError, http::header::CONTENT_LENGTH, web::Bytes,
 };
 use futures::{Stream, StreamExt, stream};
-use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
 
 use super::{installed, user::User};
 use crate::{
@@ -187,12 +192,36 @@ pub struct ChatBody<'a> {
     selected_tools: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default)]
 struct Settings<'a> {
-    #[serde(default)]
     model: Option<String>,
-    #[serde(borrow, default)]
     temperature: Option<&'a RawValue>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Settings<'a> {
+    // By hand, because of a key that is there twice the last counts, as in
+    // JavaScript.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Settings<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the settings of a chat")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut settings = Settings::default();
+                while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+                    match name.as_ref() {
+                        "model" => settings.model = map.next_value()?,
+                        "temperature" => settings.temperature = map.next_value()?,
+                        _ => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(settings)
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
 }
 
 impl Body {
@@ -245,18 +274,18 @@ impl<'a> ChatBody<'a> {
         Ok(Chat { model, temperature: settings.temperature, messages })
     }
 
-    /// Returns the tools that the model may call.
+    /// Returns the tools that the model may call. What is no tool stays as one without
+    /// anything, to be refused by name.
     ///
     /// # Errors
-    /// [`Error::BadRequest`] if they are missing or not an array.
-    pub fn selected_tools(&self) -> Result<Vec<SelectedTool>, Error> {
+    /// [`Error::BadRequest`] if they are missing or no array.
+    pub fn selected_tools(&self) -> Result<Vec<SelectedTool<'a>>, Error> {
         let tools = self
             .selected_tools
             .ok_or_else(|| Error::BadRequest("selectedTools is missing: it must be an array".to_owned()))?;
-        let tools: Vec<Value> = serde_json::from_str(tools.get())
+        let tools: Vec<&RawValue> = serde_json::from_str(tools.get())
             .map_err(|_| Error::BadRequest("selectedTools must be an array of tools".to_owned()))?;
-        // An invalid tool does not invalidate the others.
-        Ok(tools.into_iter().filter_map(|tool| serde_json::from_value(tool).ok()).collect())
+        Ok(tools.into_iter().map(|tool| serde_json::from_str(tool.get()).unwrap_or_default()).collect())
     }
 
     /// Returns the custom model's id, if it is a string.

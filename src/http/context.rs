@@ -25,7 +25,7 @@ use crate::{
     telemetry::RequestLog,
 };
 
-/// One chat request's way to a provider and back.
+/// The components for a chat request.
 pub struct ChatContext {
     /// This worker's clients of providers.
     pub providers: Data<Providers>,
@@ -75,12 +75,11 @@ impl ChatContext {
         facts.model = (!model.is_empty()).then(|| model.chars().take(100).collect());
     }
 
-    /// Calls a provider and relays its answer as it comes. Drop what the call
-    /// was made of before: this may take minutes.
+    /// Calls a provider and relays its answer as it comes. Drop what the call was made of before: this may take
+    /// minutes.
     ///
     /// # Errors
-    /// If it fails before the first text: as `map_err` words it. A later
-    /// failure cuts the answer.
+    /// If it fails before the first text: as `map_err` words it. A later failure cuts the answer.
     pub async fn relay(
         self,
         call: Call,
@@ -122,8 +121,8 @@ impl ChatContext {
         match opened {
             Some(Ok(relay)) => Ok(respond(&request, as_events, settings, log, relay, map_err)),
             Some(Err(failure)) => Err(map_err(failure)),
-            // A proxy on the client's way would not wait much longer, so the
-            // answer begins before the provider's does; a failure is an event.
+            // A proxy on the client's way would not wait much longer, so the answer begins before the provider's does;
+            // a failure is an event.
             None => {
                 log.stream(false);
                 let record = log.clone();

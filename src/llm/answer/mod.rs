@@ -41,6 +41,15 @@ impl Reader {
         }
     }
 
+    /// Reads an answer that came in one piece instead of as a stream. Returns
+    /// `false` if it is none.
+    pub fn read_whole(&mut self, body: &[u8], out: &mut Output) -> bool {
+        match self {
+            Self::OpenAi(reader) => reader.read_whole(body, out),
+            Self::Anthropic(_) | Self::Google(_) => false,
+        }
+    }
+
     /// Adds what was held back. `is_complete`: the transfer said itself where
     /// it ends, and came to that end.
     pub fn finish(&mut self, is_complete: bool, out: &mut Output) {
@@ -153,15 +162,18 @@ impl Output {
     /// provider gave one. `has_text`: some text came, at any time.
     ///
     /// # Errors
-    /// If the answer was refused, filtered or cut off, or is empty.
+    /// If the answer was refused, filtered or cut off.
     pub fn judge(&mut self, has_text: bool) -> Result<Option<Finish>, Failure> {
         match self.finish.take() {
             Some(Finish::Blocked(words)) => Err(Failure::Blocked(words)),
             Some(Finish::Failed(words)) => Err(Failure::Stream(words)),
-            _ if has_text && !self.ended => Err(Failure::Incomplete(NO_END_MARK.to_owned())),
-            finish if has_text || (self.ended && !self.calls.list.is_empty()) => Ok(finish),
-            Some(Finish::Length) => Err(Failure::Incomplete(NO_TEXT_WITHIN_LIMIT.to_owned())),
-            _ => Err(Failure::Incomplete(NO_TEXT.to_owned())),
+            _ if !self.ended => {
+                let words = if has_text { NO_END_MARK } else { NO_TEXT };
+                Err(Failure::Incomplete(words.to_owned()))
+            }
+            Some(Finish::Length) if !has_text => Err(Failure::Incomplete(NO_TEXT_WITHIN_LIMIT.to_owned())),
+            // Also a model that had nothing to say, and said so.
+            finish => Ok(finish),
         }
     }
 }
@@ -202,7 +214,7 @@ mod tests {
         assert_eq!(judge(None, true, true).expect("usable"), None);
         assert!(matches!(judge(None, false, true), Err(Failure::Incomplete(words)) if words == NO_END_MARK));
         assert!(matches!(judge(None, false, false), Err(Failure::Incomplete(words)) if words == NO_TEXT));
-        assert!(matches!(judge(Some(Finish::Stop), true, false), Err(Failure::Incomplete(words)) if words == NO_TEXT));
+        assert_eq!(judge(Some(Finish::Stop), true, false).expect("usable"), Some(Finish::Stop));
         assert!(
             matches!(judge(Some(Finish::Length), true, false), Err(Failure::Incomplete(words)) if words != NO_TEXT)
         );
