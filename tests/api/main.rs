@@ -1,5 +1,5 @@
 //! Black-box tests: the server as it runs, a Postgres of its own, providers
-//! that are real servers. Files are named by what a client asks for.
+//! that are real servers. Files are named by a client's request.
 
 mod access;
 mod allowances;

@@ -222,7 +222,7 @@ async fn azures_endpoint_goes_through_the_guard_unless_the_operator_set_it() {
 }
 
 #[tokio::test]
-async fn names_are_told_to_whoever_is_signed_in() {
+async fn names_are_told_to_every_user_who_is_signed_in() {
     let app = App::start(&[]).await;
     let (user, other) = (app.user(&[]).await, app.user(&[("username", "somebody")]).await);
     let ask = async |route: &str, body: Value| -> (u16, Value) {
