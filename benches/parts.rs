@@ -1,5 +1,4 @@
-//! The parts of a request's way that are paid for each event or each request:
-//! `cargo bench --bench parts`.
+//! Costs per event and per request: `cargo bench --bench parts`.
 
 use std::{hint::black_box, time::Duration};
 
@@ -23,8 +22,7 @@ use uuid::Uuid;
 const SECRET: &[u8] = b"a secret of the bench that has at least 32 characters";
 const EVENTS: usize = 1000;
 
-/// What a provider sends while it speaks: the fields of OpenAI's chunks, with
-/// the padding by which it hides the length of a word.
+/// Events of a provider: the fields of OpenAI's chunks, with the padding that hides the length of a word.
 fn events() -> Vec<String> {
     let words = ["The", " river", " carries", " salt,", " \\\"quietly\\\"", ".\\n", " Salz für die Küste", " 塩"];
     let event = |number: usize| {

@@ -1,6 +1,5 @@
-//! How fast files become passages, passages rows, and questions answers:
-//! `cargo bench --bench retrieval`. Takes some minutes, most of them for the
-//! index of 100,000 vectors; `ITEMS=5000` takes less.
+//! Throughput of splitting files into passages, storing passages, and searching: `cargo bench --bench retrieval`. Takes
+//! some minutes, most of them for the index of 100,000 vectors; `ITEMS=5000` takes less.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +19,7 @@ use uuid::Uuid;
 
 const FILES: usize = 200;
 const DIMENSIONS: usize = 1536;
-/// Passages of one file are about one thing: its vectors lie around a centre.
+/// Passages of one file are about one topic: their vectors are close to a centre.
 const SPREAD: f32 = 0.7;
 
 fn main() {
@@ -143,7 +142,7 @@ async fn rows() {
                 let exact: Vec<Uuid> = exact.iter().take(found.len().max(1)).map(|item| item.id).collect();
                 hits += found.iter().filter(|item| exact.contains(&item.id)).count();
                 wanted += usize::try_from(count).expect("small");
-                // All rows of all files is slow, and enough to know the recall.
+                // Searching all rows of all files is slow, and a few searches suffice to estimate the recall.
                 if files == FILES && question == 9 {
                     break;
                 }

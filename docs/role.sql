@@ -47,7 +47,7 @@ begin
     create policy "chatbot_ui_api" on public.file_items to chatbot_ui_api using (true) with check (true);
   end if;
   if to_regclass('public.collections') is not null and to_regclass('public.collection_files') is not null then
-    grant select (id, sharing) on public.collections to chatbot_ui_api;
+    grant select (id, user_id, sharing) on public.collections to chatbot_ui_api;
     grant select (collection_id, file_id) on public.collection_files to chatbot_ui_api;
     drop policy if exists "chatbot_ui_api reads" on public.collections;
     create policy "chatbot_ui_api reads" on public.collections for select to chatbot_ui_api using (true);

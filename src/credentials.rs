@@ -1,15 +1,14 @@
-//! The one table of keys and key-like settings: environment variable ↔ column
-//! of `profiles` ↔ name in the answer of `/api/keys`.
+//! The one table of API keys and key-like settings: environment variable ↔ column of `profiles` ↔ name in the answer of
+//! `/api/keys`.
 //!
-//! Everything that knows of keys goes through it: the SQL that reads a
-//! profile, the environment's precedence, `/api/keys`. A new key is one row
-//! here (and a column in the database).
+//! The SQL that reads a profile, the environment's precedence and `/api/keys` all use it. A new key is one row here
+//! (and a column in the database).
 
 use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 
-/// A row's place in [`TABLE`].
+/// An index into [`TABLE`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the table beside it says what each is")]
 pub enum Key {
@@ -29,10 +28,10 @@ pub enum Key {
     AzureEmbeddings,
 }
 
-/// One key: where it may come from and what it is called.
+/// One key: its sources and its names.
 #[derive(Debug)]
 pub struct Row {
-    /// Which key this is; its number is the row's index.
+    /// Identifies the key; equals the row's index.
     pub key: Key,
     /// The environment variable that overrides the profile.
     pub variable: &'static str,
@@ -66,15 +65,15 @@ pub const TABLE: [Row; ROWS] = [
     row(Key::AzureEmbeddings, "AZURE_EMBEDDINGS_NAME", "azure_openai_embeddings_id", "azure_embeddings_name"),
 ];
 
-/// A value for each row of [`TABLE`], or none.
+/// A value for each row of [`TABLE`], or `None`.
 #[derive(Debug, Clone, Default)]
 pub struct Keys([Option<SecretString>; ROWS]);
 
 impl Keys {
-    /// Fills the table by asking `value` for each row.
+    /// Fills the table by calling `value` for each row.
     ///
     /// # Errors
-    /// The first one that `value` returns.
+    /// If `value` returns an error: the first one.
     pub fn try_from_rows<E>(mut value: impl FnMut(&Row) -> Result<Option<String>, E>) -> Result<Self, E> {
         let mut keys = Self::default();
         for row in &TABLE {
@@ -83,31 +82,30 @@ impl Keys {
         Ok(keys)
     }
 
-    /// The value of a key; `None` where it is absent (an empty one is not).
+    /// Returns a key's value; `None` if it is absent (an empty string counts as present).
     pub fn get(&self, key: Key) -> Option<&SecretString> {
         self.0[key as usize].as_ref()
     }
 }
 
-/// A row of `profiles`, with the environment's keys over it.
+/// A row of `profiles`, overridden by the environment's keys.
 #[derive(Debug)]
 pub struct Profile {
     /// The row's own keys.
     pub own: Keys,
-    /// The server's keys, which win.
+    /// The server's keys, which take precedence.
     pub environment: Arc<Keys>,
-    /// Embeddings come from Azure instead of OpenAI.
+    /// Use Azure instead of OpenAI for embeddings.
     pub use_azure_openai: bool,
 }
 
 impl Profile {
-    /// A key: the environment's, else the profile's; `None` where neither has
-    /// one or the profile's is empty.
+    /// Returns a key: the environment's, else the profile's; `None` if neither is set or the profile's is empty.
     pub fn key(&self, key: Key) -> Option<&SecretString> {
         self.environment.get(key).or_else(|| self.own.get(key).filter(|value| !value.expose_secret().is_empty()))
     }
 
-    /// Whether a key is the environment's, and so no user's choice.
+    /// Tells if a key comes from the environment, so that the user did not choose it.
     pub fn is_from_environment(&self, key: Key) -> bool {
         self.environment.get(key).is_some()
     }

@@ -1,9 +1,7 @@
-//! Graceful shutdown: what is still in flight, and whether new requests are
-//! refused.
+//! Graceful shutdown: counters of requests in flight, and the flag that refuses new requests.
 //!
-//! The listener stays open while the last requests run: a load balancer that
-//! still routes here gets 503 and `Retry-After` instead of a refused
-//! connection, and `/readyz` can say what is going on.
+//! The listener stays open while the last requests run: a load balancer that still routes here gets 503 and
+//! `Retry-After` instead of a refused connection, and `/readyz` can report the shutdown.
 
 use tokio::sync::watch;
 
@@ -22,7 +20,7 @@ impl Drain {
         self.draining.send_replace(true);
     }
 
-    /// Whether [`Drain::start`] was called.
+    /// Returns true after [`Drain::start`].
     pub fn is_draining(&self) -> bool {
         *self.draining.borrow()
     }
@@ -43,7 +41,7 @@ impl Drain {
         self.requests.enter()
     }
 
-    /// Waits until every request was answered, streams to their end.
+    /// Waits until every request has been answered, including streams.
     pub async fn requests_finished(&self) {
         self.requests.is_zero().await;
     }
@@ -54,18 +52,18 @@ impl Drain {
     }
 }
 
-/// Number of things under way, which can be waited for to become zero.
+/// A counter of things in progress; tasks can wait for it to reach zero.
 #[derive(Debug, Default)]
 pub struct InFlightCounter(watch::Sender<usize>);
 
 impl InFlightCounter {
-    /// Counts one more.
+    /// Increments the counter.
     pub fn enter(&self) -> InFlight {
         self.0.send_modify(|count| *count += 1);
         InFlight(self.0.clone())
     }
 
-    /// Counts one more unless `limit` of them are under way.
+    /// Increments the counter unless it has reached `limit`.
     pub fn enter_below(&self, limit: usize) -> Option<InFlight> {
         let entered = self.0.send_if_modified(|count| {
             let free = *count < limit;

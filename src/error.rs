@@ -1,10 +1,8 @@
-//! What can be answered when something is wrong: one enum, a status and a
-//! sentence each. The sentences are the original's, since its front end and
-//! its users know them.
+//! Failed requests: one enum; each variant has a status and a sentence. The sentences are the original's, since its
+//! front end and its users know them.
 //!
-//! Two texts, never mixed: what the client is told ([`Display`](std::fmt::Display))
-//! and what the operator reads in the log ([`Error::detail`]). Neither holds a
-//! key, a token, a prompt or an answer.
+//! Two texts, never mixed: the client gets [`Display`](std::fmt::Display), the operator reads [`Error::detail`] in the
+//! log. Neither holds a key, a token, a prompt or an answer.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -14,13 +12,13 @@ use actix_web::{
 };
 use serde::Serialize;
 
-/// A failed request. `Debug` shows what the log may show.
+/// A failed request. `Debug` shows the text for the log.
 #[derive(thiserror::Error)]
 pub enum Error {
-    /// 500: no session, or one that is not good (any more). The detail says why.
+    /// 500: no session, or an invalid one. The detail has the reason.
     #[error("User not found")]
     UserNotFound(String),
-    /// 401: a bearer token that is not accepted. The detail says why.
+    /// 401: a bearer token that is not accepted. The detail has the reason.
     #[error("The access token is not accepted. Sign in again for a new one.")]
     TokenRefused(String),
     /// 403: a page of another site used the session's cookie.
@@ -34,10 +32,10 @@ pub enum Error {
     /// 500: the provider's key is neither in the profile nor in the environment.
     #[error("{0} API Key not found. Please set it in your profile settings.")]
     KeyNotFound(&'static str),
-    /// 500: no such custom model, or somebody else's private one.
+    /// 500: no such custom model, or another user's private one.
     #[error("Model not found")]
     ModelNotFound,
-    /// 400: the request cannot be understood; the sentence says what is missing.
+    /// 400: the request is invalid; the sentence says what is missing.
     #[error("{0}")]
     BadRequest(String),
     /// 413: the body has more bytes than `MAX_BODY_BYTES`.
@@ -49,64 +47,71 @@ pub enum Error {
     /// 404: no such route.
     #[error("Route not found")]
     RouteNotFound,
-    /// 405, with what would be allowed.
+    /// 405, with the allowed methods.
     #[error("Method not allowed: this route takes {0}")]
     MethodNotAllowed(&'static str),
-    /// The provider's status and words, as the route shows them.
+    /// The provider's status and message, as the route presents them.
     #[error("{message}")]
     Provider {
         /// 400 to 599.
         status: u16,
-        /// What the client is told.
+        /// The sentence for the client.
+        message: String,
+    },
+    /// This server could not do what was requested, and no provider is at fault: a file that cannot be read, a local
+    /// model that is not installed. The sentence goes into the log too, so it quotes no key and no user's text.
+    #[error("{message}")]
+    Failed {
+        /// 400 to 599.
+        status: u16,
+        /// The sentence for the client.
         message: String,
     },
     /// 500: no answer came from the provider, or it broke off.
     #[error("{message}")]
     Connection {
-        /// What the client is told.
+        /// The sentence for the client.
         message: String,
-        /// What happened.
+        /// The cause, for the log.
         detail: String,
     },
-    /// 429: the user has as many requests under way as one may.
+    /// 429: the user has reached the limit of requests in flight.
     #[error("You have {0} requests under way, the most at once. Please wait until one of them has ended.")]
     TooManyStreams(u32),
-    /// 429: the user asked as often as one may; with the time until the next.
+    /// 429: the user has reached the rate limit; with the time until the next request is allowed.
     #[error("You have sent too many requests. Please try again in {} s.", whole_seconds(*.0))]
     RateLimited(Duration),
-    /// 503: as many requests are under way as the server takes.
+    /// 503: the server has reached its limit of requests in flight.
     #[error("The server is busy. Please try again in a moment.")]
     Overloaded,
-    /// 502 or 508: what is not this server's could not be passed on to the
-    /// front end.
+    /// 502, 504 or 508: the front end could not be reached, did not answer in time, or is this server itself.
     #[error("{message}")]
     FrontEnd {
-        /// Which of the two.
+        /// 502, 504 or 508.
         status: StatusCode,
-        /// What the client is told.
+        /// The sentence for the client.
         message: &'static str,
-        /// What happened.
+        /// The cause, for the log.
         detail: String,
     },
-    /// 503: Postgres is away, or all its connections are busy.
+    /// 503: Postgres is unavailable, or all its connections are busy.
     #[error("The database is not available. Please try again in a moment.")]
     DatabaseUnavailable(String),
-    /// 503: the server was told to stop, and takes no new work.
+    /// 503: the server is shutting down.
     #[error("The server is stopping")]
     Stopping,
-    /// 500: a bug or a broken set-up, which the log explains.
+    /// 500: a bug or a broken setup; the log has the reason.
     #[error("An unexpected error occurred")]
     Internal(String),
 }
 
 impl Error {
-    /// No answer from the provider, in the words of most routes.
+    /// A failed connection to the provider, with the sentence of most routes.
     pub fn connection(detail: String) -> Self {
         Self::Connection { message: "Connection error.".to_owned(), detail }
     }
 
-    /// What the log says: never the provider's words or the client's, which
-    /// may quote a prompt or a key.
+    /// Returns the text for the log: never the provider's or the client's own words, which may quote a prompt or a key.
     pub fn detail(&self) -> Cow<'_, str> {
         match self {
             Self::UserNotFound(detail)
@@ -115,8 +120,11 @@ impl Error {
             | Self::FrontEnd { detail, .. }
             | Self::DatabaseUnavailable(detail)
             | Self::Internal(detail) => Cow::Borrowed(detail),
-            Self::BadRequest(_) => "the request cannot be understood".into(),
+            Self::BadRequest(_) => "the request is invalid".into(),
             Self::Provider { status, .. } => format!("the provider failed: status {status}").into(),
+            Self::Failed { status, message } => {
+                format!("the server failed, not a provider: status {status}: {message}").into()
+            }
             Self::ProfileNotFound
             | Self::CrossSite
             | Self::KeyNotFound(_)
@@ -160,9 +168,8 @@ impl ResponseError for Error {
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::RouteNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-            // A redirect or an oddity is the provider's failure, and no
-            // status that a client could act on.
-            Self::Provider { status, .. } => match StatusCode::from_u16(*status) {
+            // A redirect or an invalid status is the provider's failure, and means nothing to the client.
+            Self::Provider { status, .. } | Self::Failed { status, .. } => match StatusCode::from_u16(*status) {
                 Ok(status) if (400..600).contains(&status.as_u16()) => status,
                 _ => StatusCode::BAD_GATEWAY,
             },
@@ -184,7 +191,7 @@ impl ResponseError for Error {
             Self::TooManyStreams(_) | Self::Overloaded | Self::DatabaseUnavailable(_) | Self::Stopping => {
                 response.insert_header((header::RETRY_AFTER, "2"));
             }
-            // The rest of it is not waited for.
+            // The rest of the body is not read.
             Self::BodyTooSlow => {
                 response.force_close();
             }
@@ -200,6 +207,7 @@ impl ResponseError for Error {
             | Self::BodyTooLarge(_)
             | Self::RouteNotFound
             | Self::Provider { .. }
+            | Self::Failed { .. }
             | Self::Connection { .. }
             | Self::FrontEnd { .. }
             | Self::Internal(_) => {}
@@ -208,13 +216,13 @@ impl ResponseError for Error {
     }
 }
 
-/// Rounded up: asked any sooner, the answer would be the same.
+/// Rounded up, so that a retry after this time is not too early.
 fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
 impl From<sqlx::Error> for Error {
-    /// Postgres away or busy is one thing, a statement that it refuses another.
+    /// Tells an unavailable or busy Postgres (503) from a statement that it refuses (500).
     fn from(error: sqlx::Error) -> Self {
         let detail = format!("database: {error}");
         match error {
@@ -224,8 +232,8 @@ impl From<sqlx::Error> for Error {
             | sqlx::Error::PoolClosed
             | sqlx::Error::Protocol(_)
             | sqlx::Error::WorkerCrashed => Self::DatabaseUnavailable(detail),
-            // Classes 08 connection, 53 resources, 57 shutting down or cancelled,
-            // 28 and 3D: not let in, as while a server is being set up.
+            // Classes 08 connection, 53 resources, 57 shutting down or cancelled; 28 and 3D: login refused, as while a
+            // server is being set up.
             sqlx::Error::Database(database)
                 if database
                     .code()

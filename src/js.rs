@@ -1,10 +1,10 @@
-//! The habits of JavaScript that the original's answers and its stored text show: what counts as
-//! white space, in which order the members of an object come, what stands in a URL as it is.
+//! The details of JavaScript that show in the original's answers and stored text: white space, the order of an object's
+//! members, the characters that stay unescaped in a URL.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use serde_json::Value;
 
-/// What `encodeURIComponent` encodes: everything but letters, digits and `-_.!~*'()`.
+/// The characters that `encodeURIComponent` escapes: all but letters, digits and `-_.!~*'()`.
 pub const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
@@ -16,22 +16,22 @@ pub const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'(')
     .remove(b')');
 
-/// Whether JavaScript's `trim` and `\s` take `c` for white space. Unlike Rust's `White_Space`, the
-/// byte order mark is white space there and U+0085 is not.
+/// Tells if JavaScript's `trim` and `\s` treat `c` as white space. Unlike Rust's `White_Space`, this includes the byte
+/// order mark and excludes U+0085.
 pub fn is_space(c: char) -> bool {
     c == '\u{feff}' || (c != '\u{85}' && c.is_whitespace())
 }
 
-/// `text` without the white space at both ends, as JavaScript's `trim` has it.
+/// Removes white space at both ends, like JavaScript's `trim`.
 pub fn trim(text: &str) -> &str {
     text.trim_matches(is_space)
 }
 
-/// For an object written with these keys: the positions of the values that are left, in the order
-/// in which JavaScript lists them. Keys that are array indexes come first, ascending; the others
-/// follow as written. Of a repeated key the last value stays, in the place of the first.
+/// Returns, for an object written with these keys, the positions of the values that remain, in JavaScript's order. Keys
+/// that are array indexes come first, ascending; the others follow as written. Of a repeated key the last value stays,
+/// in the position of the first.
 pub fn own_keys(keys: &[&str]) -> impl Iterator<Item = usize> + use<> {
-    // An object can be a whole file: 32 bits a key are enough and matter.
+    // An object can be a whole file: 32 bits a key suffice, and the size matters.
     let key = |at: u32| keys[at as usize];
     let mut by_key: Vec<u32> = (0..).take(keys.len()).collect();
     by_key.sort_unstable_by_key(|&at| (key(at), at));
@@ -48,15 +48,15 @@ pub fn own_keys(keys: &[&str]) -> impl Iterator<Item = usize> + use<> {
     kept.into_iter().map(|(_, last)| last as usize)
 }
 
-/// The array index that `key` spells in its one canonical form, up to 2^32 - 2.
+/// Parses a key that is an array index in canonical form, up to 2^32 - 2.
 fn array_index(key: &str) -> Option<u64> {
     let canonical = key == "0" || (key.bytes().all(|b| b.is_ascii_digit()) && !key.starts_with('0'));
     let index: u32 = key.parse().ok().filter(|_| canonical)?;
     (index < u32::MAX).then_some(index.into())
 }
 
-/// `JSON.stringify`: as serde writes it, but for the order of members and for
-/// numbers, which are all doubles.
+/// Serializes like `JSON.stringify`: as serde does, except for the order of members and for numbers, which are all
+/// doubles.
 pub fn stringify(value: &Value) -> String {
     let mut text = String::new();
     write(value, &mut text);

@@ -1,4 +1,4 @@
-//! The commands; what they do is the library's.
+//! The command line; the commands are implemented in the library.
 
 use std::process::ExitCode;
 
@@ -7,12 +7,11 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 /// The /api routes of chatbot-ui as one small server.
 ///
-/// Settings come from .env, .env.local and the environment, in rising order
-/// of rank; see the README for each.
+/// Settings come from .env, .env.local and the environment; later ones override. See the README for the list.
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Examples:\n  chatbot-ui-api demo              try it, with nothing to set up\n  chatbot-ui-api check             see what is wrong with the settings\n  chatbot-ui-api migrate           make the tables in DATABASE_URL\n  PORT=9000 chatbot-ui-api         serve on another port"
+    after_help = "Examples:\n  chatbot-ui-api demo              try it, with nothing to set up\n  chatbot-ui-api check             check the settings\n  chatbot-ui-api migrate           create the tables in DATABASE_URL\n  PORT=9000 chatbot-ui-api         serve on another port"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -21,37 +20,32 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve (the default)
+    /// Run the server (the default)
     #[command(
-        after_help = "Examples:\n  chatbot-ui-api serve                       with .env and .env.local of this folder\n  HOST=0.0.0.0 chatbot-ui-api serve          for others too\n  chatbot-ui-api serve --playground          with a page at / to try it\n  LOG_FORMAT=json RUST_LOG=debug chatbot-ui-api serve"
+        after_help = "Examples:\n  chatbot-ui-api serve                       with .env and .env.local of this folder\n  HOST=0.0.0.0 chatbot-ui-api serve          reachable from other machines\n  chatbot-ui-api serve --playground          with a page at / to try it\n  LOG_FORMAT=json RUST_LOG=debug chatbot-ui-api serve"
     )]
     Serve {
-        /// Besides, a page at / to try the server with, for the Supabase
-        /// project's users
+        /// Also serve a page at / to try the server with, for the Supabase project's users
         #[arg(long)]
         playground: bool,
     },
-    /// Everything on this machine: a Postgres of its own, a user, a scripted
-    /// provider and the server
+    /// Run everything on this machine: a private Postgres, a user, a scripted provider and the server
     #[command(
         after_help = "Examples:\n  chatbot-ui-api demo\n  PORT=8001 chatbot-ui-api demo              a second one"
     )]
     Demo,
-    /// Make the tables in a database that lacks them; leave chatbot-ui's own
-    /// schema alone
+    /// Create the tables in a database that lacks them; leaves chatbot-ui's own schema unchanged
     #[command(
         after_help = "Examples:\n  chatbot-ui-api migrate                     in the local Supabase stack's database\n  DATABASE_URL=postgresql://me:secret@db/app chatbot-ui-api migrate"
     )]
     Migrate,
-    /// Say in a line each what is right and what is wrong with this
-    /// configuration, and what to do; exit status 1 if something that is
-    /// needed fails
+    /// Check the configuration: one line for each finding and what to do about it; exit status 1 if something required
+    /// fails
     #[command(
-        after_help = "Examples:\n  chatbot-ui-api check                       before the first start\n  chatbot-ui-api check | grep -v '^ok'       only what is to be done"
+        after_help = "Examples:\n  chatbot-ui-api check                       before the first start\n  chatbot-ui-api check | grep -v '^ok'       only what needs attention"
     )]
     Check,
-    /// A session for a user of a local database: a token, a cookie and a curl
-    /// line
+    /// Create a session for a user of a local database: a token, a cookie and a curl line
     #[command(
         after_help = "Examples:\n  chatbot-ui-api token --user demo@example.com\n  chatbot-ui-api token --user demo@example.com --json | jq -r .token"
     )]
@@ -59,26 +53,26 @@ enum Command {
         /// The user's e-mail address
         #[arg(long, value_name = "EMAIL")]
         user: String,
-        /// One JSON object instead of text
+        /// Print one JSON object instead of text
         #[arg(long)]
         json: bool,
     },
-    /// Whether a server with these settings answers here: exit status 0 if it
-    /// does, for container health checks
+    /// Test if a server with these settings answers on this machine: exit status 0 if it does, for container health
+    /// checks
     #[command(
         after_help = "Examples:\n  chatbot-ui-api health                      the process serves (/healthz)\n  chatbot-ui-api health --ready              the database answers too (/readyz)"
     )]
     Health {
-        /// Ask /readyz rather than /healthz
+        /// Request /readyz instead of /healthz
         #[arg(long)]
         ready: bool,
     },
-    /// Print a script that completes this command's words in a shell
+    /// Print a completion script for a shell
     #[command(
         after_help = "Examples:\n  chatbot-ui-api completions bash > ~/.local/share/bash-completion/completions/chatbot-ui-api\n  chatbot-ui-api completions zsh > ~/.zfunc/_chatbot-ui-api\n  chatbot-ui-api completions fish > ~/.config/fish/completions/chatbot-ui-api.fish"
     )]
     Completions {
-        /// For which shell
+        /// The shell
         shell: clap_complete::Shell,
     },
     /// Print the manual page

@@ -1,5 +1,4 @@
-//! The clients: they read streams on plain sockets, and of each chunk the
-//! stamp that the provider put into it.
+//! The clients: they read streams from plain sockets, and from each chunk the provider's time stamp.
 
 use std::{
     io,
@@ -16,39 +15,38 @@ use tokio::{
 
 use super::provider;
 
-/// Whom to ask, and the whole request.
+/// The server's address, and the complete request.
 #[derive(Clone)]
 pub struct Target {
     pub address: SocketAddr,
     pub request: Rc<Vec<u8>>,
 }
 
-/// What the clients of one run saw.
+/// Measurements of the clients of one run.
 #[derive(Default)]
 pub struct Seen {
     /// Nanoseconds from a request to its first chunk.
     pub first: Vec<u64>,
-    /// Nanoseconds from the provider's stamp to the client.
+    /// Nanoseconds from the provider's time stamp to the client.
     pub delay: Vec<u64>,
     pub streams: usize,
-    /// Streams that failed, or lacked chunks.
+    /// Streams that failed or lacked chunks.
     pub errors: usize,
 }
 
-/// How much each client asks for.
+/// The number of requests of each client.
 #[derive(Clone, Copy)]
 pub enum Until {
     Streams(usize),
     Time(Duration),
 }
 
-/// `connections` clients at once, each asking for one stream after another,
-/// of `chunks` each.
+/// Runs `connections` concurrent clients, each of which requests one stream after another, with `chunks` each.
 pub async fn run(target: &Target, connections: usize, chunks: usize, until: Until) -> Seen {
     let started = Instant::now();
     let clients = (0..connections).map(|number| async move {
         let mut seen = Seen::default();
-        // Not all of them in the same millisecond.
+        // Spread over time.
         tokio::time::sleep(Duration::from_micros(200 * number as u64)).await;
         let mut socket = None;
         let more = |streams: usize| match until {
@@ -73,7 +71,7 @@ pub async fn run(target: &Target, connections: usize, chunks: usize, until: Unti
     })
 }
 
-/// Sends the request; the answer is left to the caller.
+/// Sends the request; the caller reads the response.
 pub async fn ask(target: &Target) -> io::Result<TcpStream> {
     let mut socket = TcpStream::connect(target.address).await?;
     socket.set_nodelay(true)?;
@@ -124,7 +122,7 @@ async fn stream(target: &Target, kept: &mut Option<TcpStream>, chunks: usize, se
     Ok(())
 }
 
-/// Finds `<digits>` in bytes that are split anywhere.
+/// Finds `<digits>` in bytes that may be split anywhere.
 #[derive(Default)]
 struct Marks {
     open: bool,

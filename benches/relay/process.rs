@@ -1,9 +1,8 @@
-//! A server process from outside: its processor time and its memory, out of
-//! `/proc`.
+//! A server process observed from outside: its processor time and its memory, from `/proc`.
 
 use std::{fs, process::Child};
 
-/// Killed when it is dropped.
+/// Killed on drop.
 pub struct Process(pub Child);
 
 impl Drop for Process {
@@ -14,7 +13,7 @@ impl Drop for Process {
 }
 
 impl Process {
-    /// Itself and its children (nginx works in those).
+    /// Returns its id and its children's (nginx's workers).
     fn family(&self) -> Vec<String> {
         let id = self.0.id().to_string();
         let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
@@ -23,7 +22,7 @@ impl Process {
         family
     }
 
-    /// User and system time of all its threads, in nanoseconds.
+    /// Returns user and system time of all its threads, in nanoseconds.
     pub fn cpu(&self) -> u64 {
         let threads =
             self.family().into_iter().flat_map(|id| fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten());
@@ -34,7 +33,7 @@ impl Process {
         times.sum()
     }
 
-    /// A line of `/proc/ID/status`, in bytes, of the whole family.
+    /// Returns a line of `/proc/ID/status`, in bytes, summed over its family.
     fn status(&self, name: &str) -> u64 {
         let lines = self.family().into_iter().filter_map(|id| {
             let text = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
@@ -44,12 +43,12 @@ impl Process {
         lines.sum::<u64>() * 1024
     }
 
-    /// Resident now.
+    /// Returns the resident memory.
     pub fn resident(&self) -> u64 {
         self.status("VmRSS")
     }
 
-    /// The most that was resident since [`Process::forget_peak`].
+    /// Returns the maximum of the resident memory since [`Process::forget_peak`].
     pub fn peak(&self) -> u64 {
         self.status("VmHWM")
     }

@@ -1,5 +1,5 @@
-//! The scripted provider: a real server on loopback that writes stamped
-//! chunks of OpenAI's wire, paced or as fast as they are taken.
+//! The scripted provider: a real server on loopback, plain and over TLS, that writes stamped chunks of OpenAI's wire,
+//! paced or as fast as they are taken.
 
 use std::{
     io,
@@ -9,20 +9,27 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpListener,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    },
 };
 
-/// What the provider does with every request until it is told otherwise.
+/// The behaviour for every request until it is changed.
 #[derive(Debug, Clone, Copy)]
 pub enum Script {
     /// One chunk every `interval`, the first at once.
     Paced { chunks: usize, interval: Duration },
-    /// All of them, `together` in each write.
+    /// All chunks, `together` in each write.
     Burst { chunks: usize, together: usize },
-    /// A head, and nothing more.
+    /// A response head, and nothing more.
     Silent,
-    /// Chunks for as many bytes, as they are taken.
+    /// Chunks of `bytes` in total, as fast as they are read.
     Flood { bytes: usize },
 }
 
@@ -38,25 +45,47 @@ const AFTER: &str = ">\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n";
 const HEAD: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n";
 
+/// The authority that signed the provider's certificate, for `SSL_CERT_FILE`.
+pub const AUTHORITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/api/keys/tls-authority.pem");
+
 #[derive(Clone)]
 pub struct Provider {
     pub address: SocketAddr,
+    pub tls_address: SocketAddr,
     script: Arc<RwLock<Script>>,
 }
 
 impl Provider {
     /// Runs on a thread of its own.
     pub fn start() -> io::Result<Self> {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-        listener.set_nonblocking(true)?;
-        let provider = Self { address: listener.local_addr()?, script: Arc::new(RwLock::new(Script::Silent)) };
+        let listen = || {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+            listener.set_nonblocking(true)?;
+            io::Result::Ok((listener.local_addr()?, listener))
+        };
+        let ((address, plain), (tls_address, tls)) = (listen()?, listen()?);
+        let provider = Self { address, tls_address, script: Arc::new(RwLock::new(Script::Silent)) };
         let script = provider.script.clone();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
-                let listener = TcpListener::from_std(listener).expect("a listener");
-                while let Ok((stream, _)) = listener.accept().await {
-                    tokio::spawn(answer_all(stream, script.clone()));
+                let [plain, tls] = [plain, tls].map(|listener| TcpListener::from_std(listener).expect("a listener"));
+                let (acceptor, script_of_tls) = (acceptor(), script.clone());
+                tokio::spawn(async move {
+                    while let Ok((stream, _)) = tls.accept().await {
+                        let (acceptor, script) = (acceptor.clone(), script_of_tls.clone());
+                        tokio::spawn(async move {
+                            stream.set_nodelay(true)?;
+                            answer_all(acceptor.accept(stream).await?, script).await
+                        });
+                    }
+                });
+                while let Ok((stream, _)) = plain.accept().await {
+                    let script = script.clone();
+                    tokio::spawn(async move {
+                        stream.set_nodelay(true)?;
+                        answer_all(stream, script).await
+                    });
                 }
             });
         });
@@ -68,9 +97,16 @@ impl Provider {
     }
 }
 
-/// Answers one request after another until the other side leaves.
-async fn answer_all(mut stream: TcpStream, script: Arc<RwLock<Script>>) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+fn acceptor() -> TlsAcceptor {
+    let certificate =
+        CertificateDer::from_pem_slice(include_bytes!("../../tests/api/keys/tls-server.pem")).expect("PEM");
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("../../tests/api/keys/tls-server-key.pem")).expect("PEM");
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key);
+    TlsAcceptor::from(Arc::new(config.expect("a pair")))
+}
+
+/// Answers one request after another until the peer disconnects.
+async fn answer_all(mut stream: impl AsyncRead + AsyncWrite + Unpin, script: Arc<RwLock<Script>>) -> io::Result<()> {
     let mut request = Vec::new();
     loop {
         read_request(&mut stream, &mut request).await?;
@@ -79,7 +115,7 @@ async fn answer_all(mut stream: TcpStream, script: Arc<RwLock<Script>>) -> io::R
     }
 }
 
-async fn read_request(stream: &mut TcpStream, request: &mut Vec<u8>) -> io::Result<()> {
+async fn read_request(stream: &mut (impl AsyncRead + Unpin), request: &mut Vec<u8>) -> io::Result<()> {
     request.clear();
     loop {
         if stream.read_buf(request).await? == 0 {
@@ -106,15 +142,16 @@ fn write_events(out: &mut Vec<u8>, count: usize) {
     out.extend_from_slice(b"\r\n");
 }
 
-async fn answer(stream: &mut TcpStream, script: Script) -> io::Result<()> {
+async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), script: Script) -> io::Result<()> {
     let mut out = HEAD.to_vec();
     match script {
         Script::Paced { chunks, interval } => {
-            // The streams shall not all speak at the same moment.
+            // Spread, so that the streams do not send at the same moment.
             let mut next = tokio::time::Instant::now() + interval.mul_f64(rand::random());
             for _ in 0..chunks {
                 write_events(&mut out, 1);
                 stream.write_all(&out).await?;
+                stream.flush().await?;
                 out.clear();
                 tokio::time::sleep_until(next).await;
                 next += interval;
@@ -132,7 +169,8 @@ async fn answer(stream: &mut TcpStream, script: Script) -> io::Result<()> {
         }
         Script::Silent => {
             stream.write_all(&out).await?;
-            // Until the other side leaves.
+            stream.flush().await?;
+            // Until the peer disconnects.
             stream.read_u8().await?;
         }
         Script::Flood { bytes } => {
@@ -146,5 +184,6 @@ async fn answer(stream: &mut TcpStream, script: Script) -> io::Result<()> {
         }
     }
     out.extend_from_slice(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n");
-    stream.write_all(&out).await
+    stream.write_all(&out).await?;
+    stream.flush().await
 }

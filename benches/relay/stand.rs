@@ -1,5 +1,5 @@
-//! What is measured: the provider alone, nginx in front of it, this server in
-//! front of it.
+//! The servers that are measured: the provider alone, nginx in front of it, this server in front of it, and other
+//! builds of this server.
 
 use std::{
     fs,
@@ -18,18 +18,30 @@ use chatbot_ui_api::{
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use super::{load::Target, process::Process, provider::Provider};
+use super::{
+    load::Target,
+    process::Process,
+    provider::{AUTHORITY, Provider},
+};
+
+/// The name of nginx' column.
+pub const NGINX: &str = "nginx";
+/// The name of this server's column.
+pub const OURS: &str = "this server";
 
 pub struct Server {
-    pub name: &'static str,
-    pub target: Target,
-    /// None where nothing stands between.
+    pub name: String,
+    /// A request for which the provider is called without TLS.
+    pub plain: Target,
+    /// A request for which the provider is called over TLS.
+    pub tls: Option<Target>,
+    /// `None` without a proxy in between.
     pub process: Option<Process>,
 }
 
 pub struct Stand {
     pub provider: Provider,
-    /// No proxy, nginx where there is one, this server.
+    /// No proxy, nginx where there is one, this server, and other builds of it.
     pub servers: Vec<Server>,
     postgres: postgres::Server,
     folder: PathBuf,
@@ -50,38 +62,35 @@ impl Stand {
         let provider = Provider::start().expect("a provider");
         let plain = request(provider.address, "/v1/chat/completions", "");
         let mut servers = vec![Server {
-            name: "direct",
-            target: Target { address: provider.address, request: plain.clone() },
+            name: "direct".to_owned(),
+            plain: Target { address: provider.address, request: plain.clone() },
+            tls: None,
             process: None,
         }];
         if let Some(nginx) = find_nginx() {
             let address = free_address();
-            let process = start_nginx(&nginx, &folder, address, provider.address);
-            servers.push(Server { name: "nginx", target: Target { address, request: plain }, process: Some(process) });
+            let process = start_nginx(&nginx, &folder, address, &provider);
+            let tls = request(provider.address, "/tls", "");
+            servers.push(Server {
+                name: NGINX.to_owned(),
+                plain: Target { address, request: plain },
+                tls: Some(Target { address, request: tls }),
+                process: Some(process),
+            });
         }
-        let address = free_address();
-        let log = fs::File::create(folder.join("log")).expect("a log");
-        let server = Command::new(env!("CARGO_BIN_EXE_chatbot-ui-api"))
-            .current_dir(&folder)
-            .envs([
-                ("PORT", address.port().to_string()),
-                ("DATABASE_URL", url),
-                ("OPENAI_API_KEY", "sk-bench".to_owned()),
-                ("OPENAI_BASE_URL", format!("http://{}/v1", provider.address)),
-                // All streams are one user's.
-                ("MAX_STREAMS_PER_USER", "100000".to_owned()),
-            ])
-            .stderr(log)
-            .spawn()
-            .expect("this server");
-        let request = request(address, "/api/chat/openai", &format!("authorization: Bearer {token}\r\n"));
-        servers.push(Server {
-            name: "this server",
-            target: Target { address, request },
-            process: Some(Process(server)),
-        });
+        servers.push(start_ours(
+            OURS,
+            Path::new(env!("CARGO_BIN_EXE_chatbot-ui-api")),
+            &folder,
+            &url,
+            &provider,
+            &token,
+        ));
+        for (name, program) in beside() {
+            servers.push(start_ours(&name, &program, &folder, &url, &provider, &token));
+        }
         for server in &servers {
-            until_it_listens(server.target.address).await;
+            until_it_listens(server.plain.address).await;
         }
         Self { provider, servers, postgres, folder }
     }
@@ -92,13 +101,50 @@ impl Stand {
         let _ = fs::remove_dir_all(self.folder);
     }
 
-    /// What the figures were taken on.
+    /// Describes the machine of the measurements.
     pub fn machine(&self) -> String {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model =
             info.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1)).unwrap_or("unknown");
         format!("{cores} cores ({model}), load and provider on the same machine")
+    }
+}
+
+/// Other builds of this server that `BESIDE=name=path,name=path` puts into the same run.
+fn beside() -> Vec<(String, PathBuf)> {
+    let list = std::env::var("BESIDE").unwrap_or_default();
+    let entries = list.split(',').filter_map(|entry| entry.split_once('='));
+    entries.map(|(name, path)| (name.to_owned(), path.into())).collect()
+}
+
+/// OpenAI's route calls the provider without TLS, Groq's over TLS.
+fn start_ours(name: &str, program: &Path, folder: &Path, database: &str, provider: &Provider, token: &str) -> Server {
+    let address = free_address();
+    let log = fs::File::create(folder.join(format!("{name}.log"))).expect("a log");
+    let server = Command::new(program)
+        .current_dir(folder)
+        .envs([
+            ("PORT", address.port().to_string()),
+            ("DATABASE_URL", database.to_owned()),
+            ("OPENAI_API_KEY", "sk-bench".to_owned()),
+            ("OPENAI_BASE_URL", format!("http://{}/v1", provider.address)),
+            ("GROQ_API_KEY", "gsk-bench".to_owned()),
+            ("GROQ_BASE_URL", format!("https://{}/v1", provider.tls_address)),
+            ("SSL_CERT_FILE", AUTHORITY.to_owned()),
+            // All streams are one user's.
+            ("MAX_STREAMS_PER_USER", "100000".to_owned()),
+        ])
+        .stderr(log)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    let target =
+        |path| Target { address, request: request(address, path, &format!("authorization: Bearer {token}\r\n")) };
+    Server {
+        name: name.to_owned(),
+        plain: target("/api/chat/openai"),
+        tls: Some(target("/api/chat/groq")),
+        process: Some(Process(server)),
     }
 }
 
@@ -148,9 +194,9 @@ fn find_nginx() -> Option<PathBuf> {
     folders.map(|folder| folder.join("nginx")).find(|program| program.is_file())
 }
 
-/// One worker a core, as this server has; no log, which it would not be
-/// asked for in front of another that logs.
-fn start_nginx(program: &Path, folder: &Path, address: SocketAddr, provider: SocketAddr) -> Process {
+/// One worker per core, like this server; no access log, which a proxy in front of a server that logs would not have.
+fn start_nginx(program: &Path, folder: &Path, address: SocketAddr, provider: &Provider) -> Process {
+    let Provider { address: plain, tls_address: tls, .. } = provider;
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("{kind}_temp_path {}/{kind};\n", folder.display()))
         .concat();
@@ -159,13 +205,15 @@ fn start_nginx(program: &Path, folder: &Path, address: SocketAddr, provider: Soc
          events {{ worker_connections 16384; }}
          http {{
              access_log off; {temporary} keepalive_requests 1000000;
-             upstream provider {{ server {provider}; keepalive 1024; keepalive_requests 1000000; }}
+             upstream plain {{ server {plain}; keepalive 1024; keepalive_requests 1000000; }}
+             upstream tls {{ server {tls}; keepalive 1024; keepalive_requests 1000000; }}
              server {{
                  listen {address} backlog=4096;
-                 location / {{
-                     proxy_pass http://provider; proxy_http_version 1.1; proxy_set_header Connection \"\";
-                     proxy_buffering off;
-                 }}
+                 proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_buffering off;
+                 proxy_ssl_verify on; proxy_ssl_trusted_certificate {AUTHORITY}; proxy_ssl_name localhost;
+                 proxy_ssl_protocols TLSv1.2 TLSv1.3;
+                 location / {{ proxy_pass http://plain; }}
+                 location /tls {{ proxy_pass https://tls; }}
              }}
          }}",
         folder.display()

@@ -1,5 +1,4 @@
-//! Clients of every kind. Each does one thing and says whether it went as it
-//! should.
+//! Clients of every kind. Each performs one action and checks the result.
 
 use std::{
     fmt,
@@ -22,10 +21,10 @@ use super::{
     world::{MAX_BODY_BYTES, User, World},
 };
 
-/// Longer than anything may take here.
+/// Longer than any action may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a client does.
+/// The action of a client.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Text,
@@ -52,7 +51,7 @@ pub enum Kind {
     Oversized,
 }
 
-/// How often of a thousand times, and the name.
+/// Frequency per thousand, and the name.
 const KINDS: [(Kind, u32, &str); 22] = [
     (Kind::Text, 350, "reads text"),
     (Kind::Events, 110, "reads events"),
@@ -79,7 +78,7 @@ const KINDS: [(Kind, u32, &str); 22] = [
 ];
 
 impl Kind {
-    /// Each in turn.
+    /// Returns each kind in turn.
     pub fn number(number: usize) -> Self {
         KINDS[number % KINDS.len()].0
     }
@@ -100,9 +99,9 @@ impl Kind {
     }
 }
 
-/// What went otherwise than it should.
+/// An unexpected result.
 pub enum Wrong {
-    /// Another status, with the answer's body.
+    /// An unexpected status, with the body.
     Status(u16, String),
     Other(String),
 }
@@ -128,7 +127,7 @@ impl From<std::io::Error> for Wrong {
     }
 }
 
-/// Does one thing.
+/// Performs one action.
 pub async fn act(world: &World, user: usize, kind: Kind, random: &mut StdRng) -> Result<(), Wrong> {
     let client = Client { world, user: &world.users[user] };
     match timeout(PATIENCE, client.act(kind, random)).await {
@@ -142,7 +141,7 @@ struct Client<'a> {
     user: &'a User,
 }
 
-/// What a client asks for: the provider's conduct, and what it then says.
+/// A request of a client: the provider's behaviour, and the text that it then sends.
 struct Ask {
     body: String,
     expected: String,
@@ -199,7 +198,7 @@ impl Client<'_> {
         Ask { body: body.to_string(), expected: provider::text(&self.user.name, &request, words) }
     }
 
-    /// An answer that must be whole, exact and this user's.
+    /// Expects an answer that is complete, exact and for this user.
     async fn whole(&self, route: &str, ask: &Ask) -> Result<(), Wrong> {
         let request = self.post(&format!("/api/chat/{route}"), &self.user.token).body(ask.body.clone());
         let answer = with_status(request.send().await?, &[200]).await?;
@@ -233,7 +232,7 @@ impl Client<'_> {
         expect(self.post("/api/chat/openai", &self.user.token).body(self.ask(what, 1).body), &[status]).await
     }
 
-    /// An answer that begins and must not end as if it were whole.
+    /// Expects an answer that begins and does not end as if it were complete.
     async fn broken(&self) -> Result<(), Wrong> {
         let ask = self.ask("half", 1);
         let request = self.post("/api/chat/openai", &self.user.token).body(ask.body);
@@ -264,7 +263,7 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// A byte now and then, until the server has had enough.
+    /// Sends a byte from time to time, until the server closes the connection.
     async fn slow_head(&self, random: &mut StdRng) -> Result<(), Wrong> {
         let mut connection = TcpStream::connect(self.world.address).await?;
         let leaves = Instant::now() + Duration::from_millis(random.random_range(500..20_000));
@@ -298,8 +297,7 @@ impl Client<'_> {
         Err(Wrong::Other(format!("four requests at once: {seen:.300}")))
     }
 
-    /// More than `MAX_BODY_BYTES`: 413, or a connection that is closed while
-    /// the client still sends.
+    /// Sends more than `MAX_BODY_BYTES`: expects 413, or a connection that is closed while the client still sends.
     async fn oversized(&self) -> Result<(), Wrong> {
         let request = self.post("/api/chat/openai", &self.user.token).body(vec![b' '; MAX_BODY_BYTES * 2]);
         match request.send().await {
@@ -335,7 +333,7 @@ async fn with_status(answer: Response, statuses: &[u16]) -> Result<Response, Wro
     Err(Wrong::Status(status, answer.text().await.unwrap_or_default()))
 }
 
-/// The status at the beginning of what was read, if anything was.
+/// Checks the status line at the beginning of the bytes read, if any.
 fn status_of(seen: &[u8], statuses: &[u16]) -> Result<(), Wrong> {
     let text = String::from_utf8_lossy(seen);
     let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
@@ -345,7 +343,7 @@ fn status_of(seen: &[u8], statuses: &[u16]) -> Result<(), Wrong> {
     }
 }
 
-/// Says where they part, and whose the answer was.
+/// Describes the first difference, and whose answer it was.
 fn compare(text: &str, expected: &str) -> Result<(), Wrong> {
     if text == expected {
         return Ok(());

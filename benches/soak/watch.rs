@@ -1,4 +1,4 @@
-//! What the server holds, seen from outside.
+//! The server's resources, observed from outside.
 
 use std::{
     fmt,
@@ -11,21 +11,21 @@ use sqlx::{Connection, PgConnection};
 
 use super::{say, world::World};
 
-/// Between two looks.
+/// Interval between two samples.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// One look.
+/// One sample.
 #[derive(Clone, Debug)]
 pub struct Sample {
     at: Instant,
-    /// Resident, in MB.
+    /// Resident memory, in MB.
     pub memory: f64,
     /// Open file descriptors.
     pub files: usize,
     pub threads: usize,
-    /// Connections that Postgres has from the server; 0 while it is away.
+    /// The server's connections in Postgres; 0 while Postgres is unavailable.
     pub database: usize,
-    /// Streams open, where the server tells.
+    /// Open streams, if the server reports them.
     pub streams: Option<f64>,
 }
 
@@ -34,8 +34,7 @@ impl Sample {
         format!("{:>10} {:>8} {:>8} {:>9} {:>8}", "memory/MB", "files", "threads", "Postgres", "streams")
     }
 
-    /// Open files but the connections to Postgres, whose number is the pool's
-    /// affair.
+    /// Returns the open files without the connections to Postgres, which the pool bounds.
     pub fn other_files(&self) -> usize {
         self.files.saturating_sub(self.database)
     }
@@ -49,7 +48,7 @@ impl fmt::Display for Sample {
     }
 }
 
-/// Looks every few seconds and remembers.
+/// Takes a sample every few seconds and keeps them.
 #[derive(Clone)]
 pub struct Watch {
     world: Arc<World>,
@@ -70,7 +69,7 @@ impl Watch {
         watch
     }
 
-    /// Prints the last look every now and then.
+    /// Prints the last sample at intervals.
     pub async fn show(self, every: Duration) {
         loop {
             tokio::time::sleep(every.max(EVERY)).await;
@@ -80,7 +79,7 @@ impl Watch {
         }
     }
 
-    /// The mean of the memory in this time, in MB.
+    /// Returns the mean of the memory in this period, in MB.
     pub fn memory(&self, time: Range<Instant>) -> Option<f64> {
         let samples = self.samples.lock().expect("no panic");
         let seen: Vec<f64> =
@@ -113,7 +112,7 @@ impl Watch {
         usize::try_from(count).ok()
     }
 
-    /// The gauge of open streams, if there are metrics.
+    /// Returns the gauge of open streams, if there are metrics.
     async fn streams(&self) -> Option<f64> {
         let url = format!("http://{}/metrics", self.world.metrics);
         let text = self.world.http.get(url).send().await.ok()?.text().await.ok()?;

@@ -5,7 +5,7 @@
 
 #![no_main]
 
-use chatbot_ui_api::http_client::http1::head::Reader;
+use chatbot_ui_api::http_client::http1::head::ResponseParser;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -23,17 +23,17 @@ fuzz_target!(|data: &[u8]| {
 /// The head; and the content, whether it has ended, and how many bytes came
 /// after, unless its chunks are none. `None` without a head.
 fn read(parts: &[&[u8]]) -> Option<(String, Option<(Vec<u8>, bool, usize)>)> {
-    let mut reader = Reader::default();
+    let mut parser = ResponseParser::default();
     let mut parts = parts.iter();
     let (head, rest) = loop {
-        if let Some(found) = reader.read(parts.next()?).ok()? {
+        if let Some(found) = parser.push(parts.next()?).ok()? {
             break found;
         }
     };
     let shown = format!("{head:?}");
     let (mut framing, mut content, mut after) = (head.framing, Vec::new(), 0);
     for part in std::iter::once(&rest[..]).chain(parts.copied()) {
-        let Ok(read) = framing.read(part, |bytes| content.extend_from_slice(bytes)) else {
+        let Ok(read) = framing.decode(part, |bytes| content.extend_from_slice(bytes)) else {
             return Some((shown, None));
         };
         assert!(read == part.len() || framing.is_done());

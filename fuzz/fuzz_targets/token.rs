@@ -72,7 +72,7 @@ struct Claims {
     nbf: Option<Value>,
 }
 
-/// What must be so of every token that is taken.
+/// Checks what must hold for every accepted token.
 fn taken(head: &[u8], claims: &[u8]) {
     let head: Head = serde_json::from_slice(head).expect("a header");
     assert_eq!(head.alg, "HS256");

@@ -6,13 +6,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use chatbot_ui_api::http_client::guard::PrivateUpstreams;
+use chatbot_ui_api::http_client::ssrf_guard::UpstreamPolicy;
 use libfuzzer_sys::fuzz_target;
 use url::{Host, Url};
 
 fuzz_target!(|data: &[u8]| {
     let text = String::from_utf8_lossy(data);
-    let _ = text.parse::<PrivateUpstreams>();
+    let _ = text.parse::<UpstreamPolicy>();
     check(&text);
     check(&format!("http://{text}/"));
     // The numbers of an address straight, which no notation hides.
@@ -26,8 +26,8 @@ fuzz_target!(|data: &[u8]| {
 
 fn check(text: &str) {
     let Ok(url) = Url::parse(text) else { return };
-    let denied = PrivateUpstreams::default().check_url(&url).is_err();
-    let allowed = PrivateUpstreams::allow().check_url(&url).is_ok();
+    let denied = UpstreamPolicy::default().check_url(&url).is_err();
+    let allowed = UpstreamPolicy::allow().check_url(&url).is_ok();
     if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() || url.password().is_some() {
         assert!(denied && !allowed, "{url}");
         return;
@@ -48,7 +48,7 @@ fn check(text: &str) {
 }
 
 fn agree(address: IpAddr) {
-    let passes = PrivateUpstreams::default().check_address(address, "h").is_ok();
+    let passes = UpstreamPolicy::default().check_address(address, "h").is_ok();
     assert_eq!(passes, public(address), "{address}");
 }
 
@@ -75,7 +75,7 @@ const SPECIAL_V4: &[(&str, u32)] = &[
 
 const SPECIAL_V6: &[(&str, u32)] = &[("2001:db8::", 32), ("3fff::", 20)];
 
-/// Where an IPv4 address lies within an IPv6 one: the network, the address'
+/// Positions of IPv4 addresses within IPv6 ones: the network, the address'
 /// first bit, and whether its bits are turned round.
 const CARRYING: &[((&str, u32), (u32, bool))] = &[
     (("::", 96), (96, false)),

@@ -1,5 +1,4 @@
-//! Bytes that requests hold in memory: bodies, files, answers of tools and of
-//! embeddings' providers.
+//! Bytes that requests hold in memory: bodies, files, answers of tools and of embeddings' providers.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -57,8 +56,7 @@ impl Buffers {
     /// Charges `bytes` to a user until the guard is dropped.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] if the user or all requests together would hold
-    /// too much.
+    /// [`Error::Overloaded`] if the user or all requests together would hold too much.
     pub fn charge(self: &Arc<Self>, user: Uuid, bytes: usize) -> Result<Charge, Error> {
         let mut charge = Charge { buffers: self.clone(), user, bytes: 0 };
         charge.grow(bytes)?;

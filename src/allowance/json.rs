@@ -1,9 +1,8 @@
-//! The size of JSON once it is parsed: `[[],[],…]` takes some thirty times its
-//! bytes, so that nodes are counted before anything is built.
+//! Limits the size of parsed JSON: `[[],[],…]` takes some thirty times its bytes, so nodes are counted before anything
+//! is built.
 
-/// Whether a JSON text has at most `limit` values and members, counted by its
-/// commas, colons and brackets outside of strings. Reads each byte once, and
-/// takes any text: what is not JSON is the parser's to refuse.
+/// Tells if a JSON text has at most `limit` values and members, counted by its commas, colons and brackets outside of
+/// strings. Reads each byte once, and accepts any text: invalid JSON is left for the parser to reject.
 pub fn has_at_most_nodes(text: &str, limit: usize) -> bool {
     let (mut nodes, mut in_string, mut escaped) = (1_usize, false, false);
     for byte in text.bytes() {

@@ -1,9 +1,7 @@
-//! Allowances: every byte that is kept and every step that costs a core is
-//! charged for its user before it is taken.
+//! Allowances: every byte kept and every step that occupies a core is charged to its user beforehand.
 //!
-//! [`bytes`] bounds what requests hold in memory, in all and of one user;
-//! [`turns`] hands out cores, fairly between users; [`json`] bounds what a
-//! document becomes once it is parsed.
+//! [`bytes`] bounds what requests hold in memory, in all and of one user; [`turns`] hands out cores, fairly between
+//! users; [`json`] bounds what a document becomes once it is parsed.
 
 pub mod bytes;
 pub mod json;

@@ -1,5 +1,5 @@
-//! Turns on a core for work that would block a worker: parsing files and large
-//! documents. Turns go round between users, and one user never has all cores.
+//! Turns on a core for work that would block a worker: parsing files and large documents. Turns go round between users,
+//! and one user never has all cores.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -30,8 +30,8 @@ struct Waiting {
     grant: oneshot::Sender<Turn>,
 }
 
-/// RAII guard: the turn ends when it is dropped. Belongs into the thread that
-/// works, which a client that leaves does not stop.
+/// RAII guard: the turn ends when it is dropped. Belongs into the thread that works, which a client that leaves does
+/// not stop.
 #[derive(Debug)]
 pub struct Turn {
     turns: Arc<Turns>,
@@ -39,15 +39,14 @@ pub struct Turn {
 }
 
 impl Turns {
-    /// Hands out `cores` turns at the same time; one user gets all but one of
-    /// them, so that others need not wait for that user's work to end.
+    /// Hands out `cores` turns at the same time; one user gets all but one of them, so that others need not wait for
+    /// that user's work to end.
     pub fn new(cores: usize) -> Self {
         let state = State { free: cores.max(1), running: HashMap::new(), waiting: VecDeque::new() };
         Self { max_per_user: cores.saturating_sub(1).max(1), state: Mutex::new(state) }
     }
 
-    /// Waits for a turn. Users whose work does not run yet go first, in the
-    /// order in which they came.
+    /// Waits for a turn. Users whose work does not run yet go first, in the order in which they came.
     pub async fn wait(self: &Arc<Self>, user: Uuid) -> Turn {
         let receiver = {
             let (grant, receiver) = oneshot::channel();

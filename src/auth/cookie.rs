@@ -1,7 +1,6 @@
-//! The session out of the `Cookie` header, in every form that Supabase's
-//! clients have written it: plain JSON or `base64-`, an object or an array, in
-//! one cookie or in chunks. Pure; nothing here is trusted until the token's
-//! signature was checked.
+//! Reading the session out of the `Cookie` header, in every form that Supabase's clients have written it: plain JSON or
+//! `base64-`, an object or an array, in one cookie or in chunks. Pure functions; nothing read here is trusted until the
+//! token's signature is verified.
 
 use std::borrow::Cow;
 
@@ -12,19 +11,19 @@ use url::{Host, Url};
 
 use crate::js::COMPONENT;
 
-/// What a session's cookie holds, and the form in which it came.
+/// A session read from a cookie, and the form in which it came.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Session {
     /// The JWT.
     pub access_token: String,
-    /// What a new JWT is to be had for; empty where there is nothing.
+    /// The refresh token; empty if the cookie has none.
     pub refresh_token: String,
     base64: bool,
-    /// The cookie's JSON, where it was an array: its other members stay.
+    /// The cookie's JSON if it was an array: its other members are kept.
     array: Option<Vec<Value>>,
-    /// It came in one cookie.
+    /// The session came in one cookie, not in chunks.
     whole: bool,
-    /// The numbers of the chunks that came, needed or not, are below this.
+    /// One more than the highest chunk number that came, needed or not.
     chunks: usize,
 }
 
@@ -34,16 +33,14 @@ impl std::fmt::Debug for Session {
     }
 }
 
-/// The most chunks that are looked for. A browser keeps no more than some
-/// hundred cookies a site.
+/// The most chunks read. A browser keeps no more than some hundred cookies per site.
 const MAX_CHUNKS: usize = 100;
 
-/// Reads the session called `name` out of the values of a request's `Cookie`
-/// headers. `None` where there is none, or none that can be understood.
+/// Reads the session called `name` from the values of a request's `Cookie` headers. `None` if there is none, or none
+/// that can be parsed.
 ///
-/// A whole cookie wins over chunks unless it is empty; chunks `.0`, `.1`, …
-/// are joined up to the first that is missing or empty; of two cookies with
-/// one name the last wins.
+/// A whole cookie wins over chunks unless it is empty; chunks `.0`, `.1`, … are joined up to the first that is missing
+/// or empty; of two cookies with one name the last wins.
 pub fn session<'a>(name: &str, headers: impl Iterator<Item = &'a str>) -> Option<Session> {
     let mut whole = None;
     let mut chunks: Vec<Option<Cow<'_, str>>> = Vec::new();
@@ -77,13 +74,13 @@ pub fn session<'a>(name: &str, headers: impl Iterator<Item = &'a str>) -> Option
     }
 }
 
-/// `0`, `1`, `2` …, written as JavaScript would write it.
+/// Parses a chunk number: `0`, `1`, `2` …, in JavaScript's spelling.
 fn chunk_number(text: &str) -> Option<usize> {
     let number: usize = text.parse().ok()?;
     (number < MAX_CHUNKS && number.to_string() == text).then_some(number)
 }
 
-/// `decodeURIComponent`: a `%` that escapes nothing makes the value unreadable.
+/// Decodes like `decodeURIComponent`: an invalid `%` escape makes the whole value unreadable.
 fn decoded(value: &str) -> Option<Cow<'_, str>> {
     let bytes = value.as_bytes();
     let broken = memchr::memchr_iter(b'%', bytes)
@@ -94,8 +91,8 @@ fn decoded(value: &str) -> Option<Cow<'_, str>> {
     percent_decode_str(value).decode_utf8().ok()
 }
 
-/// Base64url as Supabase's clients read it back: white space and padding are
-/// passed over, anything else that is foreign makes the cookie unreadable.
+/// Base64url as Supabase's clients decode it: white space and padding are skipped, any other foreign character makes
+/// the cookie unreadable.
 const BASE64: GeneralPurpose = general_purpose::URL_SAFE_NO_PAD;
 
 fn parse(value: &str, whole: bool, chunks: usize) -> Option<Session> {
@@ -121,15 +118,14 @@ fn parse(value: &str, whole: bool, chunks: usize) -> Option<Session> {
     Some(Session { access_token, refresh_token, base64: encoded.is_some(), array, whole, chunks })
 }
 
-/// The longest value of one cookie, encoded: Supabase's clients cut there, and
-/// browsers keep no more than 4,096 bytes with the name and the attributes.
+/// The longest value of one cookie, encoded: Supabase's clients cut at this length, and browsers keep no more than
+/// 4,096 bytes including the name and the attributes.
 const CHUNK: usize = 3180;
 
 impl Session {
-    /// The `Set-Cookie` headers that hand a new session to the browser: in
-    /// the form and the number of cookies in which the old one came, with the
-    /// attributes that Supabase's clients set for that form. Chunks of the old
-    /// one that are not needed any more are taken back.
+    /// Returns the `Set-Cookie` headers that give a new session to the browser: in the form and the number of cookies
+    /// in which the old one came, with the attributes that Supabase's clients set for that form. Chunks of the old
+    /// session that are no longer needed are deleted.
     pub fn set_cookies(&self, name: &str, new: &Value) -> Vec<String> {
         let json = match &self.array {
             Some(members) => {
@@ -141,8 +137,8 @@ impl Session {
             }
             None => new.to_string(),
         };
-        // The two generations of clients: the older one asks for a thousand
-        // years, the newer one for the 400 days that browsers give.
+        // The two generations of clients: the older one asks for a thousand years, the newer one for the 400 days that
+        // browsers allow.
         let (value, max_age) = if self.base64 {
             (format!("base64-{}", BASE64.encode(json)), 34_560_000u64)
         } else {
@@ -162,7 +158,7 @@ impl Session {
                 pieces.iter().enumerate().map(|(index, piece)| set(&format!("{name}.{index}"), piece, max_age)),
             );
             if self.whole {
-                // It would win over the chunks.
+                // It would take precedence over the chunks.
                 cookies.push(set(name, "", 0));
             }
             pieces.len()
@@ -188,8 +184,8 @@ fn pieces(value: &str) -> Vec<&str> {
     pieces
 }
 
-/// Returns the name that Supabase's clients give the cookie of the project at
-/// `url`: `sb-<ref>-auth-token`, `<ref>` being the first label of the host.
+/// Returns the name that Supabase's clients give the cookie of the project at `url`: `sb-<ref>-auth-token`, `<ref>`
+/// being the first label of the host.
 pub fn name_for(url: &Url) -> String {
     let host = match url.host() {
         Some(Host::Domain(name)) => name.to_owned(),
@@ -290,7 +286,7 @@ mod tests {
         assert_eq!(token("; ;;=;"), None);
     }
 
-    /// What a browser would send, had it been given these `Set-Cookie`s.
+    /// The `Cookie` header that a browser would send after these `Set-Cookie` headers.
     fn kept(set: &[String]) -> String {
         let pairs =
             set.iter().filter(|cookie| !cookie.contains("Max-Age=0;")).filter_map(|cookie| cookie.split(';').next());

@@ -1,6 +1,5 @@
-//! The project's public keys (JWKS): fetched when a token needs them, kept
-//! for ten minutes at most, fetched once however many requests ask, and never
-//! fetched more often because somebody makes up key ids.
+//! The project's public keys (JWKS): fetched when a token needs them, cached for at most ten minutes, fetched once for
+//! any number of concurrent requests, and never fetched more often because of made-up key ids.
 
 use std::{
     collections::HashMap,
@@ -20,14 +19,15 @@ use url::Url;
 use super::{PUBLISHED_KEY_ID, jwt::VerifyingKey};
 use crate::http_client::{self, causes};
 
-/// Supabase asks not to keep keys longer: a key that is revoked must stop working.
+/// Supabase's recommended maximum: a revoked key must stop working.
 const MAX_AGE: Duration = Duration::from_secs(600);
-/// From this age on a reader starts a fetch ahead of time and goes on without it.
+/// From this age on, a reader starts a background fetch and continues with the cached set.
 const REFRESH_AGE: Duration = Duration::from_secs(300);
-/// Between two fetches, if the last one succeeded and if it failed.
+/// Minimum interval between two fetches, after a success.
 const FLOOR: Duration = Duration::from_secs(30);
+/// The same after a failure.
 const FLOOR_AFTER_FAILURE: Duration = Duration::from_secs(2);
-/// A key set that takes longer than this is as good as none.
+/// Timeout of a fetch; after it the set counts as unavailable.
 const FETCH_TIMEOUT: Duration = Duration::from_millis(2500);
 const MAX_BYTES: usize = 256 * 1024;
 const MAX_KEYS: usize = 64;
@@ -35,10 +35,10 @@ const MAX_KEYS: usize = 64;
 /// The key set of one project, shared by all workers.
 pub struct KeySet {
     url: Url,
-    /// Whether the key that everybody knows counts.
+    /// Accepts the key of local stacks, whose private half is published.
     published_keys: bool,
     state: RwLock<Arc<State>>,
-    /// Held by the one who fetches.
+    /// Held during a fetch.
     fetching: Arc<Mutex<()>>,
 }
 
@@ -46,7 +46,7 @@ pub struct KeySet {
 struct State {
     keys: HashMap<String, Arc<VerifyingKey>>,
     fetched: Option<Instant>,
-    /// When a fetch last ended, and whether it failed.
+    /// End of the last fetch, and its failure as a flag.
     tried: Option<(Instant, bool)>,
 }
 
@@ -61,12 +61,12 @@ impl State {
 }
 
 impl KeySet {
-    /// A key set that is read from `url` when it is needed first.
+    /// Creates a key set that is read from `url` on first use.
     pub fn new(url: Url, published_keys: bool) -> Self {
         Self { url, published_keys, state: RwLock::default(), fetching: Arc::default() }
     }
 
-    /// How long ago it was read; `None` if it never was.
+    /// Time since the set was fetched; `None` if it never was.
     pub fn age(&self) -> Option<Duration> {
         self.state().fetched.map(|at| at.elapsed())
     }
@@ -75,8 +75,8 @@ impl KeySet {
         self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A key that is known and not too old. Never waits for a fetch; where
-    /// the set is getting old it starts one that nobody waits for.
+    /// Returns a key that is cached and not too old. Never waits for a fetch; if the set is getting old, it starts one
+    /// in the background.
     pub fn known(self: &Arc<Self>, http: &reqwest::Client, id: &str) -> Option<Arc<VerifyingKey>> {
         let state = self.state();
         let key = state.keys.get(id).filter(|_| state.age() < MAX_AGE)?;
@@ -93,8 +93,7 @@ impl KeySet {
         Some(key.clone())
     }
 
-    /// The key with this id, fetched if it is not known and the last fetch is
-    /// long enough ago.
+    /// Returns the key with this id. Fetches the set if the key is not cached and the last fetch is long enough ago.
     pub async fn find(self: &Arc<Self>, http: &reqwest::Client, id: &str) -> Option<Arc<VerifyingKey>> {
         if let Some(key) = self.known(http, id) {
             return Some(key);
@@ -104,10 +103,11 @@ impl KeySet {
         state.keys.get(id).filter(|_| state.age() < MAX_AGE).cloned()
     }
 
-    /// Whether the project signs with a key that not everybody knows, as far
-    /// as its key set was ever read.
+    /// Tells if the project has a signing key that is not published, as far as its key set was ever read.
     pub async fn has_private_keys(self: &Arc<Self>, http: &reqwest::Client) -> bool {
-        if self.state().age() >= REFRESH_AGE {
+        let state = self.state();
+        // A local stack without a key set must not be asked by every request.
+        if state.age() >= REFRESH_AGE && state.tried.is_none_or(|(at, _)| at.elapsed() >= FLOOR) {
             self.fetch_if_due(http).await;
         }
         self.state().keys.keys().any(|id| id != PUBLISHED_KEY_ID)
@@ -116,22 +116,22 @@ impl KeySet {
     async fn fetch_if_due(self: &Arc<Self>, http: &reqwest::Client) {
         if self.state().may_fetch() {
             let turn = self.fetching.clone().lock_owned().await;
-            // Whoever waited here finds what the one before fetched.
+            // A request that waited for the lock finds the result of the fetch before it.
             if self.state().may_fetch() {
                 let (this, http) = (self.clone(), http.clone());
-                // A task of its own: a client that leaves must not take the
-                // fetch along, or each that asks and leaves would cause one.
+                // Spawned: a client that disconnects must not cancel the fetch, or each request of an impatient client
+                // would start a new one.
                 let fetch = tokio::spawn(async move {
                     this.fetch(&http).await;
                     drop(turn);
                 });
-                // It panics at worst; then nothing was fetched.
+                // A panic means that nothing was fetched.
                 let _ = fetch.await;
             }
         }
     }
 
-    /// For the log: a query may hold a key.
+    /// The URL for the log, without its query, which may hold a key.
     fn shown(&self) -> &str {
         self.url.as_str().split('?').next().unwrap_or_default()
     }
@@ -165,10 +165,10 @@ impl KeySet {
     }
 }
 
-/// The algorithms of the usable keys at `url`, for `check`.
+/// Returns the algorithms of the usable keys at `url`, for `check`.
 ///
 /// # Errors
-/// Why the set cannot be read.
+/// If the set cannot be read: the reason.
 pub async fn algorithms(http: &reqwest::Client, url: &Url) -> Result<Vec<Algorithm>, String> {
     Ok(download(http, url).await?.values().filter_map(|key| key.algorithm()).collect())
 }
@@ -185,15 +185,15 @@ async fn download(http: &reqwest::Client, url: &Url) -> Result<HashMap<String, A
     parse(&body)
 }
 
-/// The usable keys of a JWKS document. Keys of other kinds, without an id or
-/// not understood are passed over: one of them must not lock everybody out.
+/// Parses the usable keys of a JWKS document. Keys of other kinds, without an id or with unknown parameters are
+/// skipped: one such key must not lock all users out.
 fn parse(body: &[u8]) -> Result<HashMap<String, Arc<VerifyingKey>>, String> {
     #[derive(Deserialize)]
     struct Document<'a> {
         #[serde(borrow)]
         keys: Vec<&'a RawValue>,
     }
-    let document: Document<'_> = serde_json::from_slice(body).map_err(|_| "it is no JWKS document".to_owned())?;
+    let document: Document<'_> = serde_json::from_slice(body).map_err(|_| "it is not a JWKS document".to_owned())?;
     Ok(document
         .keys
         .iter()
@@ -207,7 +207,7 @@ fn parse(body: &[u8]) -> Result<HashMap<String, Arc<VerifyingKey>>, String> {
         .collect())
 }
 
-/// The one algorithm of a key: what its kind is for, unless it says another.
+/// Returns the one algorithm of a key: the default of its kind, unless it names another.
 fn algorithm(jwk: &Jwk) -> Option<Algorithm> {
     let (algorithm, name) = match &jwk.algorithm {
         AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => {
@@ -217,7 +217,7 @@ fn algorithm(jwk: &Jwk) -> Option<Algorithm> {
             (Algorithm::EdDSA, KeyAlgorithm::EdDSA)
         }
         AlgorithmParameters::RSA(_) => (Algorithm::RS256, KeyAlgorithm::RS256),
-        // A symmetric key in a public document is no secret.
+        // A symmetric key in a public document is not secret.
         _ => return None,
     };
     jwk.common.key_algorithm.is_none_or(|said| said == name).then_some(algorithm)
@@ -266,11 +266,11 @@ mod tests {
         }
     }
 
-    /// A server with a document, and how often it was asked for it.
+    /// A server with a document, and the number of requests for it.
     struct Publisher {
         url: Url,
         document: Arc<std::sync::Mutex<String>>,
-        asked: Arc<std::sync::atomic::AtomicUsize>,
+        requests: Arc<std::sync::atomic::AtomicUsize>,
     }
 
     impl Publisher {
@@ -278,13 +278,13 @@ mod tests {
             use tokio::io::{AsyncReadExt, AsyncWriteExt};
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             let url = format!("http://{}/", listener.local_addr().expect("an address")).parse().expect("a URL");
-            let publisher = Self { url, document: Arc::new(document.to_owned().into()), asked: Arc::default() };
-            let (document, asked) = (publisher.document.clone(), publisher.asked.clone());
+            let publisher = Self { url, document: Arc::new(document.to_owned().into()), requests: Arc::default() };
+            let (document, requests) = (publisher.document.clone(), publisher.requests.clone());
             tokio::spawn(async move {
                 loop {
                     let (mut socket, _) = listener.accept().await.expect("a connection");
                     let _ = socket.read(&mut [0; 4096]).await;
-                    asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    requests.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                     tokio::time::sleep(delay).await;
                     let body = document.lock().expect("no panic").clone();
                     let head =
@@ -299,8 +299,8 @@ mod tests {
             document.clone_into(&mut self.document.lock().expect("no panic"));
         }
 
-        fn asked(&self) -> usize {
-            self.asked.load(std::sync::atomic::Ordering::SeqCst)
+        fn requests(&self) -> usize {
+            self.requests.load(std::sync::atomic::Ordering::SeqCst)
         }
 
         fn key_set(&self) -> Arc<KeySet> {
@@ -313,7 +313,7 @@ mod tests {
         format!(r#"{{"keys":[{}]}}"#, keys.join(","))
     }
 
-    /// Time passes for a key set.
+    /// Moves a key set's clock forward.
     fn pass(set: &KeySet, time: Duration) {
         let mut state = set.state.write().expect("no panic");
         let earlier = |at: Instant| at.checked_sub(time).expect("a clock that goes so far back");
@@ -337,10 +337,10 @@ mod tests {
         }
         pass(&set, FLOOR - SECOND);
         assert!(set.find(&http, "b").await.is_none());
-        assert_eq!(publisher.asked(), 1);
+        assert_eq!(publisher.requests(), 1);
         pass(&set, SECOND);
         assert!(set.find(&http, "b").await.is_some());
-        assert_eq!(publisher.asked(), 2);
+        assert_eq!(publisher.requests(), 2);
     }
 
     #[tokio::test]
@@ -358,13 +358,13 @@ mod tests {
             assert!(set.known(&http, "a").is_some());
         }
         assert!(started.elapsed() < Duration::from_millis(250), "nobody waits");
-        // The old key is gone once the new set is there, which was asked for once.
+        // The old key is gone once the new set is there, which was fetched once.
         while set.known(&http, "a").is_some() {
             assert!(started.elapsed() < 5 * SECOND);
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert!(set.known(&http, "b").is_some());
-        assert_eq!(publisher.asked(), 2);
+        assert_eq!(publisher.requests(), 2);
     }
 
     #[tokio::test]
@@ -386,7 +386,7 @@ mod tests {
         for _ in 0..3 {
             assert!(set.find(&http, "a").await.is_none());
         }
-        assert_eq!(publisher.asked(), 1);
+        assert_eq!(publisher.requests(), 1);
         publisher.publish(&document(&["a"]));
         pass(&set, FLOOR_AFTER_FAILURE);
         assert!(set.find(&http, "a").await.is_some());
@@ -413,7 +413,7 @@ mod tests {
         assert!(set.find(&http, "key-1").await.is_none());
         assert!(set.known(&http, "a").is_some(), "what was known stays");
         assert!(set.state().keys.len() <= MAX_KEYS);
-        assert_eq!(publisher.asked(), 2);
+        assert_eq!(publisher.requests(), 2);
     }
 
     #[tokio::test]
@@ -427,7 +427,7 @@ mod tests {
             async move { set.find(http, &format!("made up {number}")).await.is_none() }
         }));
         let known = async {
-            while publisher.asked() < 2 {
+            while publisher.requests() < 2 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             let started = Instant::now();
@@ -437,7 +437,7 @@ mod tests {
         let (unknown, waited) = futures::join!(asking, known);
         assert!(unknown.into_iter().all(|none| none));
         assert!(waited < Duration::from_millis(200), "{waited:?}");
-        assert_eq!(publisher.asked(), 2);
+        assert_eq!(publisher.requests(), 2);
     }
 
     #[test]

@@ -1,19 +1,17 @@
-//! A JWT → the claims that are relied on. The algorithm is chosen by the key
-//! and never by the token, so that a public key can never pass for a secret.
+//! JWT → the claims that the server relies on. The algorithm is determined by the key and never by the token, so that a
+//! public key can never pass for a shared secret.
 
 use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, errors::ErrorKind};
 use serde::Deserialize;
 use uuid::Uuid;
 
-/// Rules on sessions beyond a good signature.
+/// Rules on sessions beyond a valid signature.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
-    /// `OAUTH_CLIENTS`, default none: the client ids of third-party apps
-    /// (Supabase's OAuth server) whose tokens are accepted, with commas
-    /// between.
+    /// `OAUTH_CLIENTS`, default none: the client ids of third-party apps (Supabase's OAuth server) whose tokens are
+    /// accepted, separated by commas.
     pub oauth_clients: Vec<String>,
-    /// `REQUIRE_AAL2=on`, default off: refuses sessions without a second
-    /// factor.
+    /// `REQUIRE_AAL2=on`, default off: refuses sessions without a second factor.
     pub require_aal2: bool,
     /// `ANONYMOUS_USERS=deny`, default allow: refuses anonymous sign-ins.
     pub deny_anonymous: bool,
@@ -24,39 +22,38 @@ pub struct Policy {
 pub struct Claims {
     /// `sub`: the user.
     pub user: Uuid,
-    /// `session_id`: the sign-in it came from. Tokens made by hand may have
-    /// none; those cannot be signed out.
+    /// `session_id`: the sign-in it came from. Hand-made tokens may have none; such a session cannot be signed out.
     pub session: Option<Uuid>,
 }
 
-/// The reason for refusing a token. Never shown to the client.
+/// The reason why a token is refused. Never shown to the client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// Not a JWT, a wrong signature or algorithm, a wrong audience.
     #[error("{0}")]
     Invalid(String),
-    /// Rightly signed for this user, and past its `exp`.
+    /// Valid in every other respect, but `exp` has passed.
     #[error("the access token has expired")]
     Expired(Claims),
 }
 
-/// A key and the one algorithm it is for.
+/// A key and the one algorithm it is used with.
 pub struct VerifyingKey {
     key: DecodingKey,
     validation: Validation,
 }
 
 impl VerifyingKey {
-    /// The key for tokens signed with a shared secret.
+    /// Creates the key for tokens signed with a shared secret.
     pub fn hs256(secret: &[u8]) -> Self {
         Self::new(DecodingKey::from_secret(secret), Algorithm::HS256)
     }
 
-    /// A key for one asymmetric algorithm.
+    /// Creates a key for one asymmetric algorithm.
     pub fn new(key: DecodingKey, algorithm: Algorithm) -> Self {
         let mut validation = Validation::new(algorithm);
-        // The issuer is left alone: for one and the same local stack it is
-        // written 127.0.0.1 or localhost, and the key settles whose token it is.
+        // The issuer is not checked: the same local stack is spelt 127.0.0.1 or localhost, and the key identifies the
+        // issuer.
         validation.set_required_spec_claims(&["exp", "aud", "sub"]);
         validation.set_audience(&["authenticated"]);
         validation.validate_nbf = true;
@@ -64,19 +61,18 @@ impl VerifyingKey {
         Self { key, validation }
     }
 
-    /// What the key is for.
+    /// The key's algorithm.
     pub fn algorithm(&self) -> Option<Algorithm> {
         self.validation.algorithms.first().copied()
     }
 
-    /// Whether tokens of this algorithm are for this key.
+    /// Tells if tokens of this algorithm are verified by this key.
     #[cfg(test)]
     pub fn is_for(&self, algorithm: Algorithm) -> bool {
         self.validation.algorithms.contains(&algorithm)
     }
 
-    /// Checks signature, `exp`, `nbf`, `aud`, `sub`, `session_id` and what the
-    /// policy asks for.
+    /// Verifies signature, `exp`, `nbf`, `aud`, `sub`, `session_id` and the policy.
     ///
     /// # Errors
     /// If the token is refused: the reason.
@@ -84,7 +80,7 @@ impl VerifyingKey {
         match jsonwebtoken::decode::<RawClaims>(token, &self.key, &self.validation) {
             Ok(token) => token.claims.check(policy),
             Err(error) if matches!(error.kind(), ErrorKind::ExpiredSignature) => {
-                // `exp` is checked before `aud`, so all the rest once more.
+                // `exp` is checked before `aud`: repeat the other checks.
                 let validation = Validation { validate_exp: false, ..self.validation.clone() };
                 let token = jsonwebtoken::decode::<RawClaims>(token, &self.key, &validation)
                     .map_err(|error| refused(&error))?;
@@ -132,18 +128,17 @@ impl RawClaims {
     }
 }
 
-/// What a token says of itself, before anything is checked.
+/// Reads a token's header, before anything is verified.
 ///
 /// # Errors
-/// Where it is no JWT, or names an algorithm that nobody should use.
+/// If it is not a JWT, or names an unknown algorithm.
 pub fn header(token: &str) -> Result<Header, TokenError> {
-    // Longer ones exist only to cost time: the header of an honest one has
-    // some hundred bytes, all of it a few thousand.
+    // A longer token can only waste time: an ordinary header has some hundred bytes, a whole token a few thousand.
     const MAX_BYTES: usize = 64 * 1024;
     if token.len() > MAX_BYTES {
         return Err(TokenError::Invalid("the access token is too long".to_owned()));
     }
-    jsonwebtoken::decode_header(token).map_err(|_| TokenError::Invalid("the access token is no JWT".to_owned()))
+    jsonwebtoken::decode_header(token).map_err(|_| TokenError::Invalid("the access token is not a JWT".to_owned()))
 }
 
 /// The asymmetric algorithms that Supabase signs with.
@@ -263,7 +258,7 @@ mod tests {
             let mut changed = good.clone().into_bytes();
             let at = at.index(changed.len());
             prop_assume!(changed[at] != byte && changed[at] != b'.');
-            // The last character of a part has bits that no byte is made of.
+            // The last character of a part has bits that belong to no byte.
             prop_assume!(at + 1 != changed.len() && changed[at + 1] != b'.');
             changed[at] = byte;
             prop_assert!(verify(std::str::from_utf8(&changed).expect("ascii")).is_err());

@@ -1,10 +1,8 @@
-//! Authentication: cookie or bearer → token → verified claims, without HTTP
-//! and without the database.
+//! Authentication: cookie or bearer → token → verified claims, without HTTP types and without the database.
 //!
-//! The token's signature, times and claims are checked here; that the user
-//! exists and is not banned, and that the session was not signed out, stands
-//! in the SQL statement that reads the profile. Supabase itself is queried
-//! over HTTP for its key set, and for a new session once a token has expired.
+//! The token's signature, times and claims are verified here; the SQL statement that reads the profile checks that the
+//! user exists and is not banned and that the session was not signed out. Requests to Supabase itself are made only for
+//! its key set, and for a new session once a token has expired.
 
 pub mod cookie;
 pub mod jwks;
@@ -23,56 +21,51 @@ use jwks::KeySet;
 use jwt::{ASYMMETRIC, Claims, Policy, TokenError, VerifyingKey};
 use refresh::Refresher;
 
-/// The secret that every local Supabase stack is published with. It protects
-/// nothing, so it is accepted only where [`Settings::published_keys`] says so.
+/// The JWT secret that every local Supabase stack is published with. It protects nothing, so it is accepted only if
+/// [`Settings::published_keys`] allows it.
 pub const PUBLISHED_JWT_SECRET: &str = "super-secret-jwt-token-with-at-least-32-characters-long";
 /// The example secret of Supabase's guide to self-hosting.
 pub const EXAMPLE_JWT_SECRET: &str = "your-super-secret-jwt-token-with-at-least-32-characters-long";
-/// The id of the ES256 key that `supabase start` signs with; its private half
-/// is published with the command line tool.
+/// The id of the ES256 key that `supabase start` signs with; its private half is published with the command line tool.
 pub const PUBLISHED_KEY_ID: &str = "b81269f1-21d8-4f2e-b719-c2240a840d90";
 
-/// Whether a secret is one that everybody knows.
+/// Tells if a secret is published.
 pub fn is_published(secret: &str) -> bool {
     [PUBLISHED_JWT_SECRET, EXAMPLE_JWT_SECRET].contains(&secret)
 }
 
-/// How sessions are verified.
+/// Settings of session verification.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// `SUPABASE_URL`, else `NEXT_PUBLIC_SUPABASE_URL`, default
-    /// `http://127.0.0.1:54321`.
+    /// `SUPABASE_URL`, else `NEXT_PUBLIC_SUPABASE_URL`, default `http://127.0.0.1:54321`.
     pub supabase_url: Url,
-    /// `SUPABASE_COOKIE_NAME`, default by the URL: for a server that reaches
-    /// Supabase under another name than the browsers do.
+    /// `SUPABASE_COOKIE_NAME`, default derived from the URL: for a server that reaches Supabase under another host name
+    /// than the browsers.
     pub cookie_name: String,
-    /// `NEXT_PUBLIC_SUPABASE_URL`, else as [`Self::supabase_url`]: where
-    /// browsers reach the project, which the playground's page needs to know.
+    /// `NEXT_PUBLIC_SUPABASE_URL`, default [`Self::supabase_url`]: the URL under which browsers reach the project, for
+    /// the playground's page.
     pub public_supabase_url: Url,
-    /// `SUPABASE_JWT_SECRET`: for tokens signed with HS256. The local stack's
-    /// published secret is its default where the URL is on this machine, and
-    /// refused anywhere else.
+    /// `SUPABASE_JWT_SECRET`: for tokens signed with HS256. Defaults to the local stack's published secret if the URL
+    /// is on this machine; that secret is refused anywhere else.
     pub jwt_secret: Option<SecretString>,
-    /// `SUPABASE_JWKS_URL`, default
-    /// `<SUPABASE_URL>/auth/v1/.well-known/jwks.json`: for tokens signed with
-    /// ES256, RS256 or EdDSA.
+    /// `SUPABASE_JWKS_URL`, default `<SUPABASE_URL>/auth/v1/.well-known/jwks.json`: for tokens signed with ES256, RS256
+    /// or EdDSA.
     pub jwks_url: Url,
-    /// `SUPABASE_ANON_KEY`, else `NEXT_PUBLIC_SUPABASE_ANON_KEY`: for
-    /// refreshing a session whose access token has expired; without it such a
-    /// session is refused. Public by its nature, so it may show.
+    /// `SUPABASE_ANON_KEY`, else `NEXT_PUBLIC_SUPABASE_ANON_KEY`: for refreshing a session whose access token has
+    /// expired; without it such a session is refused. Public by design, so `Debug` may show it.
     pub anon_key: Option<String>,
-    /// Whether keys that everybody knows may sign sessions: where `HOST` is
-    /// loopback and `SUPABASE_URL` on this machine, or `PUBLISHED_KEYS=allow`.
+    /// Published keys may sign sessions: if `HOST` is loopback and `SUPABASE_URL` on this machine, or
+    /// `PUBLISHED_KEYS=allow`.
     pub published_keys: bool,
     /// `OAUTH_CLIENTS`, `REQUIRE_AAL2`, `ANONYMOUS_USERS`.
     pub policy: Policy,
 }
 
-/// A session as a request carries it.
+/// The credentials of a request.
 pub enum Credentials {
-    /// Supabase's cookie, which may be refreshed.
+    /// Supabase's cookie, whose session may be refreshed.
     Cookie(Session),
-    /// A bearer token. Never refreshed: its owner keeps the refresh token.
+    /// A bearer token. Never refreshed: the client has the refresh token.
     Bearer(String),
 }
 
@@ -86,13 +79,13 @@ impl Credentials {
     }
 }
 
-/// Verifies sessions: by the shared secret or the project's public keys.
+/// Verifies sessions with the shared secret or the project's public keys.
 pub struct Authenticator {
-    /// For Supabase's auth server.
+    /// Client for Supabase's auth server.
     http: reqwest::Client,
     cookie_name: String,
     secret: Option<Arc<VerifyingKey>>,
-    /// Whether `secret` is one that everybody knows.
+    /// Tells if `secret` is published.
     secret_is_published: bool,
     keys: Arc<KeySet>,
     refresher: Option<Refresher>,
@@ -100,7 +93,7 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    /// Sets up verification; connects to nothing yet.
+    /// Sets up verification; opens no connection.
     pub fn new(settings: &Settings, http: reqwest::Client) -> Self {
         Self {
             http,
@@ -124,9 +117,8 @@ impl Authenticator {
         self.keys.age()
     }
 
-    /// Finds a session in `Cookie` headers, else in `Authorization`. The cookie
-    /// goes first because a proxy in front may put an `Authorization` of its
-    /// own on every request, which the original never looks at.
+    /// Finds a session in `Cookie` headers, else in `Authorization`. The cookie goes first because a proxy in front may
+    /// add its own `Authorization` to every request, which the original never reads.
     pub fn credentials<'a>(
         &self,
         cookies: impl Iterator<Item = &'a str>,
@@ -140,8 +132,8 @@ impl Authenticator {
         (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| Credentials::Bearer(token.to_owned()))
     }
 
-    /// Gets a new session for a cookie whose access token has expired:
-    /// verified claims, and the `Set-Cookie` values of the new session.
+    /// Refreshes a cookie's session whose access token has expired: returns verified claims, and the `Set-Cookie`
+    /// values of the new session.
     ///
     /// # Errors
     /// If the cookie cannot be refreshed, or the new session is not `user`'s.
@@ -161,12 +153,12 @@ impl Authenticator {
     /// Verifies an access token.
     ///
     /// # Errors
-    /// If the token is refused: why.
+    /// If the token is refused: the reason.
     pub async fn verify(&self, token: &str) -> Result<Claims, TokenError> {
         let header = jwt::header(token)?;
         let id = header.kid.as_deref().unwrap_or_default();
-        // As Supabase's own server chooses: the key that the id names; for
-        // HS256 without such a key, the secret.
+        // The same choice as in Supabase's own server: the key that the id names; for HS256 without such a key, the
+        // secret.
         let key = if let Some(key) = self.keys.known(&self.http, id) {
             key
         } else if header.alg == Algorithm::HS256 {

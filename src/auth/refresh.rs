@@ -1,9 +1,8 @@
-//! A session whose access token has run out, but whose refresh token is good:
-//! the auth server is asked for a new one, once, however many requests wait
-//! for it, and the browser gets it in the form in which it had the old one.
+//! Refreshing a session whose access token has expired: the auth server is called once for any number of concurrent
+//! requests, and the browser gets the new session in the form in which it had the old one.
 //!
-//! Differs: the original asks too, with every request, and throws the new
-//! session away, so that the browser keeps one that is spent.
+//! Differs: the original also refreshes, with every request, but discards the new session, so that the browser keeps a
+//! spent refresh token.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -22,56 +21,52 @@ use uuid::Uuid;
 
 use crate::http_client;
 
-/// The answer has to come before the client would rather be told.
+/// Short enough for the client to get an answer before it gives up.
 const TIMEOUT: Duration = Duration::from_millis(2500);
-/// How long an answer is kept for requests with the same old cookie: those
-/// that come a little later, and the next one of a client that did not wait.
-/// Supabase's own reuse interval: later, a spent refresh token ends the session
-/// there, which must not be kept from a thief here.
+/// Time for which a new session is kept for requests with the same old cookie: those sent a little later, and the retry
+/// of a client that did not wait. Equals Supabase's reuse interval: after it Supabase revokes the session of a spent
+/// refresh token, and this server must not shield a thief from that.
 const KEPT: Duration = Duration::from_secs(10);
-/// New sessions that are requested for one user, in a time; more refresh tokens
-/// than that are made up.
+/// The most new sessions requested for one user within a period; a client with more refresh tokens makes them up.
 const MAX_FOR_USER: (u32, Duration) = (10, Duration::from_secs(60));
-/// Beyond so many, only those who wait are served by them.
+/// Cache capacity; above it finished refreshes are evicted at once.
 const MAX_KEPT: usize = 10_000;
-/// The auth server may have been away for a moment only.
+/// Short, because the auth server may be unavailable for a moment only.
 const KEPT_AFTER_FAILURE: Duration = Duration::from_secs(2);
 const MAX_BYTES: usize = 256 * 1024;
 
-/// A session as the auth server gives it: an object that has an
-/// `access_token` and a `refresh_token`, both text and not empty.
+/// A session as the auth server returns it: an object whose `access_token` and `refresh_token` are non-empty strings.
 pub type NewSession = Arc<Value>;
 
-type Asking = Shared<BoxFuture<'static, Option<NewSession>>>;
+type Refresh = Shared<BoxFuture<'static, Option<NewSession>>>;
 
-/// The auth server, for this one purpose. Shared by all workers.
+/// Client of the auth server's refresh endpoint. Shared by all workers.
 pub struct Refresher {
     url: Url,
     anon_key: String,
-    /// By refresh token: who is being asked for, or was a moment ago.
-    asked: Mutex<HashMap<(Uuid, String), (Instant, Asking)>>,
-    /// Requests of each user since an instant.
+    /// In-flight and recently finished refreshes, by user and refresh token.
+    refreshes: Mutex<HashMap<(Uuid, String), (Instant, Refresh)>>,
+    /// The number of requests of each user since an instant.
     users: Mutex<HashMap<Uuid, (Instant, u32)>>,
 }
 
 impl Refresher {
-    /// For the project at `supabase_url`, with its anonymous key.
+    /// Creates the client for the project at `supabase_url`, with its anonymous key.
     pub fn new(supabase_url: &Url, anon_key: String) -> Option<Self> {
         let base = supabase_url.as_str().trim_end_matches('/');
         let url = Url::parse(&format!("{base}/auth/v1/token?grant_type=refresh_token")).ok()?;
-        Some(Self { url, anon_key, asked: Mutex::default(), users: Mutex::default() })
+        Some(Self { url, anon_key, refreshes: Mutex::default(), users: Mutex::default() })
     }
 
-    /// The new session for a refresh token; `None` where the auth server
-    /// refuses, or is away, within three seconds.
+    /// Returns the new session for a refresh token; `None` if the auth server refuses or does not answer in time.
     pub async fn refresh(&self, http: &reqwest::Client, user: Uuid, refresh_token: &str) -> Option<NewSession> {
-        let asking = {
-            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-            let crowded = asked.len() >= MAX_KEPT;
-            asked.retain(|_, (since, asking)| match asking.peek() {
+        let refresh = {
+            let mut refreshes = self.refreshes.lock().unwrap_or_else(PoisonError::into_inner);
+            let full = refreshes.len() >= MAX_KEPT;
+            refreshes.retain(|_, (since, refresh)| match refresh.peek() {
                 None => true,
                 Some(None) => since.elapsed() < KEPT_AFTER_FAILURE,
-                Some(Some(_)) => !crowded && since.elapsed() < KEPT,
+                Some(Some(_)) => !full && since.elapsed() < KEPT,
             });
             let fresh = || {
                 let request = http
@@ -80,25 +75,25 @@ impl Refresher {
                     .header(AUTHORIZATION, format!("Bearer {}", self.anon_key))
                     .header(CONTENT_TYPE, "application/json")
                     .body(json!({ "refresh_token": refresh_token }).to_string());
-                // A task of its own: whoever asked first may leave, and the
-                // spent token must not be lost with him.
-                let task = tokio::spawn(tokio::time::timeout(TIMEOUT, ask(request)));
+                // Spawned: if the first caller disconnects, the single-use refresh token would otherwise be spent and
+                // its result lost.
+                let task = tokio::spawn(tokio::time::timeout(TIMEOUT, send(request)));
                 let answer = async move { task.await.ok()?.ok()?.map(Arc::new) };
                 (Instant::now(), answer.boxed().shared())
             };
-            match asked.entry((user, refresh_token.to_owned())) {
-                Entry::Occupied(asked) => asked.get().1.clone(),
-                Entry::Vacant(_) if !self.may_ask(user) => return None,
+            match refreshes.entry((user, refresh_token.to_owned())) {
+                Entry::Occupied(known) => known.get().1.clone(),
+                Entry::Vacant(_) if !self.may_request(user) => return None,
                 Entry::Vacant(new) => new.insert(fresh()).1.clone(),
             }
         };
-        asking.await
+        refresh.await
     }
 }
 
 impl Refresher {
-    /// Counts a request for this user; false if there were too many of late.
-    fn may_ask(&self, user: Uuid) -> bool {
+    /// Counts a request for this user; returns false if there were too many recently.
+    fn may_request(&self, user: Uuid) -> bool {
         let (limit, window) = MAX_FOR_USER;
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         users.retain(|_, (since, _)| since.elapsed() < window);
@@ -108,7 +103,7 @@ impl Refresher {
     }
 }
 
-async fn ask(request: reqwest::RequestBuilder) -> Option<Value> {
+async fn send(request: reqwest::RequestBuilder) -> Option<Value> {
     let refused = |reason: String| {
         tracing::info!(reason, "a session was not refreshed");
         None
@@ -129,7 +124,7 @@ async fn ask(request: reqwest::RequestBuilder) -> Option<Value> {
             }
             Some(session)
         }
-        _ => refused("the auth server's answer is no session".to_owned()),
+        _ => refused("the auth server's answer is not a session".to_owned()),
     }
 }
 

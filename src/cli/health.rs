@@ -1,14 +1,14 @@
-//! `health`: whether a server with these settings answers on this machine.
-//! For container images that have nothing else to ask it with.
+//! `health`: tests if a server with these settings answers on this machine. For container images without another HTTP
+//! client.
 
 use std::{process::ExitCode, time::Duration};
 
 use crate::config::{self, Config};
 
-/// Longer than `/readyz` waits for the database.
+/// Longer than the database timeout of `/readyz`.
 const LIMIT: Duration = Duration::from_secs(4);
 
-/// Runs the command: asks `/healthz`, or `/readyz` where `ready`.
+/// Runs the command: requests `/healthz`, or `/readyz` if `ready`.
 pub fn run(ready: bool) -> ExitCode {
     super::run(async {
         let config = Config::new(&config::variables()?).map_err(|error| error.to_string())?;
@@ -18,7 +18,7 @@ pub fn run(ready: bool) -> ExitCode {
             .no_proxy()
             .timeout(LIMIT)
             .build()
-            .map_err(|error| format!("no request can be made: {error}"))?;
+            .map_err(|error| format!("the HTTP client cannot be set up: {error}"))?;
         match client.get(&url).send().await {
             Ok(answer) if answer.status().is_success() => Ok(()),
             Ok(answer) => Err(format!("{url} answers with status {}", answer.status().as_u16())),
@@ -28,7 +28,7 @@ pub fn run(ready: bool) -> ExitCode {
     })
 }
 
-/// Where this machine reaches what listens on `host`.
+/// Returns the address under which this machine reaches a server that listens on `host`.
 pub(super) fn host(host: &str) -> String {
     match host.trim_matches(['[', ']']) {
         "0.0.0.0" => "127.0.0.1".to_owned(),
@@ -44,14 +44,14 @@ mod tests {
 
     #[test]
     fn every_address_to_listen_on_can_be_asked() {
-        for (listens, asked) in [
+        for (listens, expected) in [
             ("0.0.0.0", "127.0.0.1"),
             ("::", "[::1]"),
             ("[::]", "[::1]"),
             ("fd00::7", "[fd00::7]"),
             ("localhost", "localhost"),
         ] {
-            assert_eq!(host(listens), asked);
+            assert_eq!(host(listens), expected);
         }
     }
 }

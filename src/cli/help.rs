@@ -1,4 +1,4 @@
-//! What the command says of itself: completions for shells, the manual page.
+//! Shell completions and the manual page.
 
 use std::{
     io::{self, Write},
@@ -41,7 +41,7 @@ fn page(mut command: Command) -> io::Result<Vec<u8>> {
         manual.render_description_section(&mut part)?;
         manual.render_options_section(&mut part)?;
         manual.render_extra_section(&mut part)?;
-        // The headings of a page become those of a part of it.
+        // A subcommand's headings become subheadings.
         page.extend_from_slice(String::from_utf8_lossy(&part).replace(".SH ", ".SS ").as_bytes());
     }
     manual.render_extra_section(&mut page)?;
@@ -49,7 +49,7 @@ fn page(mut command: Command) -> io::Result<Vec<u8>> {
     Ok(page)
 }
 
-/// Whoever reads may stop in the middle (`| head`); that is no error.
+/// Prints to standard output. A reader that stops early (`| head`) is not an error.
 pub(super) fn print(bytes: &[u8]) -> ExitCode {
     let mut out = io::stdout().lock();
     let _ = out.write_all(bytes).and_then(|()| out.flush());

@@ -1,4 +1,4 @@
-//! `migrate`: the tables of `migrations/`, in a database that lacks them.
+//! `migrate`: creates the tables of `migrations/` in a database that lacks them.
 
 use std::process::ExitCode;
 
@@ -7,14 +7,14 @@ use sqlx::{Connection, PgConnection, migrate::Migrator};
 use super::progress;
 use crate::config::{self, Config};
 
-/// What [`apply`] found and did.
+/// The result of [`apply`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The tables were made, or what was new since the last time.
+    /// Tables were created or updated.
     Applied,
-    /// They were there, made by this command.
+    /// The tables were up to date, created by this command earlier.
     UpToDate,
-    /// chatbot-ui's own schema was there: nothing was changed.
+    /// chatbot-ui's own schema exists: nothing was changed.
     LeftAlone,
 }
 
@@ -31,7 +31,7 @@ pub fn run() -> ExitCode {
         let mut connection = connecting
             .await
             .map_err(|error| format!("the database at {place} cannot be reached: {error}. Is DATABASE_URL right? `chatbot-ui-api check` says more"))?;
-        let outcome = progress::during("Making the tables", String::new, apply(&mut connection)).await?;
+        let outcome = progress::during("Creating the tables", String::new, apply(&mut connection)).await?;
         super::say(match outcome {
             Outcome::Applied => "The tables are made.",
             Outcome::UpToDate => "The tables are there already, and up to date.",
@@ -41,18 +41,17 @@ pub fn run() -> ExitCode {
         });
         if !exists(&mut connection, "public.file_items").await? {
             super::say(
-                "There is no table for files: retrieval needs the extension pgvector. Install it, then run this again.",
+                "The tables for files are missing: retrieval needs the extension pgvector. Install it, then run this again.",
             );
         }
         Ok(())
     })
 }
 
-/// Applies what is missing. Which migrations were applied is kept in a schema
-/// of its own, out of sight of PostgREST.
+/// Applies the missing migrations. The list of applied ones is kept in a schema of its own, out of sight of PostgREST.
 ///
 /// # Errors
-/// A sentence with what the database refused.
+/// If the database refuses a statement: a sentence with its reason.
 pub async fn apply(connection: &mut PgConnection) -> Result<Outcome, String> {
     let applied = exists(connection, "chatbot_ui_api.migrations").await?;
     if !applied && exists(connection, "public.profiles").await? {
@@ -62,15 +61,14 @@ pub async fn apply(connection: &mut PgConnection) -> Result<Outcome, String> {
     migrator.create_schema("chatbot_ui_api");
     migrator.dangerous_set_table_name("chatbot_ui_api.migrations");
     let before = count(connection, applied).await?;
-    migrator.run(&mut *connection).await.map_err(|error| format!("the tables cannot be made: {error}"))?;
+    migrator.run(&mut *connection).await.map_err(|error| format!("the tables cannot be created: {error}"))?;
     if !exists(connection, "public.file_items").await? {
-        // Without pgvector there was nothing to make. It may have come since;
-        // every migration can be run again.
+        // Without pgvector some migrations did nothing. It may be installed since; every migration can be repeated.
         for migration in migrator.iter() {
             sqlx::raw_sql(migration.sql.clone())
                 .execute(&mut *connection)
                 .await
-                .map_err(|error| format!("the tables cannot be made: {error}"))?;
+                .map_err(|error| format!("the tables cannot be created: {error}"))?;
         }
         if exists(connection, "public.file_items").await? {
             return Ok(Outcome::Applied);
@@ -85,7 +83,7 @@ async fn exists(connection: &mut PgConnection, table: &str) -> Result<bool, Stri
         .bind(table)
         .fetch_one(connection)
         .await
-        .map_err(|error| format!("the database refuses to look its tables up: {error}"))
+        .map_err(|error| format!("the database refuses to list its tables: {error}"))
 }
 
 async fn count(connection: &mut PgConnection, applied: bool) -> Result<i64, String> {

@@ -1,5 +1,5 @@
-//! What the commands do. Each ends with an exit status: 0 when all went
-//! well, 1 when not, after one sentence on standard error that says why.
+//! The commands. Each returns an exit status: 0 on success; 1 on failure, after one sentence on standard error with the
+//! reason.
 
 pub mod check;
 pub mod health;
@@ -13,7 +13,7 @@ pub mod token;
 
 use std::{future::Future, process::ExitCode};
 
-/// Runs a command on an actix runtime and turns its end into an exit status.
+/// Runs a command on an actix runtime and turns its result into an exit status.
 #[expect(clippy::print_stderr, reason = "a command talks to a person")]
 pub(crate) fn run(command: impl Future<Output = Result<(), String>>) -> ExitCode {
     match actix_web::rt::System::new().block_on(command) {
@@ -25,23 +25,23 @@ pub(crate) fn run(command: impl Future<Output = Result<(), String>>) -> ExitCode
     }
 }
 
-/// Says something to the person who ran the command.
+/// Prints a line for the person who ran the command.
 #[expect(clippy::print_stdout, reason = "a command talks to a person")]
 pub(crate) fn say(words: &str) {
     println!("{words}");
 }
 
-/// Whether to write in colours: on a terminal, unless `NO_COLOR` is set.
+/// Tells if output is coloured: on a terminal, unless `NO_COLOR` is set.
 pub(crate) fn colours(is_terminal: bool) -> bool {
     is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// What Postgres said, without the line of its source that sqlx adds.
+/// Returns Postgres' message, without the source location that sqlx adds.
 pub(crate) fn refusal(error: &sqlx::Error) -> String {
     error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 
-/// Waits for Ctrl-C or SIGTERM; can be asked again.
+/// Waits for Ctrl-C or SIGTERM; repeatedly, if needed.
 pub(crate) struct StopSignals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,

@@ -1,4 +1,4 @@
-//! `openapi`: the API's description on standard output.
+//! `openapi`: prints the API's OpenAPI document.
 
 use std::process::ExitCode;
 

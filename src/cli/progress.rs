@@ -1,6 +1,5 @@
-//! What a person sees of work that takes longer than a moment: on a terminal
-//! one line that lives, elsewhere a plain line now and then. On standard
-//! error, past the capture of test runners, which is for the tests' own words.
+//! Progress of work that takes longer than a moment: on a terminal one line that is rewritten, elsewhere a plain line
+//! now and then. Written to standard error directly, past the capture of test runners.
 
 use std::{
     future::Future,
@@ -12,17 +11,17 @@ use std::{
 use tokio::time::{interval_at, sleep};
 
 const SPINNER: [char; 10] = ['⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '⠏'];
-/// Of a narrow terminal, less one.
+/// The width of a narrow terminal, less one.
 const WIDTH: usize = 79;
-/// Back to the line's beginning, and nothing on it.
+/// Returns to the beginning of the line and erases it.
 const CLEAR: &str = "\r\x1b[K";
 
-/// When there is something to see.
+/// The manner of showing progress.
 #[derive(Debug, Clone, Copy)]
 struct Manner {
     /// Rewrite one line.
     in_place: bool,
-    /// Work that ends before is not spoken of.
+    /// Shorter work is not shown.
     after: Duration,
     every: Duration,
 }
@@ -31,8 +30,8 @@ const TERMINAL: Manner =
     Manner { in_place: true, after: Duration::from_millis(300), every: Duration::from_millis(100) };
 const PLAIN: Manner = Manner { in_place: false, after: Duration::from_secs(1), every: Duration::from_secs(10) };
 
-/// Does `work`, and shows meanwhile what it is (`words`, without a dot), how
-/// far it is (`measure`, may be empty) and for how long.
+/// Runs `work`, and meanwhile shows its name (`words`, without a dot), its progress (`measure`, may be empty) and the
+/// time so far.
 pub async fn during<T>(words: &str, measure: impl Fn() -> String, work: impl Future<Output = T>) -> T {
     let error = io::stderr();
     let lives = error.is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
@@ -67,7 +66,7 @@ async fn show<T>(
         let seconds = started.elapsed().as_secs();
         out.write(&if manner.in_place {
             let line = format!("{} {words}{measured} ({seconds} s)", SPINNER[turn % SPINNER.len()]);
-            // A line that wraps cannot be taken back.
+            // A line that wraps cannot be erased.
             format!("{CLEAR}{}", line.chars().take(WIDTH).collect::<String>())
         } else if turn == 0 {
             format!("{words} ...\n")
@@ -78,7 +77,7 @@ async fn show<T>(
     }
 }
 
-/// Leaves a terminal's line empty, also where the work is broken off.
+/// Erases the line on drop, also if the work is cancelled.
 struct Line<W: Write> {
     out: W,
     in_place: bool,
@@ -86,7 +85,7 @@ struct Line<W: Write> {
 
 impl<W: Write> Line<W> {
     fn write(&mut self, text: &str) {
-        // Whoever closed it does not want to see it.
+        // Nobody reads a closed standard error.
         let _ = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
     }
 }
@@ -99,8 +98,7 @@ impl<W: Write> Drop for Line<W> {
     }
 }
 
-/// `12 of 25 MB (48 %)`; past `total`, which is then not all there is to do,
-/// just what is done.
+/// Formats as `12 of 25 MB (48 %)`; above `total`, which is an estimate then, without it.
 pub fn megabytes(done: u64, total: u64) -> String {
     const MEGABYTE: u64 = 1_000_000;
     let share = (done * 100).checked_div(total).unwrap_or(100);

@@ -1,4 +1,4 @@
-//! `serve`: the server, until it is told to stop.
+//! `serve`: runs the server until it receives a stop signal.
 
 use std::{net::TcpListener, process::ExitCode, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     playground, server, telemetry,
 };
 
-/// Runs the command; with `playground`, there is a page at `/`.
+/// Runs the command; with `playground`, a page is served at `/`.
 pub fn run(playground: bool) -> ExitCode {
     super::run(async {
         let variables = config::variables()?;
@@ -20,12 +20,12 @@ pub fn run(playground: bool) -> ExitCode {
         let mut config = Config::new(&variables).map_err(|error| error.to_string())?;
         if playground {
             if config.frontend_url.is_some() {
-                return Err("--playground and FRONTEND_URL both want the page at /: leave one of them out".to_owned());
+                return Err("--playground and FRONTEND_URL both need the page at /: use only one of them".to_owned());
             }
             let auth::Settings { public_supabase_url, anon_key, .. } = &config.sessions;
             config.playground = Some(playground::Settings::of_a_project(public_supabase_url, anon_key.as_deref())?);
         }
-        // A stream takes three; many systems start a process with room for 1,024.
+        // A stream takes three file descriptors; many systems start a process with a limit of 1,024.
         if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
             tracing::warn!("the limit of open files cannot be raised (ulimit -n): {error}");
         }
@@ -49,11 +49,11 @@ pub fn run(playground: bool) -> ExitCode {
 pub(crate) fn listen(config: &Config) -> Result<TcpListener, String> {
     let (host, port) = (config.host.trim_matches(['[', ']']), config.port);
     TcpListener::bind((host, port)).map_err(|error| {
-        format!("{host}:{port} cannot be listened on: {error}. HOST must be an address of this machine, and PORT one that is free and yours to use")
+        format!("{host}:{port} cannot be listened on: {error}. HOST must be an address of this machine, and PORT one that is free and permitted")
     })
 }
 
-/// Says early what is wrong with the database; the server goes on all the same.
+/// Warns early about an unreachable database; the server starts anyway.
 async fn try_database(settings: db::Settings) {
     let problem = match tokio::time::timeout(Duration::from_secs(5), inspect::connect(&settings)).await {
         Ok(Ok(_)) => return,
@@ -80,7 +80,7 @@ fn announce(config: &Config, listener: &TcpListener) {
     );
     match (&config.rate_limit.redis, config.rate_limit.rate_per_minute) {
         (Some(redis), Some(_)) => tracing::info!("the rate limit is shared through Redis at {redis}"),
-        (Some(_), None) => tracing::warn!("REDIS_URL is set, and nothing uses it while RATE_LIMIT_PER_MINUTE is not"),
+        (Some(_), None) => tracing::warn!("REDIS_URL is set, but not used, because RATE_LIMIT_PER_MINUTE is not set"),
         (None, _) => {}
     }
     if config.http_client.private_upstreams.allow {
@@ -95,7 +95,7 @@ fn announce(config: &Config, listener: &TcpListener) {
     }
     if config.database.session_check == SessionCheck::Token {
         tracing::warn!(
-            "SESSION_CHECK=token: a user who was banned or deleted, or who signed out, gets in until the token runs out"
+            "SESSION_CHECK=token: a user who was banned or deleted, or who signed out, has access until the token expires"
         );
     }
 }

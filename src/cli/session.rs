@@ -1,4 +1,4 @@
-//! Sessions for a user of a database on this machine, signed with its secret.
+//! Sessions for a user of a database on this machine, signed with its JWT secret.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,10 +7,10 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
-/// An access token as Supabase's auth server makes them.
+/// Returns an access token like those of Supabase's auth server.
 ///
 /// # Errors
-/// A sentence, where the secret cannot sign.
+/// If the secret cannot sign: a sentence with the reason.
 pub fn access_token(
     secret: &[u8],
     user: Uuid,
@@ -29,15 +29,15 @@ pub fn access_token(
         "exp": (now + lifetime).as_secs(),
     });
     encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(secret))
-        .map_err(|error| format!("no token can be made: {error}"))
+        .map_err(|error| format!("the token cannot be signed: {error}"))
 }
 
-/// Writes a session of the user into `auth.sessions`.
+/// Inserts a session of the user into `auth.sessions`.
 ///
 /// # Errors
-/// Where the role may not, or the database does not answer.
+/// If the role lacks the privilege, or the database does not answer.
 pub async fn start(connection: &mut PgConnection, user: Uuid) -> sqlx::Result<Uuid> {
-    // Supabase's auth server fills these; it does not read rows without them.
+    // Columns that Supabase's auth server fills; it does not read rows without them.
     let more: Vec<String> = sqlx::query_scalar(
         "select attname::text from pg_attribute join pg_class on pg_class.oid = attrelid \
          join pg_namespace on pg_namespace.oid = relnamespace \

@@ -1,5 +1,4 @@
-//! `token`: a session for a user of a database on this machine, to try the
-//! server with.
+//! `token`: creates a session for a user of a database on this machine, to try the server with.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -13,19 +12,18 @@ use super::session;
 use crate::{
     config::{self, Config},
     db::inspect,
-    http_client::guard,
+    http_client::ssrf_guard,
     js::COMPONENT,
 };
 
 const LIFETIME: Duration = Duration::from_hours(7 * 24);
 
-/// Runs the command for the user with this e-mail address; `json` for
-/// machines.
+/// Runs the command for the user with this e-mail address; `json` for machine-readable output.
 pub fn run(email: &str, json: bool) -> ExitCode {
     super::run(async {
         let config = Config::new(&config::variables()?).map_err(|error| error.to_string())?;
         let sessions = &config.sessions;
-        let local = |host: Option<&str>| host.is_some_and(guard::is_this_machine);
+        let local = |host: Option<&str>| host.is_some_and(ssrf_guard::is_this_machine);
         if !local(sessions.supabase_url.host_str()) {
             return Err(format!(
                 "token is for a Supabase on this machine, and SUPABASE_URL leads to {}. Sign in through the front end there",
@@ -42,7 +40,7 @@ pub fn run(email: &str, json: bool) -> ExitCode {
         let secret = sessions.jwt_secret.as_ref().ok_or("SUPABASE_JWT_SECRET is not set")?;
         let mut connection = inspect::connect(&config.database).await.map_err(|error| {
             format!(
-                "the database at {}:{} cannot be reached: {error}. Start it, or mend DATABASE_URL; `chatbot-ui-api check` says more",
+                "the database at {}:{} cannot be reached: {error}. Start it, or fix DATABASE_URL; `chatbot-ui-api check` says more",
                 database.get_host(),
                 database.get_port()
             )
@@ -64,9 +62,9 @@ pub fn run(email: &str, json: bool) -> ExitCode {
     })
 }
 
-const AS_WHOM: &str = "Run this with a DATABASE_URL whose role may (local stack: postgresql://postgres:postgres@127.0.0.1:54322/postgres)";
+const AS_WHOM: &str = "Run this with a DATABASE_URL whose role has the privilege (local stack: postgresql://postgres:postgres@127.0.0.1:54322/postgres)";
 
-/// The user and the address as it is written there.
+/// Finds the user, and the address in its stored spelling.
 async fn find(connection: &mut PgConnection, email: &str) -> Result<(Uuid, String), String> {
     let sql = "select id, email from auth.users where lower(email) = lower($1) and deleted_at is null";
     let found: Option<(Uuid, String)> =
@@ -78,7 +76,7 @@ async fn find(connection: &mut PgConnection, email: &str) -> Result<(Uuid, Strin
     })
 }
 
-/// The `Cookie` header's value, as Supabase's clients write it.
+/// Returns the `Cookie` header's value in the format of Supabase's clients.
 fn cookie(name: &str, token: &str, user: Uuid, email: &str) -> String {
     let expires = jsonwebtoken::get_current_timestamp() + LIFETIME.as_secs();
     let session: Value = json!({
@@ -86,7 +84,7 @@ fn cookie(name: &str, token: &str, user: Uuid, email: &str) -> String {
         "token_type": "bearer",
         "expires_in": LIFETIME.as_secs(),
         "expires_at": expires,
-        // There is none: when the token has run out, make another.
+        // There is no refresh token: when the access token has expired, make another session.
         "refresh_token": "",
         "user": { "id": user, "email": email, "aud": "authenticated", "role": "authenticated" },
     });

@@ -10,8 +10,8 @@ use crate::db::{self, SessionCheck};
 impl Reader<'_> {
     pub(super) fn database(&self) -> Result<db::Settings, ConfigError> {
         let url = self.text("DATABASE_URL").unwrap_or("postgresql://postgres:postgres@127.0.0.1:54322/postgres");
-        // What the parser says may quote the password; it takes any scheme, and
-        // what follows a slash, `?` or `#` in the password for something else.
+        // The parser's own message may quote the password; the parser accepts any scheme, and misreads what follows a
+        // slash, `?` or `#` in the password.
         let options = ["postgresql://", "postgres://"]
             .iter()
             .find_map(|scheme| url.strip_prefix(scheme))
@@ -31,7 +31,7 @@ impl Reader<'_> {
             Some("session") => false,
             Some(_) => return Err(wrong("DATABASE_POOLER", "must be `transaction` or `session`")),
         };
-        // The pool allocates a slot for each.
+        // The pool allocates a slot for each connection.
         let pool_size = match self.number("DATABASE_POOL_SIZE", 10_u32)? {
             size @ 1..=10_000 => size,
             _ => return Err(wrong("DATABASE_POOL_SIZE", "must be a whole number from 1 to 10000")),

@@ -1,26 +1,24 @@
-//! `.env` files. The front end's `.env.local` is read as it stands, so what
-//! Next.js takes is taken: values with spaces or a lone quote, quotes of three
-//! kinds, several lines within them, `$NAME`; and a line that is no setting is
-//! passed over.
+//! `.env` files. The front end's `.env.local` is read unchanged, so the syntax is Next.js': values with spaces or a
+//! lone quote, three kinds of quotes, values of several lines within quotes, `$NAME`; a line that is no setting is
+//! ignored.
 //!
-//! Differs from Next.js: a `#` within a value begins a comment only after a
-//! space, nothing is put in for names within single quotes, `$word` stays where
-//! nothing has that name (passwords hold such things), `\"` is a quote, and no
-//! `${NAME:-…}` may stand in another.
+//! Differs from Next.js: a `#` within a value begins a comment only after a space, names within single quotes are not
+//! expanded, `$word` stays if no variable has that name (passwords hold such text), `\"` is a quote, and `${NAME:-…}`
+//! cannot be nested.
 
 use super::Variables;
 
-/// What a line of a file is, if it is not empty and no comment.
+/// A line of a file that is neither empty nor a comment.
 #[derive(Debug, PartialEq, Eq)]
 enum Entry<'a> {
-    /// A name, its value as it stands, and the quote around that.
+    /// A name, its raw value, and the quote around the value.
     Setting(&'a str, String, Option<char>),
-    /// Something else; the line's number, from 1.
+    /// Another line; its number, from 1.
     Stray(usize),
 }
 
-/// Adds the settings of a file's text; the later wins. `outside` has what
-/// stands before them where one names another: the environment.
+/// Adds the settings of a file's text; later ones override. `outside` has the environment, which takes precedence when
+/// a value refers to a variable.
 pub fn read(text: &str, outside: impl Fn(&str) -> Option<String>, variables: &mut Variables) {
     let entries = entries(text);
     let further_down = |wanted: &str| {
@@ -41,7 +39,7 @@ pub fn read(text: &str, outside: impl Fn(&str) -> Option<String>, variables: &mu
     }
 }
 
-/// The numbers of the lines that are no settings, from 1.
+/// Returns the numbers of the lines that are no settings, from 1.
 pub fn strays(text: &str) -> Vec<usize> {
     let number = |entry| if let Entry::Stray(number) = entry { Some(number) } else { None };
     entries(text).into_iter().filter_map(number).collect()
@@ -69,7 +67,7 @@ fn entries(text: &str) -> Vec<Entry<'_>> {
     found
 }
 
-/// `NAME=value` or `NAME: value`, also after `export`.
+/// Splits `NAME=value` or `NAME: value`, also after `export`.
 fn name_and_value(line: &str) -> Option<(&str, &str)> {
     let line = line.strip_prefix("export ").map_or(line, str::trim_start);
     let end = line.find(|c: char| !(c.is_ascii_alphanumeric() || "_.-".contains(c)))?;
@@ -78,8 +76,8 @@ fn name_and_value(line: &str) -> Option<(&str, &str)> {
     (!name.is_empty()).then_some((name, value.trim_start()))
 }
 
-/// What stands within quotes, and how many of the lines that follow it takes;
-/// `None` if the value does not begin with a quote, or does not end with it.
+/// Returns the text within quotes, and the number of further lines it takes; `None` if the value does not begin with a
+/// quote, or has no closing one.
 fn quoted<'a>(value: &'a str, following: impl Iterator<Item = &'a str>) -> Option<(char, String, usize)> {
     let quote = value.chars().next().filter(|first| matches!(first, '"' | '\'' | '`'))?;
     let mut inside = String::new();
@@ -97,7 +95,7 @@ fn quoted<'a>(value: &'a str, following: impl Iterator<Item = &'a str>) -> Optio
     None
 }
 
-/// A value without quotes around it, or with more of them inside.
+/// Parses a value without quotes around it, or with more of them inside.
 fn unquoted<'a>(name: &'a str, value: &str) -> Entry<'a> {
     let begins_comment = |at: usize| at == 0 || value[..at].ends_with(char::is_whitespace);
     let comment = value.match_indices('#').find(|(at, _)| begins_comment(*at));
@@ -112,8 +110,7 @@ fn unquoted<'a>(name: &'a str, value: &str) -> Entry<'a> {
     }
 }
 
-/// Puts in the values for `$NAME`, `${NAME}` and `${NAME:-otherwise}`; `\$` is
-/// a dollar.
+/// Expands `$NAME`, `${NAME}` and `${NAME:-otherwise}`; `\$` is a dollar.
 fn expand(value: &str, known: impl Fn(&str) -> Option<String>) -> String {
     let mut expanded = String::new();
     let mut rest = value;

@@ -1,10 +1,9 @@
-//! Every setting: its variable, its default, its meaning. Each room has its
-//! own `Settings`; they are composed here, and read once at the start.
+//! Every setting: its variable, its default, its meaning. Each room has its own `Settings`; they are composed here, and
+//! read once at the start.
 //!
-//! Two things outside read the environment themselves: the HTTP clients, for
-//! `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, and the platform's
-//! certificate store, for `SSL_CERT_FILE` and `SSL_CERT_DIR`. Those count only
-//! in the process environment; `check` says so when a file sets them.
+//! Two things outside read the environment themselves: the HTTP clients, for `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`
+//! and `NO_PROXY`, and the platform's certificate store, for `SSL_CERT_FILE` and `SSL_CERT_DIR`. Those count only in
+//! the process environment; `check` says so when a file sets them.
 
 mod database;
 pub mod env_file;
@@ -30,7 +29,7 @@ use crate::{
     http::{body::BodyLimits, respond::AnswerSettings},
     http_client::{
         self,
-        guard::{self, PrivateUpstreams},
+        ssrf_guard::{self, UpstreamPolicy},
     },
     llm::BaseUrls,
     playground, rate_limit,
@@ -45,8 +44,7 @@ pub struct Config {
     pub host: String,
     /// `PORT`, default 8000; 0 = any free one.
     pub port: u16,
-    /// `METRICS_ADDR`, `HOST:PORT`, default none: a second listener, for
-    /// `/metrics` alone.
+    /// `METRICS_ADDR`, `HOST:PORT`, default none: a second listener, for `/metrics` alone.
     pub metrics_addr: Option<(String, u16)>,
     /// `OTEL_*`; `None` if no endpoint is set.
     #[cfg(feature = "otlp")]
@@ -55,67 +53,60 @@ pub struct Config {
     pub database: db::Settings,
     /// `SUPABASE_*`.
     pub sessions: auth::Settings,
-    /// The server's own keys, which win over the profile's: the 14 variables of
+    /// The server's own keys, which take precedence over the profile's: the 14 variables of
     /// [`crate::credentials::TABLE`]. An empty variable counts as unset.
     pub keys: Arc<Keys>,
     /// Provider base URLs: `OPENAI_BASE_URL`, `GROQ_BASE_URL`, ….
     pub base_urls: BaseUrls,
     /// `PRIVATE_UPSTREAMS`, `PROVIDER_CONNECT_TIMEOUT`, `PROVIDER_IDLE_TIMEOUT`.
     pub http_client: http_client::Settings,
-    /// `TOOL_TIMEOUT`, in seconds, default 60: for one call of a tool, its
-    /// answer included.
+    /// `TOOL_TIMEOUT`, in seconds, default 60: for one tool call, including reading its response.
     pub tool_timeout: Duration,
-    /// `FRONTEND_URL`, default none: the address of the Next.js app, to which
-    /// everything goes that is not this server's own.
+    /// `FRONTEND_URL`, default none: the address of the Next.js app, which gets all requests that no route of this
+    /// server matches.
     pub frontend_url: Option<Url>,
-    /// `FRONTEND_TIMEOUT`, in seconds, default 120: how long the front end may
-    /// take to begin its answer, once it has the whole request.
+    /// `FRONTEND_TIMEOUT`, in seconds, default 120: limit on the time from the end of the request to the head of the
+    /// front end's response.
     pub frontend_timeout: Duration,
     /// `ANSWER_NOTES`, `ANSWER_SOURCES` and `HEARTBEAT`.
     pub answers: AnswerSettings,
-    /// `CORS_ORIGINS`, default none: the origins (scheme, host and port) whose
-    /// pages may call the routes, with commas between.
+    /// `CORS_ORIGINS`, default none: the origins (scheme, host and port) whose pages may call the routes, separated by
+    /// commas.
     pub cors_origins: Vec<String>,
     /// `MAX_BODY_BYTES` and `BODY_TIMEOUT`.
     pub body: BodyLimits,
-    /// `CLIENT_TIMEOUT`, in seconds, default 30: after how long a client is
-    /// given up that vanished without a FIN, that does not read, or whose next
-    /// request's head does not come.
+    /// `CLIENT_TIMEOUT`, in seconds, default 30: the connection is closed if the client vanished without a FIN, does
+    /// not read, or does not send the head of its next request for that long.
     pub client_timeout: Duration,
-    /// `MAX_REQUESTS`, default 10000: the most requests in flight in the whole
-    /// server; one more is answered 503. `/healthz` and `/readyz` are not
-    /// counted. Twice as many connections are held.
+    /// `MAX_REQUESTS`, default 10000: the most requests in flight in the whole server; one more is answered with 503.
+    /// `/healthz` and `/readyz` are not counted. Twice as many connections are accepted.
     pub max_requests: usize,
     /// `MAX_STREAMS_PER_USER`, `RATE_LIMIT_PER_MINUTE` and `REDIS_URL`.
     pub rate_limit: rate_limit::Settings,
-    /// `SUPABASE_SERVICE_ROLE_KEY`: only for reading files from storage.
+    /// `SUPABASE_SERVICE_ROLE_KEY`: only for downloading files from storage.
     pub service_role_key: Option<SecretString>,
-    /// `LOCAL_EMBEDDINGS_DIR`: a folder with all-MiniLM-L6-v2 (config.json,
-    /// tokenizer.json, model.safetensors).
+    /// `LOCAL_EMBEDDINGS_DIR`: a folder with all-MiniLM-L6-v2 (config.json, tokenizer.json, model.safetensors).
     pub local_embeddings_dir: Option<PathBuf>,
-    /// `MAX_BUFFERED_BYTES`, default 268435456: the most bytes that requests
-    /// hold in all (bodies, files, answers of tools and embeddings); one user
-    /// gets a quarter. Beyond it a request is answered 503.
+    /// `MAX_BUFFERED_BYTES`, default 268435456: the most bytes that requests hold in all (bodies, files, answers of
+    /// tools and embeddings); one user gets a quarter. Beyond it a request is answered 503.
     pub max_buffered_bytes: usize,
     /// `MAX_PASSAGES`, default 2000: a file with more passages is not stored.
     pub max_passages: usize,
     /// `MAX_FILE_BYTES`, default 52428800: a larger file is not processed.
     pub max_file_bytes: usize,
-    /// `SHUTDOWN_GRACE`, in seconds, default 30: how long streams may go on
-    /// once the server was told to stop.
+    /// `SHUTDOWN_GRACE`, in seconds, default 30: the time that streams have to finish once shutdown begins.
     pub shutdown_grace: Duration,
-    /// The page at `/`, which `demo` and `serve --playground` have. Set by the
-    /// command, not by a variable.
+    /// The page at `/`, for `demo` and `serve --playground`. Set by the command, not by a variable.
     pub playground: Option<playground::Settings>,
 }
 
-/// The variables by name, as a file or the environment gave them.
+/// Variables by name, from a file or the environment.
 pub type Variables = HashMap<String, String>;
 
-/// The files that settings are read from, in the folder where the server runs.
+/// The files with settings, in the working directory.
 pub const FILES: [&str; 2] = [".env", ".env.local"];
 
-/// Reads `.env`, then `.env.local`, then the environment; the later wins.
+/// Reads `.env`, then `.env.local`, then the environment; later ones override.
 ///
 /// # Errors
 /// If a file exists and cannot be read.
@@ -135,17 +126,17 @@ pub fn variables() -> Result<Variables, String> {
 }
 
 impl Config {
-    /// Reads every setting out of `variables`.
+    /// Reads every setting from `variables`.
     ///
     /// # Errors
-    /// If a variable cannot be used: the first one.
+    /// If a variable is invalid: the first one.
     pub fn new(variables: &Variables) -> Result<Self, ConfigError> {
         let read = Reader(variables);
         let host = read.text("HOST").unwrap_or("127.0.0.1").to_owned();
         let private_upstreams = match read.text("PRIVATE_UPSTREAMS") {
-            Some(text) => PrivateUpstreams::from_str(text).map_err(|problem| wrong("PRIVATE_UPSTREAMS", problem))?,
-            None if guard::is_this_machine(&host) => PrivateUpstreams::allow(),
-            None => PrivateUpstreams::default(),
+            Some(text) => UpstreamPolicy::from_str(text).map_err(|problem| wrong("PRIVATE_UPSTREAMS", problem))?,
+            None if ssrf_guard::is_this_machine(&host) => UpstreamPolicy::allow(),
+            None => UpstreamPolicy::default(),
         };
         let port = read.number("PORT", 8000)?;
         let frontend_url = read.frontend_url(&host, port)?;

@@ -1,4 +1,4 @@
-//! Whom the server talks to and how much: limits, the front end, CORS.
+//! Network settings: the rate limit, the front end, CORS.
 
 use std::num::NonZeroU32;
 
@@ -6,14 +6,14 @@ use url::Url;
 
 use super::reader::{ConfigError, Reader, wrong};
 use crate::{
-    http_client::guard,
+    http_client::ssrf_guard,
     rate_limit::{self, shared::Redis},
 };
 
 impl Reader<'_> {
     pub(super) fn rate_limit(&self) -> Result<rate_limit::Settings, ConfigError> {
         let redis = self.text("REDIS_URL").map(|url| {
-            // The parser's own words may quote the password.
+            // The parser's own message may quote the password.
             Redis::parse(url).ok_or_else(|| {
                 wrong("REDIS_URL", "must look like redis://user:password@host:6379/0, or rediss:// for TLS (a password with special characters is percent-encoded)")
             })
@@ -34,7 +34,7 @@ impl Reader<'_> {
             return Err(wrong(NAME, "must be a scheme, a host and a port only, such as http://127.0.0.1:3000"));
         }
         let to = url.host_str().unwrap_or_default();
-        let same_host = guard::is_this_machine(to) || to.trim_matches(['[', ']']) == host.trim_matches(['[', ']']);
+        let same_host = ssrf_guard::is_this_machine(to) || to.trim_matches(['[', ']']) == host.trim_matches(['[', ']']);
         if same_host && url.port_or_known_default() == Some(port) {
             return Err(wrong(
                 NAME,
@@ -58,7 +58,7 @@ impl Reader<'_> {
             origin.filter(|origin| origin.eq_ignore_ascii_case(text)).ok_or_else(|| {
                 wrong(
                     NAME,
-                    "must be a list of origins such as https://chat.example.com (scheme, host and, if it is not the usual, port; no slash at the end), with commas between",
+                    "must be a list of origins such as https://chat.example.com (scheme, host and, unless it is the default, port; no slash at the end), separated by commas",
                 )
             })
         };

@@ -1,6 +1,5 @@
-//! Where traces go: OpenTelemetry's own variables, as its specification has
-//! them. They are read here, and not by its crates, since ours may stand in
-//! `.env` files.
+//! Settings for exporting traces: OpenTelemetry's own variables, per its specification. They are read here, and not by
+//! its crates, since ours may be in `.env` files.
 
 use std::{str::FromStr, time::Duration};
 
@@ -29,7 +28,7 @@ impl Reader<'_> {
             match self.text(name) {
                 None => {}
                 Some("http/protobuf") => break,
-                Some(_) => return Err(wrong(name, "must be `http/protobuf`, the one that is spoken here")),
+                Some(_) => return Err(wrong(name, "must be `http/protobuf`, the only supported protocol")),
             }
         }
         let mut headers = self.pairs("OTEL_EXPORTER_OTLP_HEADERS")?;
@@ -72,7 +71,7 @@ impl Reader<'_> {
             _ => {
                 return Err(wrong(
                     NAME,
-                    "must be `always_on`, `always_off` or `traceidratio`, each with or without `parentbased_` before it",
+                    "must be `always_on`, `always_off` or `traceidratio`, each with or without the prefix `parentbased_`",
                 ));
             }
         };

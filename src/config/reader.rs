@@ -1,4 +1,4 @@
-//! Primitives that read one variable each: text, numbers, seconds, URLs.
+//! Readers for one variable each: text, numbers, seconds, URLs.
 
 use std::{str::FromStr, time::Duration};
 
@@ -6,8 +6,7 @@ use url::Url;
 
 use super::Variables;
 
-/// A setting that cannot be used: its variable, and what would be right. Never
-/// the value, which may be a secret.
+/// An invalid setting: its variable, and what would be valid. Never holds the value, which may be a secret.
 #[derive(Debug, thiserror::Error)]
 #[error("{variable} {problem}")]
 pub struct ConfigError {
@@ -26,11 +25,11 @@ pub(super) fn wrong(variable: &'static str, problem: impl Into<String>) -> Confi
     ConfigError { variable, problem: problem.into() }
 }
 
-/// Reads settings out of variables.
+/// Reads settings from variables.
 pub(super) struct Reader<'a>(pub(super) &'a Variables);
 
 impl Reader<'_> {
-    /// A variable as it stands; an empty one counts as unset.
+    /// Returns a variable without trimming; an empty one counts as unset.
     pub(super) fn untrimmed(&self, name: &'static str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
@@ -54,8 +53,7 @@ impl Reader<'_> {
 
     pub(super) fn seconds(&self, name: &'static str, default: u64) -> Result<Duration, ConfigError> {
         match self.number(name, default)? {
-            // A day is longer than any client or provider would wait, and what
-            // a socket's options can hold.
+            // At most a day: no client or provider waits longer, and socket options have a maximum.
             seconds @ 1..=86_400 => Ok(Duration::from_secs(seconds)),
             _ => Err(wrong(name, "must be seconds, from 1 to 86400")),
         }
@@ -82,7 +80,7 @@ impl Reader<'_> {
     pub(super) fn host_and_port(&self, name: &'static str) -> Result<Option<(String, u16)>, ConfigError> {
         let Some(text) = self.text(name) else { return Ok(None) };
         let parts = text.rsplit_once(':').and_then(|(host, port)| {
-            // An IPv6 address is all colons, so it needs its brackets.
+            // An IPv6 address consists of colons, so it needs brackets.
             let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
             let host = bare.unwrap_or(host);
             let right = !host.is_empty() && (bare.is_some() || !host.contains(':'));
@@ -96,7 +94,7 @@ impl Reader<'_> {
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
             .ok_or_else(|| wrong(name, "must be a URL that begins with http:// or https://"))?;
-        // Such a URL stands in log lines, and in errors that users see.
+        // Such a URL appears in log lines, and in errors that users see.
         if !url.username().is_empty() || url.password().is_some() {
             return Err(wrong(name, "must be a URL without a user name or password in it"));
         }
@@ -112,7 +110,7 @@ impl Reader<'_> {
         Ok(text.trim_end_matches('/').to_owned())
     }
 
-    /// Whether a variable has the value `yes` rather than `no`, its default.
+    /// Reads a variable that is `yes` (true) or `no` (false, the default).
     pub(super) fn choice(&self, name: &'static str, yes: &str, no: &str) -> Result<bool, ConfigError> {
         match self.text(name) {
             None => Ok(false),
@@ -122,7 +120,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A size in bytes, at least 1.
+    /// Reads a size in bytes, at least 1.
     pub(super) fn bytes(&self, name: &'static str, default: usize) -> Result<usize, ConfigError> {
         match self.number(name, default)? {
             0 => Err(wrong(name, "must be a number of bytes, at least 1")),
@@ -130,7 +128,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A number from 1 to a million.
+    /// Reads a number from 1 to a million.
     pub(super) fn count(&self, name: &'static str, default: u32) -> Result<u32, ConfigError> {
         match self.number(name, default) {
             Ok(count @ 1..=1_000_000) => Ok(count),

@@ -1,11 +1,11 @@
-//! `SUPABASE_*`: how sessions are verified.
+//! `SUPABASE_*`: settings of session verification.
 
 use secrecy::{ExposeSecret, SecretString};
 
 use super::reader::{ConfigError, Reader, wrong};
 use crate::{
     auth::{self, PUBLISHED_JWT_SECRET, cookie, jwt::Policy},
-    http_client::guard,
+    http_client::ssrf_guard,
 };
 
 impl Reader<'_> {
@@ -19,7 +19,8 @@ impl Reader<'_> {
             Some(url) => self.http_url("NEXT_PUBLIC_SUPABASE_URL", url.trim_end_matches('/'))?,
             None => supabase_url.clone(),
         };
-        let local = supabase_url.host_str().is_some_and(guard::is_this_machine) && guard::is_this_machine(host);
+        let local =
+            supabase_url.host_str().is_some_and(ssrf_guard::is_this_machine) && ssrf_guard::is_this_machine(host);
         let published_keys = match self.text("PUBLISHED_KEYS") {
             None => local,
             Some("allow") => true,
@@ -31,7 +32,7 @@ impl Reader<'_> {
             Some(secret) if auth::is_published(secret) && !published_keys => {
                 return Err(wrong(
                     "SUPABASE_JWT_SECRET",
-                    "is a secret that Supabase publishes, and HOST and SUPABASE_URL are not both on this machine: anyone could sign in as anyone. Set the project's own (dashboard, JWT keys), leave it unset where the project signs with ES256 or RS256, or set PUBLISHED_KEYS=allow if this is meant",
+                    "is a secret that Supabase publishes, and HOST and SUPABASE_URL are not both on this machine: anyone could sign in as anyone. Set the project's own (dashboard, JWT keys), leave it unset if the project signs with ES256 or RS256, or set PUBLISHED_KEYS=allow if this is meant",
                 ));
             }
             Some(secret) => Some(SecretString::from(secret)),

@@ -1,5 +1,4 @@
-//! `auth.users`, `auth.sessions` and `public.profiles`: who a session belongs
-//! to, in one statement.
+//! `auth.users`, `auth.sessions` and `public.profiles`: the account of a session, read in one statement.
 
 use std::sync::{Arc, LazyLock};
 
@@ -12,16 +11,16 @@ use crate::{
     error::Error,
 };
 
-/// Why a good token is refused all the same.
+/// The reason why a valid token is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// No row in `auth.users`, or one that was deleted.
     #[error("the user does not exist (any more)")]
     Gone,
-    /// `banned_until` lies ahead.
+    /// `banned_until` is in the future.
     #[error("the user is banned")]
     Banned,
-    /// No row in `auth.sessions`, or one that is over.
+    /// No row in `auth.sessions`, or one that has expired.
     #[error("the session was signed out")]
     SignedOut,
 }
@@ -63,7 +62,7 @@ static UNCHECKED: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The statement of every request.
+/// The statement that every authenticated request runs.
 pub(super) fn statement(check: SessionCheck) -> &'static str {
     match check {
         SessionCheck::Database => &CHECKED,
@@ -71,7 +70,7 @@ pub(super) fn statement(check: SessionCheck) -> &'static str {
     }
 }
 
-/// What is sent for names, for [`super::inspect`].
+/// The statements about user names, for [`super::inspect`].
 pub(super) const NAMES: [&str; 2] = [USERNAME_TAKEN, USERNAME];
 const USERNAME_TAKEN: &str = "select exists (select from public.profiles where username = $1)";
 const USERNAME: &str = "select username from public.profiles where user_id = $1";
@@ -96,11 +95,11 @@ impl FromRow<'_, PgRow> for Account {
     }
 }
 
-/// Reads the account that a token speaks for, in one round trip: its profile
-/// (`None` where there is no row), or why it is refused.
+/// Reads the account of a token's user, in one round trip: the profile (`None` if there is no row), or the reason for
+/// refusing the user.
 ///
 /// # Errors
-/// Where the database does not answer.
+/// If the database does not answer.
 pub async fn find(
     db: &Db,
     user: Uuid,
@@ -122,13 +121,12 @@ pub async fn find(
     })
 }
 
-/// Whether the database answers the statement of every request.
+/// Runs the statement of every request, to see that the database answers it.
 ///
 /// # Errors
 /// [`Error::DatabaseUnavailable`], within three seconds.
 pub async fn ready(db: &Db) -> Result<(), Error> {
-    // For a user that cannot exist: finds out what this role may not read, or
-    // what is missing.
+    // With a user id that cannot exist: still detects missing privileges, tables and columns.
     let probe = async {
         let found = find(db, Uuid::nil(), Some(Uuid::nil()), &Arc::default()).await;
         found.map(|_| ()).map_err(|error| error.detail().into_owned())
@@ -136,19 +134,19 @@ pub async fn ready(db: &Db) -> Result<(), Error> {
     db.is_ready(probe).await.map_err(Error::DatabaseUnavailable)
 }
 
-/// Whether anybody has this user name.
+/// Tells if any user has this user name.
 ///
 /// # Errors
-/// Where the database does not answer.
+/// If the database does not answer.
 pub async fn is_username_taken(db: &Db, username: &str) -> Result<bool, Error> {
     let query = sqlx::query_as::<_, (bool,)>(USERNAME_TAKEN);
     Ok(db.optional(query.bind(username)).await?.is_some_and(|(taken,)| taken))
 }
 
-/// The name of a user, who need not be the one who asks.
+/// Returns the name of a user, not necessarily the caller's.
 ///
 /// # Errors
-/// Where the database does not answer.
+/// If the database does not answer.
 pub async fn username(db: &Db, user: Uuid) -> Result<Option<String>, Error> {
     let query = sqlx::query_as::<_, (String,)>(USERNAME);
     Ok(db.optional(query.bind(user)).await?.map(|(name,)| name))

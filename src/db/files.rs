@@ -1,5 +1,4 @@
-//! `public.files` and `public.file_items`: what users uploaded, and the
-//! passages of it.
+//! `public.files` and `public.file_items`: uploaded files and their passages.
 
 use std::time::Duration;
 
@@ -13,20 +12,20 @@ use super::{
 };
 use crate::error::Error;
 
-/// For storing or searching, however much there is.
+/// Time limit for storing or searching, whatever the amount.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Up to so many passages every one is compared. Beyond, the index is faster;
-/// it may pass over some that are as near.
+/// Up to this number of passages, every one is compared. Above it the index is used; it is faster but may miss passages
+/// that are as near.
 const EXACT_UP_TO: i64 = 10_000;
-/// Passages a statement.
+/// Passages per insert statement.
 const ROWS: usize = 500;
 
-/// Of somebody else's row nothing is read.
+/// Returns NULLs for another user's file, so that nothing of it is read.
 const OWN: &str = "select case when user_id = $2 then name end, case when user_id = $2 then file_path end \
      from public.files where id = $1";
 const COUNT_TOKENS: &str = "update public.files set tokens = $3 where id = $1 and user_id = $2";
 const DELETE_ITEMS: &str = "delete from public.file_items where file_id = $1";
-/// Whether chatbot-ui's collections exist.
+/// Tests for chatbot-ui's collections.
 pub(super) const HAS_COLLECTIONS: &str =
     "select to_regclass('public.collections') is not null and to_regclass('public.collection_files') is not null";
 const READABLE: &str = "select id from public.files where id = any($1) and (user_id = $2 or sharing <> 'private')";
@@ -36,14 +35,14 @@ const READABLE_WITH_COLLECTIONS: &str = "select id from public.files \
          where member.file_id = files.id and collections.sharing <> 'private' \
            and collections.user_id = files.user_id))";
 
-/// A passage that somebody else put into a file is not read: chatbot-ui's row
-/// level security lets everyone add rows of their own to any file.
+/// Passages that another user put into a file are not read: chatbot-ui's row level security lets everyone add rows of
+/// their own to any file.
 const OF_THE_OWNER: &str =
     "exists (select from public.files file where file.id = item.file_id and file.user_id = item.user_id)";
 
 fn insert_items(column: Column) -> String {
     format!(
-        // A microsecond apart, so that a file's passages can be read in order.
+        // A microsecond apart, to preserve the order of a file's passages.
         "insert into public.file_items (file_id, user_id, created_at, content, tokens, {}) \
          select $1, $2, now() + (item.number + $6) * interval '1 microsecond', item.content, item.tokens, item.vector \
          from unnest($3::text[], $4::int4[], $5) with ordinality as item (content, tokens, vector, number)",
@@ -51,8 +50,8 @@ fn insert_items(column: Column) -> String {
     )
 }
 
-/// Compares every passage: `materialized` keeps the planner from the index,
-/// which knows nothing of the files and may return too few.
+/// Compares every passage. `materialized` keeps the planner from using the index, which does not consider the list of
+/// files and may return too few rows.
 fn compare_all(column: Column, schema: &str) -> String {
     format!(
         "with item as materialized ( \
@@ -64,8 +63,7 @@ fn compare_all(column: Column, schema: &str) -> String {
     )
 }
 
-/// What is sent for files, for [`super::inspect`]; `schema` is the vector
-/// type's.
+/// The statements about files, for [`super::inspect`]; `schema` is the vector type's.
 pub(super) fn statements(schema: &str, collections: bool) -> Vec<String> {
     let readable = if collections { READABLE_WITH_COLLECTIONS } else { READABLE };
     let mut all = [OWN, COUNT_TOKENS, DELETE_ITEMS, readable].map(str::to_owned).to_vec();
@@ -77,24 +75,24 @@ pub(super) fn statements(schema: &str, collections: bool) -> Vec<String> {
     all
 }
 
-/// A file of the user's own.
+/// A file that the user owns.
 pub struct File {
-    /// Says what kind of file it is.
+    /// The file name, whose extension tells the file's kind.
     pub name: String,
     /// Its place in the storage bucket `files`.
     pub path: String,
 }
 
-/// Why there is no [`File`].
+/// The reason why there is no [`File`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoFile {
-    /// There is none with this id.
+    /// No file has this id.
     Missing,
-    /// It is somebody else's.
+    /// The file belongs to another user.
     Foreign,
 }
 
-/// The column that a passage's vector stands in, by the model that made it.
+/// The column of a passage's vector, by the model that computed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Column {
     /// 1,536 numbers.
@@ -112,8 +110,7 @@ impl Column {
     }
 }
 
-/// A passage that was found, as the front end knows it. Without `Debug`, as
-/// it is what a user wrote.
+/// A search result, as the front end expects it. Without `Debug`, because it holds users' text.
 #[derive(FromRow, Serialize)]
 #[expect(missing_docs, reason = "columns of file_items")]
 pub struct Found {
@@ -121,15 +118,14 @@ pub struct Found {
     pub file_id: Uuid,
     pub content: String,
     pub tokens: i32,
-    /// 1 for the same direction, -1 for the opposite; `null` for a passage
-    /// without a vector.
+    /// Cosine similarity, from 1 (same direction) to -1 (opposite); `null` for a passage without a vector.
     pub similarity: Option<f64>,
 }
 
-/// A file, if it is the user's own.
+/// Finds a file that the user owns.
 ///
 /// # Errors
-/// Where the database does not answer.
+/// If the database does not answer.
 pub async fn find_own(db: &Db, user: Uuid, id: Uuid) -> Result<Result<File, NoFile>, Error> {
     let query = sqlx::query_as::<_, (Option<String>, Option<String>)>(OWN);
     Ok(match db.optional(query.bind(id).bind(user)).await? {
@@ -139,26 +135,23 @@ pub async fn find_own(db: &Db, user: Uuid, id: Uuid) -> Result<Result<File, NoFi
     })
 }
 
-/// A passage to be stored. Without `Debug`, as it is a user's text.
+/// A passage to be stored. Without `Debug`, because it holds users' text.
 #[derive(Clone, Copy)]
 pub struct NewItem<'a> {
     /// The passage.
     pub content: &'a str,
     /// Its length in tokens of `cl100k_base`.
     pub tokens: i32,
-    /// Its vector, if one was made.
+    /// Its vector, if one was computed.
     pub vector: Option<&'a [f32]>,
 }
 
-/// Puts these passages in the place of the file's own, and their tokens' sum
-/// into the file's row: all of it or nothing.
+/// Replaces a file's passages, and stores the sum of their tokens in the file's row: all of it or nothing.
 ///
-/// Differs: the original adds to what is there, and answers with success
-/// where storing failed.
+/// Differs: the original adds to the existing passages, and reports success if storing failed.
 ///
 /// # Errors
-/// Where the database does not answer; [`NoFile`] where the file is not the
-/// user's (any more).
+/// If the database does not answer. The inner error is [`NoFile`] if the file does not belong to the user (any more).
 pub async fn replace_items(
     db: &Db,
     user: Uuid,
@@ -169,7 +162,7 @@ pub async fn replace_items(
     let vector_type = db.vector_type().await?;
     let named = db.names_statements();
     db.transaction(user, LIMIT, async |connection| {
-        // Locks the row: of two that process one file, one comes after the other.
+        // Locks the row, so that two requests for one file run one after the other.
         let total: i64 = items.iter().map(|item| i64::from(item.tokens)).sum();
         let updated = sqlx::query(COUNT_TOKENS)
             .bind(file)
@@ -184,7 +177,7 @@ pub async fn replace_items(
         sqlx::query(DELETE_ITEMS).bind(file).persistent(named).execute(&mut *connection).await?;
         let sql = insert_items(column);
         for (number, part) in items.chunks(ROWS).enumerate() {
-            // Postgres holds no NUL in a text.
+            // Postgres cannot store NUL in text.
             let contents: Vec<String> = part.iter().map(|item| item.content.replace('\0', "")).collect();
             let tokens: Vec<i32> = part.iter().map(|item| item.tokens).collect();
             let vectors = part.iter().map(|item| item.vector).collect();
@@ -204,21 +197,21 @@ pub async fn replace_items(
     .await
 }
 
-/// Most passages of one search.
+/// The most passages that one search returns.
 const MAX_FOUND: i64 = 100;
 
-/// The passages nearest to `vector` in these files, the nearest first, as
-/// many as `count` says and at most [`MAX_FOUND`].
+/// Returns the passages nearest to `vector` in these files, nearest first: at most `count` of them, and at most
+/// [`MAX_FOUND`].
 ///
 /// Differs: the original returns every passage if no count is given.
 ///
-/// Only files that the user may read: his own, those that are shared, and,
-/// where chatbot-ui's collections exist, those in a shared collection.
+/// Only files that the user may read: their own, shared ones, and, if chatbot-ui's collections exist, files in a shared
+/// collection.
 ///
-/// Differs: the original searches any file whose id it is given.
+/// Differs: the original searches any file by its id.
 ///
 /// # Errors
-/// Where the database does not answer.
+/// If the database does not answer.
 pub async fn nearest(
     db: &Db,
     user: Uuid,
@@ -242,7 +235,7 @@ pub async fn nearest(
         let search = Search { vector_type, column, vector, files: &files, count, named };
         if items > EXACT_UP_TO {
             let found = search.by_index(connection).await?;
-            // An index that does not iterate may come back with too few.
+            // An index that does not iterate may return too few.
             if i64::try_from(found.len()).is_ok_and(|found| found >= count) {
                 return Ok(found);
             }
@@ -252,10 +245,10 @@ pub async fn nearest(
     .await
 }
 
-async fn readable(connection: &mut PgConnection, named: bool, user: Uuid, files: &[Uuid]) -> Result<Vec<Uuid>, Error> {
+async fn readable(connection: &mut PgConnection, named: bool, user: Uuid, files: &[Uuid]) -> sqlx::Result<Vec<Uuid>> {
     let collections: bool = sqlx::query_scalar(HAS_COLLECTIONS).persistent(named).fetch_one(&mut *connection).await?;
     let sql = if collections { READABLE_WITH_COLLECTIONS } else { READABLE };
-    Ok(sqlx::query_scalar(sql).bind(files).bind(user).persistent(named).fetch_all(connection).await?)
+    sqlx::query_scalar(sql).bind(files).bind(user).persistent(named).fetch_all(connection).await
 }
 
 struct Search<'a> {
@@ -268,18 +261,17 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    async fn exactly(&self, connection: &mut PgConnection) -> Result<Vec<Found>, Error> {
+    async fn exactly(&self, connection: &mut PgConnection) -> sqlx::Result<Vec<Found>> {
         self.run(connection, compare_all(self.column, &self.vector_type.schema)).await
     }
 
-    async fn by_index(&self, connection: &mut PgConnection) -> Result<Vec<Found>, Error> {
+    async fn by_index(&self, connection: &mut PgConnection) -> sqlx::Result<Vec<Found>> {
         let iterate = if self.vector_type.iterates {
             ", set_config('hnsw.iterative_scan', 'strict_order', true), set_config('hnsw.max_scan_tuples', '200000', true)"
         } else {
             ""
         };
-        // The planner does not know how dear it is to unpack a vector, and
-        // would rather compare and sort them all.
+        // The planner underestimates the cost of unpacking a vector, and would prefer to compare and sort them all.
         let settings = format!(
             "select set_config('hnsw.ef_search', '200', true), set_config('enable_sort', 'off', true){iterate}"
         );
@@ -292,12 +284,12 @@ impl Search<'_> {
         self.run(connection, sql).await
     }
 
-    async fn run(&self, connection: &mut PgConnection, sql: String) -> Result<Vec<Found>, Error> {
+    async fn run(&self, connection: &mut PgConnection, sql: String) -> sqlx::Result<Vec<Found>> {
         let query = sqlx::query_as::<_, Found>(AssertSqlSafe(sql))
             .bind(Vector(self.vector_type, self.vector))
             .bind(self.files)
             .bind(self.count)
             .persistent(self.named);
-        Ok(query.fetch_all(connection).await?)
+        query.fetch_all(connection).await
     }
 }

@@ -1,9 +1,4 @@
-//! What `check` asks of a database: whether each statement that the server
-//! sends would be let through, and whether rows would come.
-//!
-//! Nothing is changed and no row is read: a statement is only explained, for
-//! which Postgres looks up every table and column and the role's rights.
-//! Everything goes as a simple query, which any pooler takes.
+//! Database checks for `check`: are the server's statements permitted, and would they return rows?
 
 use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, Row, postgres::PgSslMode};
 
@@ -14,65 +9,64 @@ use super::{
 };
 use crate::credentials;
 
-/// A connection as the server's own are.
+/// Connects like the server.
 ///
 /// # Errors
-/// Why there is none.
+/// If the connection fails.
 pub async fn connect(settings: &Settings) -> sqlx::Result<PgConnection> {
     PgConnection::connect_with(&pool::options(settings)).await
 }
 
-/// The same, by TLS or not at all.
+/// Connects with TLS or not at all.
 ///
 /// # Errors
-/// Why there is none.
+/// If the connection fails.
 pub async fn connect_with_tls(settings: &Settings) -> sqlx::Result<PgConnection> {
     PgConnection::connect_with(&pool::options(settings).ssl_mode(PgSslMode::Require)).await
 }
 
-/// Postgres' process behind a connection. Two connections that are open at
-/// once have one only where a pooler in transaction mode stands between.
+/// Returns the id of the Postgres process that serves a connection. Two open connections share one only behind a pooler
+/// in transaction mode.
 ///
 /// # Errors
-/// Where the database does not answer.
+/// If the database does not answer.
 pub async fn process(connection: &mut PgConnection) -> sqlx::Result<i32> {
     sqlx::raw_sql("select pg_backend_pid()").fetch_one(connection).await?.try_get(0)
 }
 
-/// The statements about users, sessions, profiles and names.
+/// Returns the statements about users, sessions, profiles and names.
 pub fn accounts(check: SessionCheck) -> Vec<String> {
     [accounts::statement(check)].iter().chain(&accounts::NAMES).map(|sql| (*sql).to_owned()).collect()
 }
 
-/// The statement about custom models.
+/// Returns the statement about custom models.
 pub fn models() -> Vec<String> {
     vec![models::ALLOWED.to_owned()]
 }
 
-/// The statements about files; `schema` is where the vector type lives.
+/// Returns the statements about files; `schema` is the vector type's.
 ///
 /// # Errors
-/// Where the database does not answer.
+/// If the database does not answer.
 pub async fn files(connection: &mut PgConnection, schema: &str) -> sqlx::Result<Vec<String>> {
     let collections = sqlx::raw_sql(files::HAS_COLLECTIONS).fetch_one(connection).await?.try_get(0)?;
     Ok(files::statements(schema, collections))
 }
 
-/// Whether a statement would be let through.
+/// Checks that a statement would be permitted.
 ///
 /// # Errors
-/// Postgres' refusal: a table or column that is missing, a right.
+/// If Postgres refuses it: a missing table, column or privilege.
 pub async fn explain(connection: &mut PgConnection, statement: &str) -> sqlx::Result<()> {
     // No statement has more than nine parameters.
     let filled = (1..=9).fold(statement.to_owned(), |sql, number| sql.replace(&format!("${number}"), "null"));
     sqlx::raw_sql(AssertSqlSafe(format!("explain {filled}"))).execute(connection).await.map(|_| ())
 }
 
-/// The columns of [`credentials::TABLE`] that `public.profiles` lacks: an older
-/// schema of chatbot-ui's has not all of them.
+/// Returns the columns of [`credentials::TABLE`] that `public.profiles` lacks: older schemas of chatbot-ui have fewer.
 ///
 /// # Errors
-/// Where the database does not answer.
+/// If the database does not answer.
 pub async fn missing_key_columns(connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
     let names: Vec<String> = credentials::TABLE.iter().map(|row| format!("'{}'", row.column)).collect();
     let sql = format!(
@@ -84,20 +78,19 @@ pub async fn missing_key_columns(connection: &mut PgConnection) -> sqlx::Result<
     rows.iter().map(|row| row.try_get(0)).collect()
 }
 
-/// The vector type's schema (quoted) and version; `None` without pgvector.
+/// Returns the vector type's schema (quoted) and version; `None` without pgvector.
 ///
 /// # Errors
-/// Where the database does not answer.
+/// If the database does not answer.
 pub async fn vector_schema(connection: &mut PgConnection) -> sqlx::Result<Option<String>> {
     let row = sqlx::raw_sql(vector::LOOK_UP).fetch_optional(connection).await?;
     row.map(|row| row.try_get("schema")).transpose()
 }
 
-/// The columns for passages' vectors that are not what the server stores:
-/// each with its type.
+/// Returns the vector columns whose type is not the one that the server stores, with their types.
 ///
 /// # Errors
-/// Where the database does not answer.
+/// If the database does not answer.
 pub async fn unfit_vectors(connection: &mut PgConnection) -> sqlx::Result<Vec<(String, String)>> {
     let sql = "select attname::text as name, format_type(atttypid, atttypmod) as type from pg_attribute \
          where attrelid = to_regclass('public.file_items') and not attisdropped \
@@ -107,21 +100,20 @@ pub async fn unfit_vectors(connection: &mut PgConnection) -> sqlx::Result<Vec<(S
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 
-/// A table whose rows row level security keeps from this role.
+/// A table whose rows are hidden from this role by row level security.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct Hidden {
-    /// With its schema.
+    /// The table's name with its schema.
     pub name: String,
-    /// What it keeps from the role: `reads`, `inserts`, `updates`, `deletes`.
+    /// The commands that are restricted: `reads`, `inserts`, `updates`, `deletes`.
     pub from: String,
 }
 
-/// The tables whose rows are hidden: row level security is on, holds for this
-/// role, and no policy lets it have all rows. The server asks for one user's
-/// rows, but not as that user.
+/// Returns the tables with hidden rows: row level security is on and applies to this role, and no policy gives it all
+/// rows. The server reads one user's rows, but does not run as that user.
 ///
 /// # Errors
-/// Where the database does not answer.
+/// If the database does not answer.
 pub async fn hidden(connection: &mut PgConnection, check: SessionCheck) -> sqlx::Result<Vec<Hidden>> {
     let auth = match check {
         SessionCheck::Database => "('auth', 'users', 'r'), ('auth', 'sessions', 'r'), ",

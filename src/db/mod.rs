@@ -1,5 +1,5 @@
-//! Every SQL statement, by table. Each takes the id of the user it acts for,
-//! and the check that the user may do so is part of the statement.
+//! All SQL statements, by table. Each takes the id of the user it acts for, and checks the user's permission as part of
+//! the statement.
 
 pub mod accounts;
 pub mod files;

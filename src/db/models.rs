@@ -16,21 +16,20 @@ struct Row {
     api_key: String,
 }
 
-/// Where a custom model is asked, and with what. Without `Debug`: some write
-/// the key into the URL.
+/// A custom model's address and key. Without `Debug`: some users write the key into the URL.
 pub struct CustomModel {
     /// As the user entered it; may be empty.
     pub base_url: String,
-    /// May be empty: many local models want none.
+    /// May be empty: many local models need none.
     pub api_key: SecretString,
 }
 
-/// The model with this id, if it is the user's own or shared.
+/// Finds the model with this id, if the user owns it or it is shared.
 ///
-/// Differs: the original reads any row for anybody, signed in or not.
+/// Differs: the original reads any row for anyone, signed in or not.
 ///
 /// # Errors
-/// Where the database does not answer.
+/// If the database does not answer.
 pub async fn find(db: &Db, user: Uuid, id: Uuid) -> Result<Option<CustomModel>, Error> {
     let query = sqlx::query_as::<_, Row>(ALLOWED);
     let row = db.optional(query.bind(id).bind(user)).await?;

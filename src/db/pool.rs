@@ -1,5 +1,4 @@
-//! The connection pool, and how statements are sent through it. A connection is
-//! held for one statement, never for a stream.
+//! The connection pool, and sending statements through it. A connection is held for one statement, never for a stream.
 
 use std::{
     fmt,
@@ -14,7 +13,7 @@ use futures::FutureExt;
 use sqlx::{
     Connection, Executor, FromRow, PgConnection, PgPool, Postgres,
     pool::PoolConnection,
-    postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
+    postgres::{PgArguments, PgConnectOptions, PgDatabaseError, PgPoolOptions, PgRow, PgSeverity},
     query::QueryAs,
 };
 use tokio::{
@@ -28,39 +27,36 @@ use uuid::Uuid;
 use super::vector::VectorType;
 use crate::{allowance::Turns, error::Error, telemetry::PoolGauges};
 
-/// How long a request waits for a free connection.
+/// Timeout of waiting for a free connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long it waits in all, the connection's making included.
+/// Timeout of a statement in all, including the wait and a new connection.
 const STATEMENT_TIMEOUT: Duration = Duration::from_millis(2500);
-/// When Postgres gives up a statement that nobody waits for any more.
-const ABANDONED: &str = "set statement_timeout = '3s'";
-/// For finding out why there was no connection.
-const LOOK: Duration = Duration::from_millis(300);
-/// For a connection to show that it lives when it goes back into the pool.
+/// Server-side statement timeout, set on each new session.
+const SET_STATEMENT_TIMEOUT: &str = "set statement_timeout = '3s'";
+/// Timeout of the TCP probe that tells "pool busy" from "Postgres unreachable".
+const DIAGNOSE_TIMEOUT: Duration = Duration::from_millis(300);
+/// Timeout of the health check when a connection goes back into the pool.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How far a session is checked.
+/// The depth of the session check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionCheck {
     /// The user exists and is not banned, the session was not signed out.
     Database,
-    /// Signature, times and claims only: for a database role that may not
-    /// read the schema `auth`. Signing out works when the token runs out.
+    /// Signature, times and claims only: for a database role without access to the schema `auth`. A signed-out session
+    /// ends when its token expires.
     Token,
 }
 
-/// How to reach Postgres.
+/// Settings of the database connection.
 #[derive(Clone)]
 pub struct Settings {
-    /// `DATABASE_URL`, default the local Supabase stack's,
-    /// `postgresql://postgres:postgres@127.0.0.1:54322/postgres`.
+    /// `DATABASE_URL`, default the local Supabase stack's, `postgresql://postgres:postgres@127.0.0.1:54322/postgres`.
     pub options: PgConnectOptions,
     /// `DATABASE_POOL_SIZE`, default 10: the most connections held at once.
     pub pool_size: u32,
-    /// `DATABASE_POOLER`: `transaction` behind a pooler in transaction mode
-    /// (then statements are unnamed and each stands in a transaction), else
-    /// `session`. Default: by the port, 6543 being Supavisor's for
-    /// transactions.
+    /// `DATABASE_POOLER`: `transaction` behind a pooler in transaction mode (then statements are unnamed and each runs
+    /// in a transaction), else `session`. Default: by the port; 6543 is Supavisor's for transactions.
     pub transaction_pooler: bool,
     /// `SESSION_CHECK`, default `database`.
     pub session_check: SessionCheck,
@@ -81,49 +77,46 @@ impl fmt::Debug for Settings {
     }
 }
 
-/// The pool, and how statements are sent through it.
+/// The connection pool.
 #[derive(Clone)]
 pub struct Db {
     pool: PgPool,
-    /// One for each connection of the pool. Who waits, waits for one of these:
-    /// the pool's own way to wait is a future of 14 KB, as it holds all that
-    /// making a connection may need.
-    turns: Arc<Semaphore>,
-    /// Where Postgres listens; `None` for a socket in the file system.
+    /// One permit per pooled connection. Requests wait here because sqlx's acquire future takes 14 KB: it holds
+    /// everything that opening a connection may need.
+    permits: Arc<Semaphore>,
+    /// Postgres' TCP address; `None` for a Unix socket.
     address: Option<(String, u16)>,
-    /// Why there was no connection, and when that was looked for.
-    found: Arc<Mutex<Option<(Instant, String)>>>,
+    /// The last reason for having no connection, and when it was determined.
+    last_diagnosis: Arc<Mutex<Option<(Instant, String)>>>,
     transaction_pooler: bool,
     pub(super) session_check: SessionCheck,
     pub(super) vector: Arc<OnceCell<VectorType>>,
     waits: Arc<PoolWaits>,
-    /// For what may take long: half of the connections, fairly between users.
+    /// Turns of long transactions: half of the connections, shared fairly between users.
     long_turns: Arc<Turns>,
-    /// Whether the database answers, and since when that is known.
+    /// The last result of the readiness probe, and its time.
     ready: Arc<Mutex<Option<(Instant, Result<(), String>)>>>,
 }
 
-/// How statements wait for a connection of the pool.
+/// Statistics of waiting for a connection.
 #[derive(Default)]
 struct PoolWaits {
-    /// Statements that wait now.
+    /// Statements waiting now.
     waiting: AtomicU32,
-    /// Statements that have waited, if only for no time.
+    /// Statements that have waited, however briefly.
     waited: AtomicU64,
-    /// Time that these waited in all.
+    /// The time they waited in total.
     nanoseconds: AtomicU64,
 }
 
 impl Db {
-    /// A pool that connects when it is needed: the server starts while
-    /// Postgres is still down.
+    /// Creates a pool that connects on first use: the server starts while Postgres is still down.
     pub fn new(settings: &Settings) -> Self {
         let transaction_pooler = settings.transaction_pooler;
         let pool = PgPoolOptions::new()
             .max_connections(settings.pool_size)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            // A connection in steady use is not asked whether it lives, which
-            // would double the round trips; one that lay idle is.
+            // A connection in steady use is not pinged, which would double the round trips; one that was idle is.
             .test_before_acquire(false)
             .before_acquire(|connection, meta| {
                 Box::pin(async move {
@@ -135,9 +128,9 @@ impl Db {
             })
             .after_connect(move |connection, _| {
                 Box::pin(async move {
-                    // A pooler limits what runs, and would set it for others.
+                    // A pooler has limits of its own, and would set it for other clients.
                     if !transaction_pooler {
-                        connection.execute(sqlx::raw_sql(ABANDONED)).await?;
+                        connection.execute(sqlx::raw_sql(SET_STATEMENT_TIMEOUT)).await?;
                     }
                     Ok(())
                 })
@@ -149,9 +142,9 @@ impl Db {
         };
         Self {
             pool,
-            turns: Arc::new(Semaphore::new(settings.pool_size as usize)),
+            permits: Arc::new(Semaphore::new(settings.pool_size as usize)),
             address,
-            found: Arc::default(),
+            last_diagnosis: Arc::default(),
             transaction_pooler,
             session_check: settings.session_check,
             vector: Arc::default(),
@@ -173,12 +166,11 @@ impl Db {
         }
     }
 
-    /// Runs one statement that gives at most one row.
+    /// Runs one statement that returns at most one row.
     ///
-    /// A pooler in transaction mode may hand the next message to another
-    /// server connection, so there the statement is unnamed (a named one would
-    /// be looked for where it was never prepared) and stands in a transaction
-    /// (sqlx prepares and executes in two round trips).
+    /// A pooler in transaction mode may send the next message to another server connection, so there the statement is
+    /// unnamed (a named one may not exist where it is executed) and runs in a transaction (sqlx prepares and executes
+    /// in two round trips).
     pub(super) async fn optional<T>(&self, query: QueryAs<'_, Postgres, T, PgArguments>) -> Result<Option<T>, Error>
     where
         T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
@@ -186,55 +178,59 @@ impl Db {
         let statement = async {
             let mut connection = self.acquire().await?;
             let row = if self.transaction_pooler {
-                let mut transaction = connection.connection.begin().await?;
-                let row = query.persistent(false).fetch_optional(&mut *transaction).await?;
-                transaction.commit().await?;
-                row
+                one_in_transaction(&mut connection.connection, query).await
             } else {
-                query.fetch_optional(&mut *connection.connection).await?
+                query.fetch_optional(&mut *connection.connection).await
             };
-            connection.done = true;
-            Ok(row)
+            connection.finish(row)
         };
         within(STATEMENT_TIMEOUT, statement).await
     }
 
-    /// Several statements that hold together, or not at all. The caller gives
-    /// each `.persistent(db.names_statements())`.
+    /// Runs several statements in one transaction. The caller gives each `.persistent(db.names_statements())`.
     pub(super) async fn transaction<T>(
         &self,
         user: Uuid,
         limit: Duration,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
+        work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
     ) -> Result<T, Error> {
         let all = async {
-            // A part of the pool, so that sessions are checked at all times.
+            // Only a part of the pool, so that sessions can be checked at all times.
             let _turn = self.long_turns.wait(user).await;
             let mut connection = self.acquire().await?;
-            if self.transaction_pooler {
-                self.learn_vector_type(&mut connection.connection).await?;
-            }
-            let mut transaction = connection.connection.begin().await?;
-            let local = format!("set local statement_timeout = {}", limit.as_millis());
-            transaction.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(local))).await?;
-            let done = work(&mut transaction).await?;
-            transaction.commit().await?;
-            connection.done = true;
-            Ok(done)
+            let done = self.in_transaction(&mut connection.connection, limit, work).await;
+            connection.finish(done)
         };
         within(limit, all).await
+    }
+
+    async fn in_transaction<T>(
+        &self,
+        connection: &mut PgConnection,
+        limit: Duration,
+        work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+    ) -> sqlx::Result<T> {
+        if self.transaction_pooler {
+            self.learn_vector_type(connection).await?;
+        }
+        let mut transaction = connection.begin().await?;
+        let local = format!("set local statement_timeout = {}", limit.as_millis());
+        transaction.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(local))).await?;
+        let done = work(&mut transaction).await?;
+        transaction.commit().await?;
+        Ok(done)
     }
 
     async fn acquire(&self) -> Result<InUse, Error> {
         let waiting = Waiting::new(&self.waits);
         let acquired = timeout(ACQUIRE_TIMEOUT, async {
-            let turn = self.turns.clone().acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
-            Ok((Box::pin(self.pool.acquire()).await?, turn))
+            let permit = self.permits.clone().acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
+            Ok((Box::pin(self.pool.acquire()).await?, permit))
         });
         let acquired = acquired.await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
         drop(waiting);
         match acquired {
-            Ok((connection, turn)) => Ok(InUse { connection, done: false, turn: Some(turn) }),
+            Ok((connection, permit)) => Ok(InUse { connection, reusable: false, permit: Some(permit) }),
             Err(sqlx::Error::PoolTimedOut) => {
                 Err(Error::DatabaseUnavailable(format!("database: {}", self.why_no_connection().await)))
             }
@@ -242,11 +238,10 @@ impl Db {
         }
     }
 
-    /// What the pool does not tell: it says "timed out" of a database that
-    /// refuses connections, too.
+    /// Diagnoses a failed acquire: the pool reports "timed out" also for a database that refuses connections.
     ///
-    /// One looks for all who wait: each look makes Postgres start a process,
-    /// and it may be the one that is busy.
+    /// One probe serves all waiting requests: each makes Postgres start a process, and Postgres may be the one that is
+    /// busy.
     async fn why_no_connection(&self) -> String {
         let busy = || {
             format!(
@@ -257,22 +252,22 @@ impl Db {
         let Some((host, port)) = &self.address else {
             return busy();
         };
-        let mut found = self.found.lock().await;
-        if let Some((at, why)) = &*found
+        let mut last = self.last_diagnosis.lock().await;
+        if let Some((at, why)) = &*last
             && at.elapsed() < Duration::from_secs(1)
         {
             return why.clone();
         }
-        let why = match timeout(LOOK, TcpStream::connect((host.as_str(), *port))).await {
+        let why = match timeout(DIAGNOSE_TIMEOUT, TcpStream::connect((host.as_str(), *port))).await {
             Ok(Ok(_)) => busy(),
             Ok(Err(error)) => format!("{host}:{port}: {error}"),
             Err(_) => format!("{host}:{port} does not answer"),
         };
-        *found = Some((Instant::now(), why.clone()));
+        *last = Some((Instant::now(), why.clone()));
         why
     }
 
-    /// Asks `probe` whether the database answers, at most once a second.
+    /// Runs `probe`, which tests the database, at most once a second.
     pub(super) async fn is_ready(&self, probe: impl Future<Output = Result<(), String>>) -> Result<(), String> {
         let mut ready = self.ready.lock().await;
         if let Some((at, answer)) = &*ready
@@ -285,33 +280,73 @@ impl Db {
         answer
     }
 
-    /// See [`Db::optional`].
+    /// Tells if statements may be named. See [`Db::optional`].
     pub(super) fn names_statements(&self) -> bool {
         !self.transaction_pooler
     }
 }
 
-/// A connection on which something is under way. Dropped then, it is closed:
-/// the pool would wait for an answer that nobody wants, and for one that never
-/// comes it would wait for a quarter of an hour. So it would for one that went
-/// dead on its way back: the pool asks it whether it lives, without a limit.
+/// A connection in use. If it is dropped while a statement runs, it is closed: the pool would wait for the statement's
+/// result, up to a quarter of an hour if none ever comes. Returning it has a time limit, because the pool pings it
+/// without one.
 struct InUse {
     connection: PoolConnection<Postgres>,
-    done: bool,
-    turn: Option<OwnedSemaphorePermit>,
+    reusable: bool,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl InUse {
+    /// Ends the use of the connection: it goes back into the pool unless the error shows that it is broken.
+    fn finish<T>(mut self, result: sqlx::Result<T>) -> Result<T, Error> {
+        self.reusable = result.as_ref().err().is_none_or(leaves_connection_usable);
+        Ok(result?)
+    }
+}
+
+/// SQLSTATEs of a session that a new connection repairs: a cached plan that does not fit the changed table, a
+/// transaction left open, a prepared statement that is missing or already there, an internal error.
+const SESSION_ERRORS: [&str; 5] = ["0A000", "25", "26", "42P05", "XX"];
+
+/// Tells if Postgres has answered the statement with an error and takes the next one: a missing privilege or a
+/// cancelled statement must not cost a new connection per request.
+fn leaves_connection_usable(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => {
+            let ended = error
+                .try_downcast_ref::<PgDatabaseError>()
+                .is_none_or(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic));
+            let session = error.code().is_none_or(|code| SESSION_ERRORS.iter().any(|start| code.starts_with(start)));
+            !ended && !session
+        }
+        sqlx::Error::RowNotFound | sqlx::Error::ColumnNotFound(_) | sqlx::Error::ColumnDecode { .. } => true,
+        _ => false,
+    }
 }
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        if self.done {
+        if self.reusable {
             let back = timeout(RETURN_TIMEOUT, self.connection.return_to_pool());
-            // The next one's turn is when there is a connection for it.
-            let turn = self.turn.take();
-            tokio::spawn(back.map(|_| drop(turn)));
+            // The permit is released once the connection is available again.
+            let permit = self.permit.take();
+            tokio::spawn(back.map(|_| drop(permit)));
         } else {
             self.connection.close_on_drop();
         }
     }
+}
+
+async fn one_in_transaction<T>(
+    connection: &mut PgConnection,
+    query: QueryAs<'_, Postgres, T, PgArguments>,
+) -> sqlx::Result<Option<T>>
+where
+    T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+{
+    let mut transaction = connection.begin().await?;
+    let row = query.persistent(false).fetch_optional(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(row)
 }
 
 fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Error>>) -> impl Future<Output = Result<T, Error>> {
@@ -320,7 +355,7 @@ fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Error>>) -> i
     })
 }
 
-/// One who waits for a connection, also where they give up.
+/// A request that waits for a connection; counted also if it gives up.
 struct Waiting<'a>(&'a PoolWaits, Instant);
 
 impl<'a> Waiting<'a> {
@@ -341,8 +376,7 @@ impl Drop for Waiting<'_> {
 }
 
 pub(super) fn options(settings: &Settings) -> PgConnectOptions {
-    // PgBouncer refuses to start a session with the parameter that sqlx would
-    // send; no number here is read as text.
+    // PgBouncer rejects the startup parameter that sqlx would send; no number here is read as text.
     let options = settings.options.clone().application_name("chatbot-ui-api").extra_float_digits(None);
     if settings.transaction_pooler { options.statement_cache_capacity(0) } else { options }
 }

@@ -1,6 +1,5 @@
-//! pgvector's type, in binary. Its number and its schema differ from database
-//! to database, and the schema need not be on the search path (on Supabase it
-//! is `extensions`), so both are looked up once and named ever after.
+//! pgvector's type in binary format. Its OID and its schema differ from database to database, and the schema need not
+//! be on the search path (on Supabase it is `extensions`), so both are looked up once and then used explicitly.
 
 use sqlx::{
     Connection, FromRow, PgConnection, Postgres, Type,
@@ -17,10 +16,9 @@ use crate::error::Error;
 pub struct VectorType {
     oid: Oid,
     array_oid: Oid,
-    /// Quoted, to stand in a statement.
+    /// Quoted, for use in a statement.
     pub schema: String,
-    /// Whether an index can be searched on until there are enough rows
-    /// (pgvector 0.8 and later).
+    /// The index supports iterative scans (pgvector 0.8 and later).
     pub iterates: bool,
 }
 
@@ -32,10 +30,10 @@ pub(super) const LOOK_UP: &str = "select type.oid as oid, type.typarray as array
      where extension.extname = 'vector'";
 
 impl Db {
-    /// The database's vector type, looked up the first time.
+    /// Returns the database's vector type, looked up on first use.
     ///
     /// # Errors
-    /// [`Error::Internal`] where pgvector is not installed.
+    /// [`Error::Internal`] if pgvector is not installed.
     pub(super) async fn vector_type(&self) -> Result<&VectorType, Error> {
         self.vector
             .get_or_try_init(|| async {
@@ -49,11 +47,9 @@ impl Db {
             .await
     }
 
-    /// Lets a connection learn about the type before a statement needs it.
-    /// sqlx looks up a type that it does not know between preparing and
-    /// executing, which makes Postgres forget an unnamed statement: the first
-    /// on each connection fails. So a first one may, in a transaction of its
-    /// own.
+    /// Lets a connection look up the type before a statement needs it. sqlx looks up an unknown type between preparing
+    /// and executing, which discards an unnamed statement: the first statement on each connection fails. Therefore a
+    /// dummy statement is sent first, in a transaction of its own.
     pub(super) async fn learn_vector_type(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
         let Some(VectorType { schema, .. }) = self.vector.get() else {
             return Ok(());
@@ -71,8 +67,7 @@ pub struct Vector<'a>(pub &'a VectorType, pub &'a [f32]);
 /// An array of vectors as a parameter; `None` is NULL.
 pub struct Vectors<'a>(pub &'a VectorType, pub Vec<Option<&'a [f32]>>);
 
-/// pgvector's `vector_recv`: the number of dimensions, sixteen unused bits,
-/// and the numbers.
+/// pgvector's `vector_recv`: the number of dimensions, sixteen unused bits, and the numbers.
 fn write(buffer: &mut Vec<u8>, numbers: &[f32]) -> Result<(), BoxDynError> {
     buffer.extend_from_slice(&u16::try_from(numbers.len())?.to_be_bytes());
     buffer.extend_from_slice(&[0, 0]);
@@ -80,7 +75,7 @@ fn write(buffer: &mut Vec<u8>, numbers: &[f32]) -> Result<(), BoxDynError> {
     Ok(())
 }
 
-// The number is known of the value, not of the type; `produces` says it.
+// The OID is known per value, not per Rust type; `produces` returns it.
 impl Type<Postgres> for Vector<'_> {
     fn type_info() -> PgTypeInfo {
         PgTypeInfo::with_name("vector")
@@ -105,9 +100,8 @@ impl Type<Postgres> for Vectors<'_> {
 }
 
 impl Encode<'_, Postgres> for Vectors<'_> {
-    /// Postgres' `array_recv`: dimensions, whether there are NULLs, the
-    /// element's type, each dimension's length and first index, the elements
-    /// with their lengths.
+    /// Writes Postgres' `array_recv` format: dimensions, a flag for NULLs, the element type, each dimension's length
+    /// and first index, then the elements with their lengths.
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
         let nulls = i32::from(self.1.iter().any(Option::is_none));
         buffer.extend_from_slice(&1i32.to_be_bytes());

@@ -1,21 +1,20 @@
-//! What the demo's provider says: nothing clever, but something that depends
-//! on what it was asked.
+//! The demo provider's replies: simple, but dependent on the prompt.
 
-/// What the front end puts around each passage of a file.
+/// The markers that the front end puts around each passage of a file.
 const SOURCE: (&str, &str) = ("<BEGIN SOURCE>", "</END SOURCE>");
 
-/// How a question is answered.
+/// The outcome of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// To the end.
+    /// A complete answer.
     Whole(String),
     /// The connection breaks in the middle of it.
     Cut(String),
-    /// The provider refuses, in these words.
+    /// The provider returns an error with this message.
     Refused(&'static str),
 }
 
-/// The answer to the last of what a user said.
+/// Returns the answer to the user's last message.
 pub fn answer(said: &[String]) -> Answer {
     let last = said.last().map_or("", String::as_str);
     let sources = passages(last);
@@ -65,13 +64,13 @@ fn echo(question: &str, said: &[String]) -> String {
     )
 }
 
-/// The passages in a question, in which the front end puts them.
+/// Returns the passages that the front end put into a question.
 fn passages(question: &str) -> Vec<&str> {
     let after = question.split(SOURCE.0).skip(1);
     after.map(|part| part.split(SOURCE.1).next().unwrap_or_default().trim()).collect()
 }
 
-/// What the user wrote stands in the paragraphs before them, but for the last, the front end's.
+/// Returns the user's own text: the paragraphs before the passages, except the last, which the front end adds.
 fn without_passages(question: &str) -> &str {
     match question.split_once(SOURCE.0) {
         Some((before, _)) => before.trim_end().rsplit_once("\n\n").map_or(before, |(asked, _)| asked).trim(),
@@ -84,15 +83,15 @@ fn sentences<'a>(passages: &[&'a str]) -> Vec<&'a str> {
     parts.map(str::trim).filter(|sentence| !sentence.is_empty()).collect()
 }
 
-/// The sentence that shares the most words with a question.
+/// Returns the sentence that shares the most words with a question.
 fn nearest<'a>(sentences: &[&'a str], question: &str) -> Option<&'a str> {
     let asked = words_of(question);
     let shared = |sentence: &&&str| words_of(sentence).iter().filter(|word| asked.contains(word)).count();
-    // The first of several, where `max_by_key` takes the last.
+    // The first of several; `max_by_key` returns the last.
     sentences.iter().rev().max_by_key(shared).copied()
 }
 
-/// The words that mean something, in small letters and in the singular, more or less.
+/// Returns the meaningful words, in lower case and roughly in the singular.
 pub fn words_of(text: &str) -> Vec<String> {
     let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| word.chars().count() > 1);
     words.map(|word| word.to_lowercase().trim_end_matches('s').to_owned()).collect()

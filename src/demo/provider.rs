@@ -1,6 +1,5 @@
-//! The demo's provider: it speaks the wires of OpenAI, Anthropic and Google,
-//! needs no key and no network, and says its [`answer`](super::answer) word by
-//! word. Its vectors count words.
+//! The demo's provider: it implements the protocols of OpenAI, Anthropic and Google, needs no key and no network, and
+//! streams its [`answer`](super::answer) word by word. Its embeddings count words.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -20,23 +19,23 @@ use serde_json::{Value, json};
 
 use super::answer::{Answer, answer, words_of};
 
-/// Before the first word.
+/// Delay before the first word.
 const THINKING: Duration = Duration::from_millis(250);
-/// Of a vector, as OpenAI's model makes them.
+/// Dimensions of an embedding, as in OpenAI's model.
 const DIMENSIONS: usize = 1536;
 
-/// What became of the answers so far.
+/// The number of answers by outcome.
 #[derive(Default)]
 pub struct Answers {
     under_way: AtomicUsize,
-    /// The server went away before their end.
+    /// The server disconnected before the end.
     left: AtomicUsize,
 }
 
-/// Serves on `listener`, under any path, besides `more_routes`.
+/// Serves on `listener`, under any path, in addition to `more_routes`.
 ///
 /// # Errors
-/// Where the listener cannot be used.
+/// If the server cannot be started on the listener.
 pub fn serve(
     listener: TcpListener,
     answers: Data<Answers>,
@@ -56,7 +55,7 @@ pub fn serve(
     Ok(server.workers(1).h1_allow_half_closed(false).tcp_nodelay(true).disable_signals().listen(listener)?.run())
 }
 
-/// How the answers fare, for people who want to see that Stop stops them.
+/// Reports the answers by outcome, to show that Stop stops them.
 pub async fn watch(answers: Data<Answers>) -> HttpResponse {
     let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
     HttpResponse::Ok().json(json!({ "underWay": count(&answers.under_way), "left": count(&answers.left) }))
@@ -106,7 +105,7 @@ fn refusal(words: &str) -> HttpResponse {
     HttpResponse::BadRequest().json(json!({ "error": { "message": words, "type": "demo" } }))
 }
 
-/// The answer as an event stream, an event a word.
+/// Returns the answer as an event stream, one event per word.
 fn paced(
     said: &[String],
     answers: Data<Answers>,
@@ -164,8 +163,7 @@ impl Drop for UnderWay {
     }
 }
 
-/// What the user said, message by message; the last one is the question,
-/// whatever its role.
+/// Returns the user's messages in order; the last one is the question, whatever its role.
 fn said(messages: &Value, member: &str) -> Vec<String> {
     let messages = messages.as_array().map_or(&[][..], Vec::as_slice);
     let count = messages.len();
@@ -173,7 +171,7 @@ fn said(messages: &Value, member: &str) -> Vec<String> {
     by_the_user.map(|(_, message)| text(&message[member])).collect()
 }
 
-/// A content's text, be it in one piece or in parts.
+/// Returns a content's text, whether a string or a list of parts.
 fn text(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),
@@ -201,11 +199,10 @@ async fn assistants() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "object": "list", "data": [assistant], "has_more": false }))
 }
 
-/// How often each word stands in a text, in as many drawers as a vector has
-/// numbers: texts that share words are near each other.
+/// Counts words in as many buckets as an embedding has dimensions, so that texts that share words are near each other.
 fn vector(text: &str) -> Vec<f32> {
     let mut counts = vec![0.0_f32; DIMENSIONS];
-    // Nothing at all has a direction too.
+    // An empty text needs a direction too.
     counts[0] = 0.1;
     for word in words_of(text) {
         let mut hasher = DefaultHasher::new();

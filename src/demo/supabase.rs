@@ -1,6 +1,5 @@
-//! Stand-ins for the little of Supabase that the playground's page asks:
-//! signing in (GoTrue), two tables (PostgREST) and uploading (Storage). They
-//! answer in the originals' shapes, for the demo's one user, and no further.
+//! Stand-ins for the parts of Supabase that the playground's page calls: signing in (GoTrue), two tables (PostgREST)
+//! and uploading (Storage). Their responses have the original format, for the demo's one user only.
 
 use std::{
     collections::HashMap,
@@ -21,33 +20,33 @@ use uuid::Uuid;
 
 use crate::{cli::session, error::Error, http::user::User, playground::DemoUser};
 
-/// Of an access token, as Supabase has it; the page asks for another in time.
+/// Lifetime of an access token, as in Supabase; the page refreshes it in time.
 const LIFETIME: Duration = Duration::from_hours(1);
-/// Of all uploads together, which lie in memory.
+/// Size limit of all uploads together, which are kept in memory.
 const ROOM: usize = 64 * 1024 * 1024;
 
-/// What the stand-ins keep.
+/// The stand-ins' shared state.
 pub struct Supabase {
     /// The demo's database, as its superuser.
     pub db: PgPool,
     /// Signs access tokens.
     pub jwt_secret: String,
-    /// The one who can sign in.
+    /// The user who can sign in.
     pub user: (Uuid, DemoUser),
-    /// What the server shows when it reads an upload.
+    /// The key that the server sends to read an upload.
     pub service_key: String,
     kept: Mutex<Kept>,
 }
 
 #[derive(Default)]
 struct Kept {
-    /// Sessions by refresh token, each of which is good once.
+    /// Sessions by refresh token; each token is valid once.
     refresh_tokens: HashMap<String, Uuid>,
     objects: HashMap<String, Bytes>,
 }
 
 impl Supabase {
-    /// Stand-ins that know `user` and keep nothing yet.
+    /// Creates stand-ins that know `user` and have no sessions yet.
     pub fn new(db: PgPool, jwt_secret: String, user: (Uuid, DemoUser)) -> Self {
         let service_key = format!("sb_secret_{}", Uuid::new_v4().simple());
         Self { db, jwt_secret, user, service_key, kept: Mutex::default() }
@@ -62,7 +61,7 @@ impl Supabase {
         form["email"] == user.email && form["password"] == user.password
     }
 
-    /// A new access token and a new refresh token, as GoTrue answers.
+    /// Returns a new access token and a new refresh token in GoTrue's format.
     fn session(&self, session: Uuid) -> Result<Value, Error> {
         let (id, DemoUser { email, .. }) = &self.user;
         let token = session::access_token(self.jwt_secret.as_bytes(), *id, email, session, LIFETIME);
@@ -79,7 +78,7 @@ impl Supabase {
     }
 }
 
-/// What the page asks, at the page's own address.
+/// Routes for the page, at the page's own address.
 pub fn for_the_page(routes: &mut ServiceConfig, supabase: Data<Supabase>) {
     routes
         .app_data(supabase)
@@ -91,7 +90,7 @@ pub fn for_the_page(routes: &mut ServiceConfig, supabase: Data<Supabase>) {
         .route("/storage/v1/object/files/{path:.*}", web::post().to(upload));
 }
 
-/// What the server asks, at `SUPABASE_URL`.
+/// Routes for the server, at `SUPABASE_URL`.
 pub fn for_the_server(routes: &mut ServiceConfig, supabase: Data<Supabase>) {
     routes.app_data(supabase).route("/storage/v1/object/files/{path:.*}", web::get().to(download));
 }
@@ -125,7 +124,7 @@ async fn token(supabase: Data<Supabase>, grant: Query<Grant>, form: Json<Value>)
     Ok(HttpResponse::Ok().json(supabase.session(session)?))
 }
 
-/// Ends all sessions, as GoTrue does unless it is asked for less.
+/// Ends all sessions, which is GoTrue's default.
 async fn sign_out(supabase: Data<Supabase>, user: User) -> Result<HttpResponse, Error> {
     sqlx::query("delete from auth.sessions where user_id = $1").bind(user.id).execute(&supabase.db).await?;
     supabase.kept().refresh_tokens.clear();
@@ -166,14 +165,17 @@ async fn upload(supabase: Data<Supabase>, user: User, path: Path<String>, bytes:
     }
     let mut kept = supabase.kept();
     if kept.objects.values().map(Bytes::len).sum::<usize>() + bytes.len() > ROOM {
-        return refused("413", "The demo keeps uploads in memory, and there is no room left: start it again");
+        return refused(
+            "413",
+            "The demo keeps uploads in memory, and the memory for them is full. Restart the demo to free it",
+        );
     }
     kept.objects.insert(path.clone(), bytes);
     HttpResponse::Ok().json(json!({ "Id": Uuid::new_v4(), "Key": format!("files/{path}") }))
 }
 
 async fn download(supabase: Data<Supabase>, path: Path<String>, request: HttpRequest) -> HttpResponse {
-    // The newer secret keys stand in `apikey` alone.
+    // The newer secret keys are sent in `apikey` only.
     let key = request.headers().get("apikey").and_then(|key| key.to_str().ok());
     if key != Some(&supabase.service_key) || request.headers().contains_key(AUTHORIZATION) {
         return HttpResponse::Forbidden().finish();

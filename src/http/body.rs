@@ -1,7 +1,6 @@
-//! What clients post: JSON, whatever its content type says.
+//! Request bodies: JSON, whatever the content type says.
 //!
-//! The front end's `fetch` sends strings, which makes `text/plain` of them,
-//! and the original never looks at the type.
+//! The front end's `fetch` sends strings, which makes the type `text/plain`, and the original never checks it.
 
 use std::{
     borrow::Cow,
@@ -32,28 +31,26 @@ use crate::{
 /// Limits on request bodies.
 #[derive(Debug, Clone, Copy)]
 pub struct BodyLimits {
-    /// `MAX_BODY_BYTES`, default 33554432: a larger request is answered 413.
+    /// `MAX_BODY_BYTES`, default 33554432: a larger request is answered with 413.
     pub max_bytes: usize,
-    /// `BODY_TIMEOUT`, in seconds, default 20: how long a request's body may
-    /// take, and a second more for each 4 KiB of it.
+    /// `BODY_TIMEOUT`, in seconds, default 20: time limit for a request's body, extended by a second for each 4 KiB of
+    /// it.
     pub timeout: Duration,
 }
 
-/// What a client must send in each second beyond `BODY_TIMEOUT`, in bytes.
+/// The slowest accepted rate beyond `BODY_TIMEOUT`, in bytes per second.
 const SLOWEST: u64 = 4096;
 
-/// Largest body of a route that takes a question, a name or an id, in bytes.
+/// Largest body of a route that takes a short text, a name or an id, in bytes.
 pub const QUESTION: usize = 1024 * 1024;
-/// Largest form: an id and a word, in bytes.
+/// Largest form, which holds an id and a provider's name, in bytes.
 pub const FORM: usize = 64 * 1024;
-/// Most JSON values in one body: a chat of a thousand messages has some ten
-/// thousand.
+/// The most JSON values in one body: a chat of a thousand messages has some ten thousand.
 const MAX_NODES: usize = 200_000;
-/// A larger body is looked through on a blocking thread, in bytes.
+/// Size in bytes from which a body is checked on a blocking thread.
 const BLOCKING_FROM: usize = 256 * 1024;
 
-/// A request's body that was not read yet: it is read only for a user who is
-/// signed in and admitted.
+/// A request's unread body: it is read only for a user who is signed in and admitted.
 pub struct UnreadBody {
     request: HttpRequest,
     payload: Payload,
@@ -69,16 +66,13 @@ impl FromRequest for UnreadBody {
 }
 
 impl UnreadBody {
-    /// Reads a body of at most `limit` bytes, and never more than
-    /// `MAX_BODY_BYTES`, as text: UTF-8, without a byte order mark, and broken
-    /// characters replaced, as JavaScript reads it.
+    /// Reads a body of at most `limit` bytes, and never more than `MAX_BODY_BYTES`, as text: UTF-8, without a byte
+    /// order mark, invalid bytes replaced, as JavaScript decodes it.
     ///
-    /// What it takes is charged to the user for as long as the request lives,
-    /// or until the provider has begun to answer.
+    /// Its memory is charged to the user as long as the request lives, or until the provider has begun to respond.
     ///
     /// # Errors
-    /// If it is too large, too slow, breaks off, has too many values, or the
-    /// user's allowance of bytes is used up.
+    /// If it is too large, too slow, incomplete, has too many values, or the user's allowance of bytes is used up.
     pub async fn read(self, user: &User, limit: usize) -> Result<Body, Error> {
         let (request, bytes) = self.read_bytes(user, limit).await?;
         let text = if bytes.len() < BLOCKING_FROM {
@@ -94,7 +88,7 @@ impl UnreadBody {
         Ok(Body(text))
     }
 
-    /// Reads a body as it is; see [`UnreadBody::read`].
+    /// Reads a body as bytes; see [`UnreadBody::read`].
     ///
     /// # Errors
     /// As [`UnreadBody::read`].
@@ -117,7 +111,7 @@ impl UnreadBody {
                     return Err(Error::BodyTooLarge(limit));
                 }
                 if body.len() + chunk.len() > charged {
-                    // In steps, since a body in chunks may come in many.
+                    // In steps, because a body may come in many chunks.
                     let step = chunk.len().max(body.len()).max(64 * 1024).min(limit);
                     charge.grow(step * 2)?;
                     charged += step;
@@ -130,7 +124,7 @@ impl UnreadBody {
     }
 }
 
-/// A request's body as text. Without `Debug`, as it holds what a user wrote.
+/// A request's body as text. Without `Debug`, because it holds a user's text.
 pub struct Body(pub String);
 
 fn text(bytes: Vec<u8>) -> Result<String, Error> {
@@ -153,16 +147,16 @@ fn text(bytes: Vec<u8>) -> Result<String, Error> {
     }
 }
 
-/// Why a body was not read to its end.
+/// Maps the reason why a body could not be read.
 fn broken(error: &PayloadError) -> Error {
     match error {
         PayloadError::Io(error) if error.kind() == io::ErrorKind::TimedOut => Error::BodyTooSlow,
-        _ => Error::BadRequest("The request body could not be read to its end".to_owned()),
+        _ => Error::BadRequest("The request body could not be read completely".to_owned()),
     }
 }
 
-/// A body as it comes, as long as it comes in time: a client that sends a byte
-/// a second would hold its request forever.
+/// Passes a body through as long as it arrives in time: a client that sends a byte a second would hold its request
+/// forever.
 pub fn in_time<P>(request: &HttpRequest, payload: P) -> impl Stream<Item = Result<Bytes, PayloadError>> + use<P>
 where
     P: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
@@ -182,7 +176,7 @@ where
     .fuse()
 }
 
-/// What a chat route is posted. Members it does not know are passed over.
+/// The body of a chat request. Unknown members are ignored.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ChatBody<'a> {
@@ -190,10 +184,10 @@ pub struct ChatBody<'a> {
     chat_settings: Option<&'a RawValue>,
     #[serde(borrow, default)]
     messages: Option<&'a RawValue>,
-    /// A row of `models`; only for custom models.
+    /// A row of `models`; for custom models only.
     #[serde(borrow, default)]
     custom_model_id: Option<&'a RawValue>,
-    /// Only for tools.
+    /// For the tools route only.
     #[serde(borrow, default)]
     selected_tools: Option<&'a RawValue>,
 }
@@ -231,19 +225,18 @@ impl<'de: 'a, 'a> Deserialize<'de> for Settings<'a> {
 }
 
 impl Body {
-    /// Reads the body as what a chat route is posted.
+    /// Parses the body of a chat route.
     ///
     /// # Errors
-    /// As [`Body::object`].
+    /// As in [`Body::object`].
     pub fn chat(&self) -> Result<ChatBody<'_>, Error> {
         self.object("chatSettings")
     }
 
-    /// Reads the body as a JSON object.
+    /// Parses the body as a JSON object.
     ///
     /// # Errors
-    /// [`Error::BadRequest`] where it is no JSON, or `needed` can stand
-    /// nowhere because it is no object.
+    /// [`Error::BadRequest`] if it is not JSON, or not an object, so that `needed` is missing.
     pub fn object<'a, T: Deserialize<'a>>(&'a self, needed: &str) -> Result<T, Error> {
         let no_json = |_| Error::BadRequest("The request body is not valid JSON".to_owned());
         if !self.0.trim_ascii_start().starts_with('{') {
@@ -252,7 +245,7 @@ impl Body {
         }
         serde_json::from_str(&self.0).map_err(|error| {
             if error.is_data() {
-                Error::BadRequest(format!("{needed}: a member of the request body is there twice or of the wrong kind"))
+                Error::BadRequest(format!("{needed}: a member of the request body is duplicated or has the wrong type"))
             } else {
                 no_json(error)
             }
@@ -261,10 +254,10 @@ impl Body {
 }
 
 impl<'a> ChatBody<'a> {
-    /// What is to be answered.
+    /// Returns the chat to complete.
     ///
     /// # Errors
-    /// [`Error::BadRequest`] with the member that is missing or wrong.
+    /// [`Error::BadRequest`] if a member is missing or invalid; the sentence names it.
     pub fn chat(&self) -> Result<Chat<'a>, Error> {
         let bad = |sentence: &str| Error::BadRequest(sentence.to_owned());
         let settings = self.chat_settings.ok_or_else(|| bad("chatSettings is missing: it names the model"))?;
@@ -281,21 +274,21 @@ impl<'a> ChatBody<'a> {
         Ok(Chat { model, temperature: settings.temperature, messages })
     }
 
-    /// The tools that the model may call.
+    /// Returns the tools that the model may call.
     ///
     /// # Errors
-    /// [`Error::BadRequest`] where they are missing or none.
+    /// [`Error::BadRequest`] if they are missing or not an array.
     pub fn selected_tools(&self) -> Result<Vec<SelectedTool>, Error> {
         let tools = self
             .selected_tools
             .ok_or_else(|| Error::BadRequest("selectedTools is missing: it must be an array".to_owned()))?;
         let tools: Vec<Value> = serde_json::from_str(tools.get())
             .map_err(|_| Error::BadRequest("selectedTools must be an array of tools".to_owned()))?;
-        // One that is none does not spoil the others.
+        // An invalid tool does not invalidate the others.
         Ok(tools.into_iter().filter_map(|tool| serde_json::from_value(tool).ok()).collect())
     }
 
-    /// The custom model's id, where it is text.
+    /// Returns the custom model's id, if it is a string.
     pub fn custom_model_id(&self) -> Option<String> {
         serde_json::from_str(self.custom_model_id?.get()).ok()
     }

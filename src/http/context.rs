@@ -1,6 +1,6 @@
-//! What a handler needs to call a provider and to answer.
+//! The context of a chat: access to providers, and the response.
 
-use std::future::{Ready, ready};
+use std::future::{Future, Ready, ready};
 
 use actix_web::{
     FromRequest, HttpMessage, HttpRequest, HttpResponse,
@@ -8,7 +8,7 @@ use actix_web::{
     http::header::{ACCEPT, HeaderMap},
     web::Data,
 };
-use futures::{StreamExt, future::Either, stream};
+use futures::{Stream, StreamExt, future::Either, stream};
 
 use super::{
     installed,
@@ -25,7 +25,7 @@ use crate::{
     telemetry::RequestLog,
 };
 
-/// One chat request's way to a provider and back.
+/// The components for a chat request.
 pub struct ChatContext {
     /// This worker's clients of providers.
     pub providers: Data<Providers>,
@@ -52,7 +52,7 @@ impl FromRequest for ChatContext {
     }
 }
 
-/// Whether `Accept` names `text/event-stream`, and not with `q=0`.
+/// Tells if `Accept` names `text/event-stream`, and not with `q=0`.
 fn accepts_events(headers: &HeaderMap) -> bool {
     let ranges = headers.get_all(ACCEPT).filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
     ranges.into_iter().any(|range| {
@@ -75,22 +75,44 @@ impl ChatContext {
         facts.model = (!model.is_empty()).then(|| model.chars().take(100).collect());
     }
 
-    /// Calls a provider and relays its answer as it comes. Drop what the call
-    /// was made of before: this may take minutes.
+    /// Calls a provider and relays its answer as it comes. Drop what the call was made of before: this may take
+    /// minutes.
     ///
     /// # Errors
-    /// If it fails before the first text: as `map_err` words it. A later
-    /// failure cuts the answer.
+    /// If it fails before the first text: as `map_err` words it. A later failure cuts the answer.
     pub async fn relay(
         self,
         call: Call,
         reader: Reader,
         map_err: impl Fn(Failure) -> Error + 'static,
     ) -> Result<HttpResponse, Error> {
-        let Self { providers, log, request, as_events, settings } = self;
-        let wanted = Wanted { reasoning: as_events, calls: false };
-        let charge = request.extensions_mut().remove::<Charge>();
-        let mut opening = Box::pin(open(providers, call, charge, reader, wanted, log.clone()));
+        let wanted = Wanted { reasoning: self.as_events, calls: false };
+        let opening = open(self.providers.clone(), call, self.charge(), reader, wanted, self.log.clone());
+        self.answer(opening, map_err).await
+    }
+
+    /// Takes what the request's body was charged, to be given back early.
+    pub fn charge(&self) -> Option<Charge> {
+        self.request.extensions_mut().remove::<Charge>()
+    }
+
+    /// Whether the client takes events.
+    pub fn as_events(&self) -> bool {
+        self.as_events
+    }
+
+    /// Answers with pieces, once `opening` has the first of them.
+    ///
+    /// # Errors
+    /// If `opening` fails: as `map_err` words it. A later failure cuts the
+    /// answer.
+    pub async fn answer<S: Stream<Item = Piece> + Unpin + 'static>(
+        self,
+        opening: impl Future<Output = Result<S, Failure>> + 'static,
+        map_err: impl Fn(Failure) -> Error + 'static,
+    ) -> Result<HttpResponse, Error> {
+        let Self { log, request, as_events, settings, .. } = self;
+        let mut opening = Box::pin(opening);
         let heartbeat = settings.heartbeat.filter(|_| as_events);
         let opened = match heartbeat {
             Some(heartbeat) => tokio::time::timeout(heartbeat, &mut opening).await.ok(),
@@ -99,8 +121,8 @@ impl ChatContext {
         match opened {
             Some(Ok(relay)) => Ok(respond(&request, as_events, settings, log, relay, map_err)),
             Some(Err(failure)) => Err(map_err(failure)),
-            // A proxy on the client's way would not wait much longer, so the
-            // answer begins before the provider's does; a failure is an event.
+            // A proxy on the client's way would not wait much longer, so the answer begins before the provider's does;
+            // a failure is an event.
             None => {
                 log.stream(false);
                 let record = log.clone();
@@ -144,11 +166,11 @@ async fn open(
         let log = &log;
         // Boxed, and the call moved in, so that neither it nor the prompt is
         // held once the provider has begun to answer.
-        let sent = Box::pin(async move {
+        Box::pin(async move {
             let _charge = charge;
             llm::send(&providers, &call, log).await
-        });
-        sent.await?
+        })
+        .await?
     };
     Relay::open(body, reader, wanted, limits, log).await
 }

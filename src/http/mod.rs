@@ -1,8 +1,7 @@
-//! The HTTP interface: the route table, the extractors and the answers.
+//! The HTTP interface: the route table, the extractors and the responses.
 //!
-//! [`table`] lists every route; [`handlers`] has a file for each area;
-//! [`user`], [`body`] and [`context`] are what handlers take; [`respond`] is
-//! how a streamed answer leaves.
+//! [`table`] lists every route; [`handlers`] has a file for each area; [`user`], [`body`] and [`context`] are the
+//! handlers' arguments; [`respond`] streams an answer.
 
 pub mod body;
 pub mod context;

@@ -1,10 +1,9 @@
-//! Which paths are this server's, however they are spelt.
+//! The paths of this server, in all their spellings.
 
 use percent_encoding::percent_decode_str;
 
-/// Whether a path lies below `/api`, however it is written. The front end has
-/// routes of the same names, which this server replaces, and no spelling that
-/// means the same to it may lead there.
+/// Tells if a path is below `/api`, however it is spelt. The front end has routes of the same names, which this server
+/// replaces, so no spelling that the front end treats as equal may be passed on to it.
 pub fn is_api(path: &str) -> bool {
     let path = percent_decode_str(path).decode_utf8_lossy();
     let mut parts = Vec::new();

@@ -28,7 +28,7 @@ pub struct Row {
 pub enum Access {
     /// Signed-in users only: the handler takes [`super::user::User`].
     User,
-    /// Anyone, for the reason that stands beside the row.
+    /// Anyone, for the reason given at the row.
     Anyone,
 }
 
@@ -53,9 +53,9 @@ pub fn table() -> Vec<Row> {
         get("/api/assistants/openai", User, assistants::list).also(Method::OPTIONS, assistants::options),
         post("/api/username/available", User, username::available),
         post("/api/username/get", User, username::get),
-        // The front end asks before anybody has signed in.
+        // The front end requests it before anybody has signed in.
         get("/api/keys", Anyone, keys::list),
-        // What the routes look like is no secret.
+        // The API's description is public.
         get("/openapi.json", Anyone, docs::document),
         get("/api/docs", Anyone, docs::read),
         // Load balancers and orchestrators have no session.
@@ -72,13 +72,12 @@ pub fn configure(routes: &mut ServiceConfig) {
     }
 }
 
-/// Fallback handler: 308 to the path without extra slashes, as Next.js does,
-/// else 404.
+/// Fallback handler: 308 to the path without extra slashes, as Next.js does, else 404.
 pub fn not_found() -> Route {
     web::to(async |request: HttpRequest| no_route(&request))
 }
 
-/// The same for callers that have matched the path already.
+/// The same for callers that have already matched the path.
 ///
 /// # Errors
 /// [`Error::RouteNotFound`] if there is no such route.
@@ -119,7 +118,7 @@ where
 }
 
 impl Row {
-    /// Answers one more method.
+    /// Adds one more method.
     fn also<F, Args>(mut self, method: Method, handler: F) -> Self
     where
         F: Handler<Args>,

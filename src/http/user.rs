@@ -1,6 +1,5 @@
-//! The extractor [`User`]: the one place where session, limits and database
-//! meet. A handler that takes it has a signed-in user; a handler that does not
-//! has no access to any profile or key.
+//! The extractor [`User`]: the one place where session, limits and database meet. A handler that takes it has a
+//! signed-in user; a handler that does not has no access to any profile or key.
 
 use actix_web::{
     FromRequest, HttpMessage, HttpRequest,
@@ -22,7 +21,7 @@ use crate::{
     telemetry::RequestLog,
 };
 
-/// A signed-in user, as the session says and the database confirms.
+/// A signed-in user, by a verified session that the database confirms.
 #[derive(Debug)]
 pub struct User {
     /// `auth.users.id`.
@@ -31,7 +30,7 @@ pub struct User {
 }
 
 impl User {
-    /// Returns the user's row of `profiles`, with the server's keys over it.
+    /// Returns the user's row of `profiles`, overridden by the server's keys.
     ///
     /// # Errors
     /// [`Error::ProfileNotFound`] if there is no row.
@@ -52,7 +51,7 @@ impl FromRequest for User {
 
 async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
     let authenticator = installed::<Authenticator>(request)?;
-    // Another site's cookie may hold anything.
+    // The header may contain invalid bytes, for instance in cookies of other sites.
     let cookies: Vec<_> =
         request.headers().get_all(COOKIE).map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
     let authorization = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -68,8 +67,7 @@ async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
     };
     let limits = installed::<RateLimits>(request)?;
     let verified = authenticator.verify(credentials.access_token()).await;
-    // Before the database or the auth server is queried, which is part of what
-    // is limited.
+    // Before the database or the auth server is queried, because queries are limited too.
     let (claims, slot) = match (verified, &credentials) {
         (Ok(claims), _) => (claims, limits.admit(claims.user).await?),
         (Err(TokenError::Expired(expired)), Credentials::Cookie(session)) => {
@@ -91,14 +89,13 @@ async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
     Ok(User { id: claims.user, profile: profile.map(Box::new) })
 }
 
-/// The origins besides this server's own whose pages may use a session cookie:
-/// those of `CORS_ORIGINS` and the front end's.
+/// The origins, in addition to this server's own, whose pages may use a session cookie: those of `CORS_ORIGINS` and the
+/// front end's.
 #[derive(Debug, Clone, Default)]
 pub struct TrustedOrigins(pub Vec<String>);
 
-/// Whether a page of another site sends the request. `SameSite=lax` keeps the
-/// cookie out of most such requests, not out of all; the header is the
-/// browser's, and no page can forge it.
+/// Tells if a page of another site sent the request. `SameSite=lax` keeps the cookie out of most such requests, but not
+/// all; the browser sets the header, and no page can forge it.
 fn is_cross_site(request: &HttpRequest) -> bool {
     let header = |name: &HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
     let cross_site = header(&SEC_FETCH_SITE).is_some_and(|site| site.eq_ignore_ascii_case("cross-site"));
@@ -112,15 +109,13 @@ fn is_cross_site(request: &HttpRequest) -> bool {
 /// Set by browsers; actix has no constant for it.
 pub const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// The `Set-Cookie` values of a session that was refreshed on the way, left
-/// with the request for [`set_refreshed_cookies`].
+/// The `Set-Cookie` values of a refreshed session, stored in the request for [`set_refreshed_cookies`].
 struct RefreshedCookies(Vec<String>);
 
-/// Sends a refreshed session to the browser, whatever the answer is: the old
-/// one is spent.
+/// Sends a refreshed session to the browser with any response, because the old session is spent.
 ///
 /// # Errors
-/// If the service inside returned one.
+/// If the inner service returns one.
 pub async fn set_refreshed_cookies(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,

@@ -1,37 +1,30 @@
-//! The clients that ask others over HTTP: for the addresses that the
-//! configuration names, and for those that users choose. Providers are asked
-//! by a client of our own, as their answers are what this server passes on;
-//! everybody else by reqwest.
+//! Outgoing HTTP clients, for URLs from the configuration and for URLs that
+//! users choose. The client for providers is our own ([`http1`]), as their
+//! responses are what this server relays; all others are reqwest's.
 
-pub mod guard;
+mod defaults;
+mod error;
 pub mod http1;
+mod redirect;
+pub mod ssrf_guard;
 
-use std::{error::Error as StdError, io, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use hyper_rustls::ConfigBuilderExt;
-use reqwest::redirect;
 use rustls::ClientConfig;
-use url::Url;
 
-use guard::{GuardedResolver, Lookup, PrivateUpstreams, Refusal};
+use defaults::{POOL_IDLE_TIMEOUT, USER_AGENT};
+pub use error::{causes, refusal};
+use ssrf_guard::{GuardedResolver, Lookup, UpstreamPolicy};
 
-/// What this server calls itself.
-const USER_AGENT: &str = concat!("chatbot-ui-api/", env!("CARGO_PKG_VERSION"));
-/// How long a connection is kept that nobody uses: most servers close it after
-/// a minute or more.
-const MAX_IDLE: Duration = Duration::from_secs(55);
-
-/// How often an answer may send the request elsewhere.
-const MAX_REDIRECTS: usize = 5;
-
-/// How outgoing connections are made.
+/// Settings of outgoing connections.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `PRIVATE_UPSTREAMS`: whether URLs that users choose may lead to private
     /// addresses: `allow` (the default where `HOST` is loopback), `deny` (the
     /// default elsewhere), or a list of hosts and networks. Link-local and
     /// metadata addresses always need to be listed.
-    pub private_upstreams: PrivateUpstreams,
+    pub private_upstreams: UpstreamPolicy,
     /// `PROVIDER_CONNECT_TIMEOUT`, in seconds, default 10: for a connection
     /// to a provider, TLS included.
     pub connect_timeout: Duration,
@@ -47,7 +40,7 @@ pub struct Settings {
 #[derive(Clone)]
 pub struct ClientFactory {
     settings: Settings,
-    policy: Arc<PrivateUpstreams>,
+    policy: Arc<UpstreamPolicy>,
     tls: Arc<ClientConfig>,
     lookup: Lookup,
     use_proxy: bool,
@@ -61,7 +54,7 @@ pub struct GuardedClient {
     /// The policy that its connections are checked by. Check a URL with it
     /// before a request, since reqwest resolves no name if the URL holds an
     /// address.
-    pub policy: Arc<PrivateUpstreams>,
+    pub policy: Arc<UpstreamPolicy>,
 }
 
 impl ClientFactory {
@@ -77,7 +70,7 @@ impl ClientFactory {
 
     /// Builds a client for the providers that the configuration names.
     pub fn providers(&self) -> http1::Client {
-        self.provider_client(None, guard::system_lookup)
+        self.provider_client(None, ssrf_guard::system_lookup)
     }
 
     /// Builds a client for providers that users choose.
@@ -85,7 +78,7 @@ impl ClientFactory {
         self.provider_client(Some(self.policy.clone()), self.lookup)
     }
 
-    fn provider_client(&self, policy: Option<Arc<PrivateUpstreams>>, lookup: Lookup) -> http1::Client {
+    fn provider_client(&self, policy: Option<Arc<UpstreamPolicy>>, lookup: Lookup) -> http1::Client {
         let Settings { connect_timeout, idle_timeout, .. } = self.settings;
         http1::Client::new(self.tls.clone(), policy, lookup, self.use_proxy, connect_timeout, idle_timeout)
     }
@@ -96,7 +89,7 @@ impl ClientFactory {
     /// If reqwest cannot be set up.
     pub fn trusted(&self) -> reqwest::Result<reqwest::Client> {
         let builder = if self.use_proxy { self.builder() } else { self.builder().no_proxy() };
-        builder.redirect(same_host(|_| Ok(()))).build()
+        builder.redirect(redirect::policy(|_| Ok(()))).build()
     }
 
     /// Builds a client for tools, whose addresses users choose.
@@ -110,7 +103,7 @@ impl ClientFactory {
             // A proxy would resolve names in our place.
             .no_proxy()
             .dns_resolver(Arc::new(GuardedResolver { policy: policy.clone(), lookup: self.lookup }))
-            .redirect(same_host(move |url| on_redirect.check_url(url)))
+            .redirect(redirect::policy(move |url| on_redirect.check_url(url)))
             .build()?;
         Ok(GuardedClient { client, policy })
     }
@@ -128,7 +121,7 @@ impl ClientFactory {
             .pool_idle_timeout(Duration::from_secs(4))
             .http1_only()
             .no_proxy()
-            .redirect(redirect::Policy::none())
+            .redirect(reqwest::redirect::Policy::none())
             .build()
     }
 
@@ -137,16 +130,17 @@ impl ClientFactory {
             .tls_backend_preconfigured(ClientConfig::clone(&self.tls))
             .connect_timeout(self.settings.connect_timeout)
             .read_timeout(self.settings.idle_timeout)
-            .pool_idle_timeout(MAX_IDLE)
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .user_agent(USER_AGENT)
     }
 }
 
-/// TLS for all clients of all workers: certificates are looked at by the
-/// platform's authorities, which are hundreds of files to read.
+/// Configures TLS for all clients of all workers, as the platform's
+/// certificate store is hundreds of files. They share its cache of sessions,
+/// so that later handshakes resume one.
 ///
 /// # Errors
-/// Where there is no certificate store.
+/// If there is no certificate store.
 pub fn tls() -> io::Result<Arc<ClientConfig>> {
     let mut tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
@@ -157,69 +151,18 @@ pub fn tls() -> io::Result<Arc<ClientConfig>> {
     Ok(Arc::new(tls))
 }
 
-/// Follows redirects within one origin, and to the same host over TLS.
-///
-/// Differs: the original follows them anywhere. Keys travel in headers that
-/// an HTTP client does not know to drop (`api-key`, `x-api-key`), and none of
-/// them shall be carried to another host.
-fn same_host(check: impl Fn(&Url) -> Result<(), Refusal> + Send + Sync + 'static) -> redirect::Policy {
-    redirect::Policy::custom(move |attempt| {
-        if let Err(refusal) = check(attempt.url()) {
-            return attempt.error(refusal);
-        }
-        let stays = attempt.previous().last().is_some_and(|from| stays(from, attempt.url()));
-        if stays && attempt.previous().len() <= MAX_REDIRECTS { attempt.follow() } else { attempt.stop() }
-    })
-}
-
-fn stays(from: &Url, to: &Url) -> bool {
-    let upgraded = from.scheme() == "http" && to.scheme() == "https" && to.port().is_none();
-    from.host_str() == to.host_str() && (from.origin() == to.origin() || upgraded)
-}
-
-/// The guard's refusal inside a failure, if that is why it failed.
-pub fn refusal<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Refusal> {
-    let mut source = Some(error);
-    while let Some(error) = source {
-        if let Some(refusal) = error.downcast_ref::<Refusal>() {
-            return Some(refusal);
-        }
-        source = error.source();
-    }
-    None
-}
-
-/// What went wrong with a connection, without the URL, which may hold more
-/// than it should.
-pub fn causes(error: &(dyn StdError + 'static)) -> String {
-    let mut words = String::new();
-    let mut source = Some(error);
-    while let Some(error) = source {
-        match error.downcast_ref::<reqwest::Error>() {
-            Some(error) if error.is_timeout() => words.push_str("time out"),
-            Some(_) => words.push_str("request failed"),
-            None => words.push_str(&error.to_string()),
-        }
-        source = error.source();
-        if source.is_some() {
-            words.push_str(": ");
-        }
-    }
-    words
-}
-
-/// Why a body could not be read whole.
+/// The reason why a body was not read to its end.
 pub enum ReadError {
-    /// It has more bytes than allowed.
+    /// The body is longer than the limit.
     TooLarge,
-    /// The connection broke.
+    /// The connection failed.
     Broken(reqwest::Error),
 }
 
 /// Reads a body of at most `limit` bytes.
 ///
 /// # Errors
-/// Where it has more, or breaks off.
+/// If the body is longer, or breaks off.
 pub async fn read(mut response: reqwest::Response, limit: usize) -> Result<Vec<u8>, ReadError> {
     let mut body = Vec::new();
     loop {

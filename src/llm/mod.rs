@@ -36,8 +36,8 @@ use crate::{
     error::Error,
     http_client::{
         ClientFactory,
-        guard::{self, Refusal},
-        http1::{self, Body, Read, Response},
+        http1::{self, Body, Collected, Response},
+        ssrf_guard::{self, Refusal},
     },
     telemetry::RequestLog,
 };
@@ -68,7 +68,7 @@ impl BaseUrls {
         let Self { openai, groq, mistral, openrouter, perplexity, anthropic, google } = self;
         [openai, groq, mistral, openrouter, perplexity, anthropic, google]
             .into_iter()
-            .all(|url| Url::parse(url).is_ok_and(|url| url.host_str().is_some_and(guard::is_this_machine)))
+            .all(|url| Url::parse(url).is_ok_and(|url| url.host_str().is_some_and(ssrf_guard::is_this_machine)))
     }
 }
 
@@ -206,7 +206,7 @@ impl Failure {
             Self::Unusable(_) => "the provider's answer is not what was asked for".to_owned(),
             Self::Connection(detail) | Self::Broken(detail) | Self::Incomplete(detail) => detail.clone(),
             Self::Silent(_) => self.to_string(),
-            Self::Refused(_) => "the guard refused the URL".to_owned(),
+            Self::Refused(_) => "the SSRF guard refused the URL".to_owned(),
         }
     }
 }
@@ -239,7 +239,7 @@ impl From<http1::Error> for Failure {
     /// What ends an answer that has begun.
     fn from(error: http1::Error) -> Self {
         match error {
-            http1::Error::Silent(limit) => Self::Silent(limit),
+            http1::Error::IdleTimeout(limit) => Self::Silent(limit),
             error => Self::Broken(error.to_string()),
         }
     }
@@ -296,11 +296,12 @@ pub async fn send(providers: &Providers, call: &Call, log: &RequestLog) -> Resul
             Err(http1::Error::Refused(refusal)) => return Err(refusal.into()),
             // A provider that was silent for minutes is not asked again: the
             // user would wait for three times that.
-            Err(error @ http1::Error::Silent(_)) => return Err(error.into()),
-            // The provider closed an idle connection just as it was used
-            // again, most likely, which says nothing about a new one. (What was
-            // no head at all is not told from that.)
-            Err(http1::Error::Request(_)) if attempt == 1 => Duration::ZERO,
+            Err(error @ http1::Error::IdleTimeout(_)) => return Err(error.into()),
+            // Differs: the original sends a prompt again that a provider may
+            // have read, and charged for, before its connection failed.
+            Err(error @ http1::Error::Request(_)) if call.body.is_some() => {
+                return Err(Failure::Connection(error.to_string()));
+            }
             Err(error) if attempt >= call.attempts => return Err(Failure::Connection(error.to_string())),
             Err(_) => backoff(attempt, None),
         };
@@ -358,9 +359,9 @@ async fn beginning(response: Response) -> String {
     if is_compressed(&response.headers) {
         return String::new();
     }
-    let read = tokio::time::timeout(ERROR_BODY_TIMEOUT, response.body.read(MAX_ERROR_BYTES)).await;
+    let read = tokio::time::timeout(ERROR_BODY_TIMEOUT, response.body.collect(MAX_ERROR_BYTES)).await;
     let body = match read {
-        Ok(Ok(Read::Whole(body) | Read::Beginning(body)) | Err((body, _))) => body,
+        Ok(Ok(Collected::Complete(body) | Collected::Truncated(body)) | Err((body, _))) => body,
         Err(_) => Vec::new(),
     };
     String::from_utf8_lossy(&body).into_owned()
@@ -373,9 +374,9 @@ async fn beginning(response: Response) -> String {
 pub async fn complete<T: DeserializeOwned>(providers: &Providers, call: &Call, log: &RequestLog) -> Result<T, Failure> {
     let body = send(providers, call, log).await?;
     let _waiting = log.wait();
-    let body = match body.read(MAX_REPLY_BYTES).await {
-        Ok(Read::Whole(body)) => body,
-        Ok(Read::Beginning(_)) => return Err(Failure::Unusable("The provider's answer is too large".to_owned())),
+    let body = match body.collect(MAX_REPLY_BYTES).await {
+        Ok(Collected::Complete(body)) => body,
+        Ok(Collected::Truncated(_)) => return Err(Failure::Unusable("The provider's answer is too large".to_owned())),
         Err((_, error)) => return Err(error.into()),
     };
     serde_json::from_slice(&body).map_err(|_| unusable(&String::from_utf8_lossy(&body)))

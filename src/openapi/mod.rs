@@ -1,8 +1,8 @@
-//! The API's own description: an OpenAPI document, written by hand in
-//! `document.json`, and a page made of it ([`page`]).
+//! The API's description: an OpenAPI document, written by hand in `document.json`, and an HTML page generated from it
+//! ([`page`]).
 //!
-//! By hand, because what matters in it (sentences, examples, which status
-//! means what) stands in no type; a test holds it against the route table.
+//! By hand, because the important parts (sentences, examples, the meaning of each status) are not part of any type; a
+//! test compares it with the route table.
 
 pub mod page;
 
@@ -12,14 +12,13 @@ use serde_json::{Value, json};
 
 use crate::llm::providers::PROVIDERS;
 
-/// The chat route that `document.json` spells out, as an example of all whose
-/// provider is a row of [`PROVIDERS`].
+/// The chat route that `document.json` describes in full, as the template for all providers in [`PROVIDERS`].
 const EXAMPLE: &str = "/api/chat/openai";
 
-/// The document.
+/// Returns the document.
 ///
 /// # Panics
-/// Where `document.json` is no JSON object; a test reads it.
+/// If `document.json` is not a JSON object; a test reads it.
 pub fn document() -> &'static Value {
     static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
         #[expect(clippy::expect_used, reason = "it is part of the program, and a test reads it")]
@@ -53,7 +52,7 @@ fn add_providers(paths: &mut Value) {
                 (
                     "description",
                     format!(
-                        "Needs the user's key for {}, in the profile or in the server's environment. `messages` is passed on as it stands.",
+                        "Needs the user's key for {}, in the profile or in the server's environment. `messages` is passed on unchanged.",
                         provider.name
                     ),
                 ),
@@ -72,7 +71,7 @@ mod tests {
     use super::*;
     use crate::http::table::{self, Access};
 
-    /// Method and path of each operation, and who may use it.
+    /// Returns method and path of each operation, and its access rule.
     fn operations() -> BTreeMap<(String, String), Access> {
         let paths = document()["paths"].as_object().expect("paths");
         let operations = paths.iter().flat_map(|(path, item)| {
@@ -88,7 +87,7 @@ mod tests {
     #[test]
     fn the_document_and_the_route_table_are_of_one_mind() {
         let mut described = operations();
-        // The one route that answers a method besides its own.
+        // The one route with a second method.
         assert_eq!(
             described.remove(&("OPTIONS".to_owned(), "/api/assistants/openai".to_owned())),
             Some(Access::Anyone)

@@ -1,5 +1,4 @@
-//! The document as one page of HTML: no script, no address but its own, so
-//! that it can be read without a network.
+//! The document as one HTML page: no scripts, no external addresses, so that it can be read offline.
 
 use std::{fmt::Write, sync::LazyLock};
 
@@ -9,10 +8,10 @@ use super::document;
 
 const STYLE: &str = include_str!("page.css");
 
-/// What the page may load: nothing but its own style, known by its hash.
+/// The content security policy of the page: only its own style, identified by its hash.
 pub const POLICY: &str = "default-src 'none'; style-src 'sha256-AcXaJbsKlQWQfewcgr2ZCFoMLBDbHg4aYj8eYKmiLeM='; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The page.
+/// Returns the page.
 pub fn html() -> &'static str {
     static PAGE: LazyLock<String> = LazyLock::new(|| Page { document: document(), html: String::new() }.whole());
     &PAGE
@@ -67,7 +66,7 @@ impl<'a> Page<'a> {
         self.html
     }
 
-    /// Method, path and operation of those with a tag, as the document has them.
+    /// Returns method, path and operation of those with a tag, in the document's order.
     fn operations(&self, tag: &Value) -> Vec<(String, &'a str, &'a Value)> {
         let items = object(&self.document["paths"]);
         let all = items.flat_map(|(path, item)| {
@@ -106,13 +105,13 @@ impl<'a> Page<'a> {
         self.put("</dl>\n</section>\n");
     }
 
-    /// The media types, with their schemas and examples.
+    /// Writes the media types, with their schemas and examples.
     fn content(&mut self, content: &'a Value) {
         for (media, shape) in object(content) {
             let (media, schema) = (escape(media), &shape["schema"]);
             let error = schema["$ref"] == "#/components/schemas/Error";
             if error {
-                // What each error looks like is said once, at the top.
+                // The format of errors is described once, at the top.
                 self.put("<ul class=\"sentences\">\n");
                 for (_, example) in object(&shape["examples"]) {
                     let _ = writeln!(self.html, "<li>{}</li>", escape(text(&example["value"]["message"])));
@@ -169,7 +168,7 @@ impl<'a> Page<'a> {
     }
 }
 
-/// What a value of a schema is, in a few words.
+/// Describes a schema's type in a few words.
 fn kind(schema: &Value) -> String {
     if let Some(name) = schema["$ref"].as_str().and_then(|reference| reference.rsplit('/').next()) {
         let name = escape(name);
@@ -217,12 +216,12 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// A path that may be broken before its slashes.
+/// Inserts line-break opportunities before the slashes of a path.
 fn breakable(path: &str) -> String {
     escape(path).replace('/', "<wbr>/")
 }
 
-/// A paragraph, with what stands in backticks as code.
+/// Renders a paragraph, with backticks as code.
 fn inline(paragraph: &str) -> String {
     let mut html = String::new();
     for (index, part) in escape(paragraph).split('`').enumerate() {

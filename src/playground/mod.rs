@@ -1,9 +1,8 @@
-//! The playground: one page at `/` for trying the server, and an example of a
-//! client. Its files lie beside this one as they are sent; they ask this
-//! server's public routes and the Supabase project, and nobody else.
+//! The playground: one page at `/` for trying the server, and an example of a client. Its files are stored next to this
+//! one and served unchanged; they only call this server's public routes and the Supabase project.
 //!
-//! Its routes stand apart from [`crate::http`]: they are there only where
-//! [`Config::playground`](crate::config::Config::playground) says so.
+//! Its routes are separate from [`crate::http`]: they are installed only if
+//! [`Config::playground`](crate::config::Config::playground) is set.
 
 use actix_web::{
     HttpResponse,
@@ -17,7 +16,7 @@ use url::Url;
 
 use crate::error::Error;
 
-/// Path, type, content.
+/// Path, media type, content.
 const FILES: [(&str, &str, &str); 4] = [
     ("/", "text/html; charset=utf-8", include_str!("index.html")),
     ("/playground/style.css", "text/css; charset=utf-8", include_str!("style.css")),
@@ -25,12 +24,11 @@ const FILES: [(&str, &str, &str); 4] = [
     ("/playground/icon.svg", "image/svg+xml", include_str!("icon.svg")),
 ];
 
-/// What the page needs to know, as `/playground/settings.json` says it. All
-/// of it is public.
+/// The page's settings, served as `/playground/settings.json`. All of it is public.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Settings {
-    /// Empty where the stand-in for Supabase is where the page is.
+    /// Empty if the stand-in for Supabase is on the page's own origin.
     supabase_url: String,
     anon_key: String,
     demo_user: Option<DemoUser>,
@@ -38,27 +36,27 @@ pub struct Settings {
     policy: String,
 }
 
-/// Whom a button of the page signs in.
+/// The user that a button of the page signs in.
 #[derive(Debug, Clone, Serialize)]
-#[expect(missing_docs, reason = "what one signs in with")]
+#[expect(missing_docs, reason = "credentials for signing in")]
 pub struct DemoUser {
     pub email: &'static str,
     pub password: &'static str,
 }
 
 impl Settings {
-    /// For the users of a Supabase project: its address as browsers reach it,
-    /// and its anonymous (or publishable) key.
+    /// Creates the settings for the users of a Supabase project: its address as seen from browsers, and its anonymous
+    /// (or publishable) key.
     ///
     /// # Errors
-    /// A sentence, where there is no such key, or where it is one that opens
-    /// the whole project: whoever loads the page can read it.
+    /// If the key is missing, or gives access to the whole project, since everyone who loads the page can read it: a
+    /// sentence.
     pub fn of_a_project(supabase_url: &Url, anon_key: Option<&str>) -> Result<Self, String> {
         let key = anon_key.ok_or(
             "--playground needs SUPABASE_ANON_KEY or NEXT_PUBLIC_SUPABASE_ANON_KEY: its page signs in with it",
         )?;
         if is_secret(key) {
-            return Err("--playground shows SUPABASE_ANON_KEY (or NEXT_PUBLIC_SUPABASE_ANON_KEY) to everybody, and it holds a secret key of the project: set the anonymous or the publishable one".to_owned());
+            return Err("--playground shows SUPABASE_ANON_KEY (or NEXT_PUBLIC_SUPABASE_ANON_KEY) to everyone, but it is a secret key of the project: set the anonymous or the publishable key".to_owned());
         }
         Ok(Self {
             supabase_url: supabase_url.as_str().trim_end_matches('/').to_owned(),
@@ -68,7 +66,7 @@ impl Settings {
         })
     }
 
-    /// For the demo, whose stand-in for Supabase is where the page is.
+    /// Creates the settings for the demo, whose stand-in for Supabase is on the page's own origin.
     pub fn of_the_demo(user: DemoUser) -> Self {
         Self {
             supabase_url: String::new(),
@@ -79,14 +77,14 @@ impl Settings {
     }
 }
 
-/// The page runs its own script, and asks `asked` alone.
-fn policy(asked: &str) -> String {
+/// Returns the content security policy: the page's own script, and requests to `allowed` only.
+fn policy(allowed: &str) -> String {
     format!(
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src {asked}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src {allowed}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 }
 
-/// A key that passes row level security: a secret key, or a service role's token.
+/// Tells if a key bypasses row level security: a secret key, or a service role's token.
 fn is_secret(key: &str) -> bool {
     let claims = key.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
     let claims: Option<Value> = claims.and_then(|json| serde_json::from_slice(&json).ok());
@@ -112,7 +110,7 @@ fn serve(routes: &mut ServiceConfig, path: &str, media: &'static str, content: i
             .insert_header((CONTENT_TYPE, media))
             .insert_header((CONTENT_SECURITY_POLICY, policy.clone()))
             .insert_header((REFERRER_POLICY, "no-referrer"))
-            // Another version of the server has another page.
+            // Revalidated, because another version of the server has another page.
             .insert_header((CACHE_CONTROL, "no-cache"));
         std::future::ready(response.body(content.clone()))
     };

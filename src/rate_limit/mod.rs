@@ -1,12 +1,10 @@
-//! How much one user is served at once, and how often one may ask.
+//! Limits per user: concurrent requests and requests per minute.
 //!
-//! A request holds a slot of its user from the moment its token was found good
-//! until its answer's body is gone: written, cut, or left by the client. The
-//! server's admission control ties it to the body, and counts all requests;
-//! before there is a body, the slot is dropped with the handler.
+//! A request holds a slot of its user from the verification of its token until its response body is dropped: sent, cut
+//! off, or abandoned by the client. The server's admission control attaches the slot to the body, and counts all
+//! requests; before there is a body, the slot is dropped with the handler.
 //!
-//! Requests without a session count in the whole only: before the token is
-//! checked there is nobody to count them for.
+//! Requests without a session count in the server's total only: before the token is verified the user is not known.
 
 pub mod rate;
 pub mod shared;
@@ -22,17 +20,17 @@ use shared::{Redis, Shared};
 pub use users::Slot;
 use users::Users;
 
-/// How much one user is served at once, and how often.
+/// Limits of one user.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// `MAX_STREAMS_PER_USER`, default 32: the most requests of one user in
-    /// flight in this server; one more is answered 429.
+    /// `MAX_STREAMS_PER_USER`, default 32: the most requests of one user in flight in this server; one more is answered
+    /// with 429.
     pub max_streams_per_user: u32,
-    /// `RATE_LIMIT_PER_MINUTE`, default none: how many requests one user may
-    /// send at once, and gains again a minute; one more is answered 429.
+    /// `RATE_LIMIT_PER_MINUTE`, default none: the requests that one user may send in a burst, and regains per minute;
+    /// one more is answered with 429.
     pub rate_per_minute: Option<NonZeroU32>,
-    /// `REDIS_URL`, default none: where servers share the count for
-    /// `RATE_LIMIT_PER_MINUTE`; else each counts by itself.
+    /// `REDIS_URL`, default none: where servers share the counts for `RATE_LIMIT_PER_MINUTE`; without it each counts by
+    /// itself.
     pub redis: Option<Redis>,
 }
 
@@ -44,7 +42,7 @@ pub struct RateLimits {
 }
 
 impl RateLimits {
-    /// Nothing is counted yet, and Redis not asked.
+    /// Creates empty counters; does not connect to Redis yet.
     pub fn new(settings: &Settings) -> Self {
         Self {
             users: Arc::new(Users::new(settings.max_streams_per_user)),
@@ -53,7 +51,7 @@ impl RateLimits {
         }
     }
 
-    /// Keeps the connection to Redis, where there is one to keep. Runs forever.
+    /// Keeps the connection to Redis open, if Redis is used. Runs forever.
     pub async fn keep_connected(&self) {
         if let (Some(shared), Some(rate)) = (&self.shared, &self.rate) {
             shared.keep(rate).await;
@@ -63,8 +61,7 @@ impl RateLimits {
     /// Counts a request of this user.
     ///
     /// # Errors
-    /// [`Error::TooManyStreams`] and [`Error::RateLimited`]; then it counts
-    /// for nothing.
+    /// [`Error::TooManyStreams`] or [`Error::RateLimited`]; the request is not counted then.
     pub async fn admit(&self, user: Uuid) -> Result<Slot, Error> {
         let slot = Users::enter(&self.users, user)?;
         if let Some(rate) = &self.rate {

@@ -1,33 +1,31 @@
-//! The rate limit: a bucket that holds a minute's requests and fills evenly
-//! (GCRA). All there is to keep of a user is one moment: when the bucket will
-//! be full again.
+//! The rate limit: a bucket that holds a minute's requests and fills evenly (GCRA). All there is to keep of a user is
+//! one moment: when the bucket will be full again.
 
 use std::{
     num::NonZeroU32,
     time::{Duration, Instant},
 };
 
-/// So many requests a minute.
+/// A number of requests per minute.
 #[derive(Debug, Clone, Copy)]
 pub struct Rate {
-    /// The time in which the bucket gains a request.
+    /// The time in which the bucket regains one request.
     pub interval: Duration,
-    /// The time in which an empty bucket is full: a minute, but for rounding.
+    /// The time in which an empty bucket fills: a minute, apart from rounding.
     pub window: Duration,
 }
 
 impl Rate {
-    /// As `RATE_LIMIT_PER_MINUTE` says.
+    /// Creates the rate of `RATE_LIMIT_PER_MINUTE`.
     pub fn per_minute(requests: NonZeroU32) -> Self {
         let interval = Duration::from_micros(60_000_000 / u64::from(requests.get()));
         Self { interval, window: interval * requests.get() }
     }
 
-    /// Takes a request out of a bucket that is full at `full`, and says when
-    /// it will be full again.
+    /// Takes a request out of a bucket that will be full at `full`, and returns when it will be full again.
     ///
     /// # Errors
-    /// The bucket is empty: how long until it holds a request.
+    /// If the bucket is empty: the time until it holds a request.
     pub fn take(&self, full: Instant, now: Instant) -> Result<Instant, Duration> {
         let full = full.max(now) + self.interval;
         let wait = full.saturating_duration_since(now + self.window);

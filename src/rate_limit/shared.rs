@@ -1,11 +1,8 @@
-//! The rate limit's buckets in Redis, so that several servers behind one
-//! address keep one count.
+//! The rate limit's buckets in Redis, so that several servers behind one address share their counts.
 //!
-//! A request costs one round trip: a script that works as [`Rate::take`] does,
-//! by Redis' clock, since the servers' may differ. Where Redis is away, the
-//! answer is that there is none, and the server counts by itself: at once, for
-//! only the request that finds it away may have to wait (`ANSWER`), while
-//! one task (`Shared::keep`) tries to reach it again.
+//! A request costs one round trip: a script that works like [`Rate::take`], with Redis' clock, since the servers'
+//! clocks may differ. While Redis is unavailable each server counts by itself, without delay: only the request that
+//! detects the failure may have to wait (`ANSWER`), and one task (`Shared::keep`) reconnects.
 
 use std::{
     fmt,
@@ -19,18 +16,17 @@ use uuid::Uuid;
 
 use super::rate::Rate;
 
-/// How long a request waits for Redis.
+/// Timeout of a command to Redis.
 const ANSWER: Duration = Duration::from_millis(200);
-/// How long a connection may take, TLS and signing in included.
+/// Timeout of connecting, TLS and authentication included.
 const CONNECT: Duration = Duration::from_secs(2);
-/// Between two tries.
+/// Interval between two attempts to connect.
 const RETRY: Duration = Duration::from_secs(1);
-/// Between two warnings, so that a Redis that comes and goes fills no log.
+/// Minimum interval between two warnings, so that an unstable Redis does not fill the log.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// Says how many microseconds to wait; 0 = the request was counted. A bucket
-/// that is full later than a window from now was written by a clock that
-/// went back since.
+/// Returns the microseconds to wait; 0 = the request was counted. A bucket that is full later than a window from now
+/// was written before the clock was set back.
 const SCRIPT: &str = "
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -41,16 +37,16 @@ if full > now + window then return full - now - window end
 redis.call('SET', KEYS[1], string.format('%.0f', full), 'PX', math.ceil((full - now) / 1000))
 return 0";
 
-/// Where Redis is, and how to sign in there. `Debug` shows no password.
+/// Redis' address and credentials. `Debug` shows no password.
 #[derive(Clone)]
 pub struct Redis(Client);
 
 impl Redis {
-    /// Reads `redis://` or `rediss://user:password@host:port/database`, all
-    /// but the host being optional. `None` for anything else.
+    /// Parses `redis://` or `rediss://user:password@host:port/database`; everything but the host is optional. `None`
+    /// for any other URL.
     pub fn parse(url: &str) -> Option<Self> {
         let known = ["redis://", "rediss://"].iter().any(|scheme| url.starts_with(scheme));
-        // `#insecure` takes any certificate, and shows the password to anybody.
+        // `#insecure` accepts any certificate, which would expose the password.
         let checked = |client: &Client| {
             !matches!(client.get_connection_info().addr(), ConnectionAddr::TcpTls { insecure: true, .. })
         };
@@ -74,10 +70,10 @@ impl fmt::Debug for Redis {
     }
 }
 
-/// A connection, or why there is none.
+/// A connection, or the reason why there is none.
 type Link = Result<Arc<MultiplexedConnection>, String>;
 
-/// The count that is shared.
+/// The shared counts.
 pub struct Shared {
     redis: Redis,
     link: watch::Sender<Link>,
@@ -88,15 +84,14 @@ impl Shared {
         Self { redis, link: watch::Sender::new(Err("no connection was made yet".to_owned())) }
     }
 
-    /// Takes a request out of the user's bucket; `None` where Redis does not
-    /// say whether there is one.
+    /// Takes a request out of the user's bucket; `None` if Redis does not answer.
     pub(super) async fn take(&self, rate: &Rate, user: Uuid) -> Option<Result<(), Duration>> {
         let connection = self.link.borrow().clone().ok()?;
         match take(&connection, rate, &user.hyphenated().to_string()).await {
             Ok(wait) if wait.is_zero() => Some(Ok(())),
             Ok(wait) => Some(Err(wait)),
             Err(error) => {
-                // Whoever comes after this one need not wait for the same.
+                // Later requests need not wait for the same failure.
                 self.link.send_if_modified(|link| {
                     let same = link.as_ref().is_ok_and(|other| Arc::ptr_eq(other, &connection));
                     if same {
@@ -109,7 +104,7 @@ impl Shared {
         }
     }
 
-    /// Connects, and connects again when the connection was lost. Runs forever.
+    /// Connects, and reconnects when the connection is lost. Runs forever.
     pub(super) async fn keep(&self, rate: &Rate) {
         let mut link = self.link.subscribe();
         let mut warned: Option<Instant> = None;
@@ -139,7 +134,7 @@ impl Shared {
         }
     }
 
-    /// A connection that has proven that scripts run and may write.
+    /// Opens a connection and proves that scripts run and may write.
     async fn connect(&self, rate: &Rate) -> RedisResult<MultiplexedConnection> {
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(ANSWER));

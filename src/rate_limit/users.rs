@@ -1,7 +1,5 @@
-//! What is known of each user: the requests under way and the local bucket.
-//! A user is forgotten with the last request, or, where a rate is limited
-//! here, at most two minutes after the bucket is full again, as long as
-//! anybody asks.
+//! The state of each user: requests in flight and the local bucket. A user is forgotten with the last request, or, if a
+//! rate is limited here, at most two minutes after the bucket is full again, as long as requests come in.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -14,7 +12,7 @@ use uuid::Uuid;
 use super::rate::Rate;
 use crate::error::Error;
 
-/// Between two searches for users to forget.
+/// Interval between two sweeps for idle users.
 const SWEEP: Duration = Duration::from_secs(60);
 
 pub(super) struct Users {
@@ -30,7 +28,7 @@ struct Known {
 #[derive(Clone, Copy)]
 struct Usage {
     open: u32,
-    /// When the bucket is full again.
+    /// The time at which the bucket is full again.
     full: Instant,
 }
 
@@ -43,7 +41,7 @@ impl Users {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a request, until what is returned is dropped.
+    /// Counts a request until the returned slot is dropped.
     pub(super) fn enter(this: &Arc<Self>, user: Uuid) -> Result<Slot, Error> {
         let now = Instant::now();
         let mut known = this.known();
@@ -76,8 +74,7 @@ impl Users {
 }
 
 impl Known {
-    /// Each user is looked at once a minute at most, and the memory that they
-    /// took is given back.
+    /// Removes idle users, at most once a minute, and frees their memory.
     fn sweep(&mut self, now: Instant) {
         if now.saturating_duration_since(self.swept) >= SWEEP {
             self.swept = now;
@@ -88,13 +85,13 @@ impl Known {
 }
 
 impl Usage {
-    /// Whether it says no more than that of a user never seen.
+    /// Tells if the state equals that of a user never seen.
     fn is_idle(self, now: Instant) -> bool {
         self.open == 0 && self.full <= now
     }
 }
 
-/// A request of a user that is under way. Dropping it gives the slot back.
+/// A user's request in flight. Dropping it frees the slot.
 pub struct Slot {
     users: Arc<Users>,
     user: Uuid,

@@ -1,4 +1,4 @@
-//! Texts → vectors, by OpenAI or Azure, in batches that stay within their limits.
+//! Texts → vectors, with OpenAI or Azure, in batches within their limits.
 
 use percent_encoding::utf8_percent_encode;
 use secrecy::ExposeSecret;
@@ -16,10 +16,10 @@ use crate::{
 };
 
 const MODEL: &str = "text-embedding-3-small";
-/// Of a vector of [`MODEL`], and of the column it is kept in.
+/// Dimensions of a vector of [`MODEL`], and of its column.
 const DIMENSIONS: usize = 1536;
-/// OpenAI takes 2,048 texts and 300,000 tokens a request; fewer texts keep
-/// the answer, some 20 KB a text, small.
+/// OpenAI accepts 2,048 texts and 300,000 tokens per request; fewer texts keep the response small, at some 20 KB per
+/// text.
 const MAX_TEXTS: usize = 512;
 const MAX_TOKENS: usize = 250_000;
 
@@ -40,52 +40,51 @@ struct Embedding {
     embedding: Vec<f32>,
 }
 
-/// The name, in the sentences about its key, of the service that the profile
-/// says, if its key is missing.
+/// Returns the service's name, as used in the error about its key, if the profile's service has no key.
 pub fn missing_key(profile: &Profile) -> Option<&'static str> {
     let (key, name) =
         if profile.use_azure_openai { (Key::AzureOpenAi, azure::NAME) } else { (Key::OpenAi, OPENAI.name) };
     profile.key(key).is_none().then_some(name)
 }
 
-/// What it takes to ask for vectors.
+/// Client for embeddings.
 pub struct Embedder<'a> {
-    /// This worker's.
+    /// This worker's clients.
     pub providers: &'a Providers,
-    /// The request's.
+    /// The request's record.
     pub log: &'a RequestLog,
-    /// Whose keys, and which service.
+    /// Determines keys and service.
     pub profile: &'a Profile,
 }
 
 impl Embedder<'_> {
-    /// A vector for each text. Without texts nobody is asked.
+    /// Computes a vector for each text. Without texts, no request is made.
     ///
     /// # Errors
-    /// A missing key, or the provider's failure in the route's `words`.
-    pub async fn embed(&self, texts: &[(&str, usize)], words: fn(Failure) -> Error) -> Result<Vec<Vec<f32>>, Error> {
+    /// If a key is missing, or if the provider fails, mapped by `map_err`.
+    pub async fn embed(&self, texts: &[(&str, usize)], map_err: fn(Failure) -> Error) -> Result<Vec<Vec<f32>>, Error> {
         let mut vectors = Vec::with_capacity(texts.len());
         for batch in batches(texts) {
             let input: Vec<&str> = batch.iter().map(|(text, _)| *text).collect();
-            vectors.extend(self.ask(&input, input.len(), words).await?);
+            vectors.extend(self.request(&input, input.len(), map_err).await?);
         }
         Ok(vectors)
     }
 
-    /// The vector of one text.
+    /// Computes the vector of one text.
     ///
     /// # Errors
-    /// As [`Embedder::embed`].
-    pub async fn embed_one(&self, text: &str, words: fn(Failure) -> Error) -> Result<Vec<f32>, Error> {
-        let vectors = self.ask(&text, 1, words).await?;
+    /// As in [`Embedder::embed`].
+    pub async fn embed_one(&self, text: &str, map_err: fn(Failure) -> Error) -> Result<Vec<f32>, Error> {
+        let vectors = self.request(&text, 1, map_err).await?;
         vectors.into_iter().next().ok_or_else(|| Error::Internal("no vector".to_owned()))
     }
 
-    async fn ask<I: Serialize>(
+    async fn request<I: Serialize>(
         &self,
         input: &I,
         count: usize,
-        words: fn(Failure) -> Error,
+        map_err: fn(Failure) -> Error,
     ) -> Result<Vec<Vec<f32>>, Error> {
         let call = self.call(&Request { model: MODEL, input })?;
         {
@@ -93,9 +92,9 @@ impl Embedder<'_> {
             facts.provider = Some(if self.profile.use_azure_openai { "azure" } else { OPENAI.path });
             facts.model = Some(MODEL.to_owned());
         }
-        let reply: Reply = llm::complete(self.providers, &call, self.log).await.map_err(words)?;
+        let reply: Reply = llm::complete(self.providers, &call, self.log).await.map_err(map_err)?;
         in_order(reply, count).ok_or_else(|| {
-            words(Failure::Unusable("The provider answered with vectors that do not fit what it was asked".to_owned()))
+            map_err(Failure::Unusable("The provider answered with vectors that do not match the request".to_owned()))
         })
     }
 
@@ -112,7 +111,7 @@ impl Embedder<'_> {
     }
 }
 
-/// By index, as the provider says, not by place.
+/// Orders vectors by the provider's index, not by position.
 fn in_order(reply: Reply, count: usize) -> Option<Vec<Vec<f32>>> {
     let mut vectors = vec![Vec::new(); count];
     for Embedding { index, embedding } in reply.data {

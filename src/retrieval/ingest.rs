@@ -1,5 +1,4 @@
-//! Reading files: in turns that are fair between users, and within limits of
-//! bytes, time and passages.
+//! Reading files: in turns that are fair between users, and within limits of bytes, time and passages.
 
 use std::{
     sync::Arc,
@@ -19,15 +18,15 @@ const PARSE_TIME: Duration = Duration::from_secs(10);
 /// Limit on waiting for a turn.
 const PARSE_QUEUE: Duration = Duration::from_secs(30);
 
-/// What files are read with, shared by all workers.
+/// Components for reading files, shared by all workers.
 pub struct Ingest {
-    /// Where files lie.
+    /// The storage of uploaded files.
     pub storage: Storage,
     /// The model for embeddings in this process.
     pub local: LocalEmbeddings,
     /// Cores for reading.
     pub turns: Arc<Turns>,
-    /// Bytes that files and answers take.
+    /// The allowance of bytes for files and responses.
     pub buffers: Arc<Buffers>,
     /// `MAX_PASSAGES`.
     pub max_passages: usize,
@@ -37,15 +36,15 @@ impl Ingest {
     /// Waits for a user's turn to read a file.
     ///
     /// # Errors
-    /// If there is none within half a minute.
+    /// If no turn comes within half a minute.
     pub async fn turn(&self, user: Uuid) -> Result<Turn, Error> {
-        tokio::time::timeout(PARSE_QUEUE, self.turns.wait(user)).await.map_err(|_| Error::Provider {
+        tokio::time::timeout(PARSE_QUEUE, self.turns.wait(user)).await.map_err(|_| Error::Failed {
             status: 503,
             message: "Too many files are being read. Please try again in a moment.".to_owned(),
         })
     }
 
-    /// Downloads a file, which is charged to the user.
+    /// Downloads a file and charges its bytes to the user.
     ///
     /// # Errors
     /// As [`Storage::download`].
@@ -55,8 +54,7 @@ impl Ingest {
         Ok((bytes, charge))
     }
 
-    /// Reads a file on a blocking thread. The turn lives as long as the thread
-    /// works, also if the client leaves.
+    /// Reads a file on a blocking thread. The turn is held as long as the thread runs, even if the client disconnects.
     ///
     /// # Errors
     /// If the file cannot be read or has too many passages.
@@ -72,9 +70,9 @@ impl Ingest {
         let chunks = parsing
             .await
             .map_err(|error| Error::Internal(error.to_string()))?
-            .map_err(|error| Error::Provider { status: 500, message: error.to_string() })?;
+            .map_err(|error| Error::Failed { status: 500, message: error.to_string() })?;
         if chunks.len() > self.max_passages {
-            return Err(Error::Provider {
+            return Err(Error::Failed {
                 status: 413,
                 message: format!(
                     "The file has {} passages, and this server stores at most {} of a file (MAX_PASSAGES). Upload it in parts.",

@@ -1,13 +1,12 @@
-//! Files in, passages out.
+//! Files to passages.
 //!
-//! A file goes through three steps, each a function that blocks its thread:
-//! [`extract::text`] takes the text out of the file's bytes, within limits of time and memory;
-//! [`split::split`] cuts the text into passages of at most 4,000 UTF-16 code units that overlap by up
-//! to 200; [`tokens::count`] says how much of an embedding model's input a passage takes.
-//! [`file_chunks`] does all three, [`chunks`] the last two, for text that comes without a file.
+//! A file goes through three steps, each a blocking function: [`extract::text`] extracts the text from the file's
+//! bytes, within limits of time and memory; [`split::split`] splits it into passages of at most 4,000 UTF-16 code units
+//! that overlap by up to 200; [`tokens::count`] counts a passage's tokens for an embedding model. [`file_chunks`] does
+//! all three, [`chunks`] the last two, for text without a file.
 //!
-//! Around them: [`ingest`] bounds how many files are read at once, [`storage`] has the files, [`embed`]
-//! and [`local`] make vectors of passages.
+//! Around them: [`ingest`] bounds how many files are read at once, [`storage`] downloads files, [`embed`] and [`local`]
+//! compute the passages' vectors.
 
 pub mod embed;
 pub mod extract;
@@ -30,7 +29,7 @@ pub struct Chunk {
     pub tokens: i32,
 }
 
-/// The passages of a file of this kind. Blocks its thread, up to about `deadline`.
+/// Returns the passages of a file of this kind. Blocks its thread, until about `deadline` at most.
 pub fn file_chunks(kind: FileKind, bytes: &[u8], deadline: Instant) -> Result<Vec<Chunk>, Error> {
     let text = extract::text(kind, bytes, deadline)?;
     let in_time = |passage| match Instant::now() < deadline {
@@ -40,7 +39,7 @@ pub fn file_chunks(kind: FileKind, bytes: &[u8], deadline: Instant) -> Result<Ve
     split::split(&text, rules(kind)).into_iter().map(in_time).collect()
 }
 
-/// The passages of `text`, as of a file of this kind. Takes a second for some 10 to 150 MB.
+/// Returns the passages of `text`, as of a file of this kind. Takes a second for some 10 to 150 MB.
 pub fn chunks(kind: FileKind, text: &str) -> Vec<Chunk> {
     split::split(text, rules(kind)).into_iter().map(chunk).collect()
 }

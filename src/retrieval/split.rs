@@ -1,9 +1,9 @@
-//! Cuts a text into passages, exactly as LangChain 0.0.213's `RecursiveCharacterTextSplitter` does
-//! with `keepSeparator`: lengths are UTF-16 code units, a separator leads the piece that follows it,
-//! and pieces are put together again up to `size`, with up to `overlap` of the passage before.
+//! Splits a text into passages, exactly as LangChain 0.0.213's `RecursiveCharacterTextSplitter` does with
+//! `keepSeparator`: lengths are UTF-16 code units, a separator begins the piece that follows it, and pieces are merged
+//! up to `size`, with up to `overlap` of the previous passage.
 //!
-//! Every piece, and so every passage, is a stretch of the text. Nothing is copied until a passage is
-//! finished: the splitter moves two positions along the text, however long a line is.
+//! Every piece, and therefore every passage, is a slice of the text. Nothing is copied until a passage is complete: the
+//! splitter moves two positions along the text, however long a line is.
 
 use std::collections::VecDeque;
 
@@ -11,21 +11,21 @@ use memchr::memmem;
 
 use crate::js;
 
-/// Where to cut, and how long a passage may get. Lengths are UTF-16 code units.
+/// Separators and sizes. Lengths are UTF-16 code units.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
-    /// Tried in this order; an empty one cuts between any two code units.
+    /// Tried in this order; an empty one splits between any two code units.
     pub separators: &'static [&'static str],
-    /// A passage is never longer, but where `separators` offers no place to cut.
+    /// The maximum length of a passage, unless `separators` offers no place to split.
     pub size: usize,
-    /// How much of one passage the next may repeat.
+    /// The maximum overlap of two consecutive passages.
     pub overlap: usize,
 }
 
-/// Plain text, and whatever was turned into it (JSON, PDF, docx).
+/// Plain text, and formats converted to it (JSON, PDF, docx).
 pub const PLAIN: Rules = Rules { separators: &["\n\n", "\n", " ", ""], size: 4000, overlap: 200 };
 
-/// Markdown: headings from level two on, code blocks and rules first.
+/// Markdown: headings from level two, code blocks and rules first.
 pub const MARKDOWN: Rules = Rules {
     separators: &[
         "\n## ",
@@ -45,21 +45,20 @@ pub const MARKDOWN: Rules = Rules {
     ..PLAIN
 };
 
-/// Rows of a table, which [`extract`](super::extract) leaves a blank line apart.
+/// Rows of a table, which [`extract`](super::extract) separates by blank lines.
 pub const CSV: Rules = Rules { separators: &["\n\n"], ..PLAIN };
 
-/// The passages of `text`, in order.
+/// Returns the passages of `text`, in order.
 ///
-/// A surrogate that a cut between code units leaves alone is U+FFFD, which is what the original's
-/// lone surrogate becomes on its way into the database and into the token counter.
+/// Half of a surrogate pair, left by a split between code units, becomes U+FFFD, as the original's lone surrogate does
+/// on its way into the database and into the token counter.
 pub fn split(text: &str, rules: &Rules) -> Vec<String> {
     let mut splitter = Splitter { text, rules, passages: Vec::new() };
     splitter.split(0, text.len(), rules.separators);
     splitter.passages
 }
 
-/// Positions are byte offsets; the middle of a four-byte character stands between its two
-/// surrogates.
+/// Positions are byte offsets; the middle of a four-byte character is between its two surrogates.
 struct Splitter<'a> {
     text: &'a str,
     rules: &'a Rules,
@@ -67,7 +66,7 @@ struct Splitter<'a> {
 }
 
 impl Splitter<'_> {
-    /// Splits `start..end`, both at characters, by the first of `separators` that occurs in it.
+    /// Splits `start..end`, both at character boundaries, by the first of `separators` that occurs in it.
     fn split(&mut self, start: usize, end: usize, separators: &[&str]) {
         let text = &self.text.as_bytes()[start..end];
         let found = separators
@@ -117,7 +116,7 @@ impl Splitter<'_> {
         merger.finish(self);
     }
 
-    /// Keeps `start..end` as a passage, trimmed, unless nothing is left of it.
+    /// Stores `start..end` as a passage, trimmed, unless it is empty then.
     fn keep(&mut self, start: usize, end: usize) {
         // Half a character at either end is not white space.
         let (lone_low, start) = match self.text.is_char_boundary(start) {
@@ -142,14 +141,14 @@ impl Splitter<'_> {
     }
 }
 
-/// Puts short neighbouring pieces together to passages.
+/// Merges short adjacent pieces into passages.
 #[derive(Default)]
 struct Merger {
-    /// The pieces of the passage that is growing: where each starts and its length.
+    /// The pieces of the current passage: start and length of each.
     pieces: VecDeque<(usize, usize)>,
-    /// Where the last of them ends.
+    /// The end of the last piece.
     end: usize,
-    /// Their lengths together.
+    /// The sum of their lengths.
     total: usize,
 }
 
@@ -183,9 +182,9 @@ impl Merger {
     }
 }
 
-/// UTF-16 code units in a piece of UTF-8.
+/// Counts the UTF-16 code units in UTF-8 text.
 fn utf16_len(utf8: &[u8]) -> usize {
-    // One for every byte that starts a character, one more for those outside the basic plane.
+    // One for every byte that starts a character, one more for characters outside the basic plane.
     utf8.iter().map(|&b| usize::from(b & 0xc0 != 0x80) + usize::from(b >= 0xf0)).sum()
 }
 

@@ -1,5 +1,4 @@
-//! Supabase Storage: where uploaded files lie. Read over HTTP with the
-//! service key, so what may be read is decided before.
+//! Supabase Storage, which holds uploaded files. Downloads use the service key, so the caller checks access before.
 
 use percent_encoding::utf8_percent_encode;
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
@@ -11,7 +10,7 @@ use crate::{allowance::Charge, error::Error, llm::azure::SEGMENT};
 
 /// The project's storage server.
 pub struct Storage {
-    /// The client.
+    /// The HTTP client.
     pub http: reqwest::Client,
     /// The project's URL.
     pub supabase_url: Url,
@@ -22,19 +21,18 @@ pub struct Storage {
 }
 
 impl Storage {
-    /// Downloads an object in the bucket `files` that is the user's.
+    /// Downloads an object in the bucket `files` that belongs to the user.
     ///
-    /// The path stands in a row that its owner can write, and the service key
-    /// opens everybody's folder: a folder that is named by somebody else's id is
-    /// refused. (chatbot-ui's own folders are all named by their owner's.)
+    /// The path comes from a row that its owner can write, and the service key opens every user's folder: a folder
+    /// named by another user's id is refused. (chatbot-ui names every folder by its owner's id.)
     ///
     /// # Errors
-    /// A sentence that begins with `Failed to retrieve file`; 413 for a file of
-    /// more than `MAX_FILE_BYTES`, 503 if the user's allowance of bytes is used up.
+    /// If the download fails: a sentence that begins with `Failed to retrieve file`; 413 for a file of more than
+    /// `MAX_FILE_BYTES`, 503 if the user's allowance of bytes is used up.
     pub async fn download(&self, user: Uuid, path: &str, charge: &mut Charge) -> Result<Vec<u8>, Error> {
         let limit = self.max_file_bytes;
         let failed =
-            |reason: &str| Error::Provider { status: 500, message: format!("Failed to retrieve file: {reason}") };
+            |reason: &str| Error::Failed { status: 500, message: format!("Failed to retrieve file: {reason}") };
         let key =
             self.service_key.as_ref().ok_or_else(|| failed("SUPABASE_SERVICE_ROLE_KEY is not set on the server"))?;
         let segments: Vec<&str> = path.split('/').collect();
@@ -51,7 +49,7 @@ impl Storage {
             .ok_or_else(|| failed("SUPABASE_SERVICE_ROLE_KEY is not a key"))?;
         let mut response = request.send().await.map_err(|_| failed("the storage server cannot be reached"))?;
         if !response.status().is_success() {
-            // Storage says 400 for an object that is not there.
+            // Storage's status for a missing object is 400.
             let reason = if matches!(response.status().as_u16(), 400 | 404) {
                 "Object not found".to_owned()
             } else {
@@ -59,7 +57,7 @@ impl Storage {
             };
             return Err(failed(&reason));
         }
-        let too_large = || Error::Provider {
+        let too_large = || Error::Failed {
             status: 413,
             message: format!("The file is larger than {limit} bytes, the most that this server takes"),
         };
@@ -75,11 +73,11 @@ impl Storage {
     }
 }
 
-/// Adds one of the project's API keys; `None` where it holds what no header may.
+/// Adds one of the project's API keys; `None` if it has characters that are not allowed in a header.
 pub fn with_key(request: reqwest::RequestBuilder, key: &str) -> Option<reqwest::RequestBuilder> {
     let mut apikey = HeaderValue::from_str(key).ok()?;
     apikey.set_sensitive(true);
     let request = request.header(HeaderName::from_static("apikey"), apikey);
-    // The newer keys are no tokens, and refused as such.
+    // The newer keys are not JWTs, and rejected as bearer tokens.
     Some(if key.starts_with("sb_") { request } else { request.header(AUTHORIZATION, format!("Bearer {key}")) })
 }

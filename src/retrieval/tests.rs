@@ -1,12 +1,15 @@
-//! The recordings in `tests/retrieval`: every file gives the passages and counts that a real
-//! chatbot-ui 2.0 stored for it.
+//! The recordings in `tests/retrieval`: every file must give the passages and counts that a real chatbot-ui 2.0 stored
+//! for it.
 
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::extract::{Error, FileKind};
-use super::{Chunk, chunks, file_chunks};
+use super::{
+    Chunk, chunks,
+    extract::{Error, FileKind},
+    file_chunks,
+};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/retrieval");
 
@@ -15,7 +18,7 @@ fn cases() -> Vec<Value> {
     serde_json::from_str(&json).unwrap()
 }
 
-/// The file of a case, and the kind its name says it is.
+/// Returns the file of a case, and its kind by name.
 fn file(case: &Value) -> Option<(FileKind, Vec<u8>)> {
     let file = case["file"].as_str().unwrap();
     let kind = FileKind::from_name(case["storedName"].as_str().unwrap_or(file))?;
@@ -82,7 +85,7 @@ fn recorded_failures_fail_in_words_that_name_the_format() {
 
 #[test]
 fn counting_ends_at_the_deadline_too() {
-    // Plain text is read in one step, without a look at the clock.
+    // Plain text is read in one step, without checking the time.
     assert_eq!(file_chunks(FileKind::Txt, b"some text", Instant::now()), Err(Error::TooSlow));
     assert_eq!(file_chunks(FileKind::Txt, b"", Instant::now()), Ok(Vec::new()));
 }

@@ -1,30 +1,31 @@
-//! How many tokens a passage has in `cl100k_base`, the encoding of OpenAI's embedding models.
+//! Counting a passage's tokens in `cl100k_base`, the encoding of OpenAI's embedding models.
 
-use std::collections::HashMap;
-use std::sync::{LazyLock, OnceLock};
+use std::{
+    collections::HashMap,
+    sync::{LazyLock, OnceLock},
+};
 
 use regex::Regex;
 use tiktoken::CoreBpe;
 
 use crate::js;
 
-/// How many bytes are counted at one go. Passages are far shorter; only a csv row that cannot be
-/// split can be longer, and the encoder needs some thirty times the memory of an unbroken run of
-/// letters.
+/// Bytes that are encoded at once. Passages are far shorter; only a csv row that cannot be split can be longer, and the
+/// encoder needs some thirty times the memory of an unbroken run of letters.
 const SLICE: usize = 64 * 1024;
 
-/// The number of tokens in `text`, as gpt-tokenizer 2.1.2 counts them.
+/// Counts the tokens in `text` as gpt-tokenizer 2.1.2 does.
 ///
-/// Differs: the original refuses a file with the words `<|endoftext|>` in it (and those of seven
-/// more special tokens). Here they are text like any other.
+/// Differs: the original refuses a file that contains `<|endoftext|>` or one of seven more special tokens. Here they
+/// are ordinary text.
 ///
-/// Differs: where not one word ends within 64 KiB, the count may be a token or two too high. The
-/// original's time grows with the square there.
+/// Differs: if no word ends within 64 KiB, the count may be a token or two too high. The original's time is quadratic
+/// there.
 pub fn count(text: &str) -> usize {
     let mut rest = text;
     let mut total = 0;
     while rest.len() > SLICE {
-        // Between a word and a space before a word, pieces end in any case.
+        // Between a word and the space before the next, pieces end in any case.
         let word_end = rest.as_bytes()[..SLICE]
             .array_windows()
             .rposition(|&[a, space, b]| a.is_ascii_alphabetic() && space == b' ' && b.is_ascii_alphabetic());
@@ -47,11 +48,11 @@ fn encoder() -> &'static CoreBpe {
     tiktoken::get_encoding("cl100k_base").expect("the feature vocab-cl100k_base builds it in")
 }
 
-/// The characters that JavaScript's regular expressions put into another class than Rust's: the byte
-/// order mark (white space), U+0085 (not white space) and U+0345 (a letter, when case is ignored).
+/// Characters that JavaScript's regular expressions class differently from Rust's: the byte order mark (white space),
+/// U+0085 (not white space) and U+0345 (a letter, when case is ignored).
 const DISPUTED: [char; 3] = ['\u{feff}', '\u{85}', '\u{345}'];
 
-/// Cuts `text` into the pieces that are encoded on their own, with JavaScript's classes.
+/// Splits `text` into the pieces that are encoded separately, with JavaScript's character classes.
 fn pieces(text: &str) -> impl Iterator<Item = &str> {
     static PIECE: LazyLock<Regex> = LazyLock::new(|| {
         let space = r"[[\s\x{FEFF}]--\x{85}]";
@@ -66,7 +67,7 @@ fn pieces(text: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(move || {
         let found = PIECE.find_at(text, at)?;
         let mut piece = found.as_str();
-        // The encoding's `\s+(?!\S)`: white space leaves its last character to the word after it.
+        // The encoding's `\s+(?!\S)`: white space leaves its last character to the following word.
         let before_word = text[found.end()..].chars().next().is_some_and(|c| !js::is_space(c));
         if before_word
             && !piece.ends_with(['\r', '\n'])
@@ -80,10 +81,10 @@ fn pieces(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Tokens of one piece. The encoder would take a piece with a disputed character apart again, so
-/// those are encoded here.
+/// Counts the tokens of one piece. The encoder would split a piece with a disputed character again, so those are
+/// encoded here.
 fn count_piece(piece: &str) -> usize {
-    /// Merging here takes time that grows with the square of the length.
+    /// Merging here takes quadratic time.
     const LONGEST: usize = 4096;
     if !piece.contains(DISPUTED) || piece.len() > LONGEST {
         return encoder().count(piece);
@@ -91,8 +92,7 @@ fn count_piece(piece: &str) -> usize {
     let ranks = ranks();
     let bytes = piece.as_bytes();
     let mut starts: Vec<usize> = (0..=bytes.len()).collect();
-    // Byte pair encoding: merge the two neighbours that make the token of the lowest rank, for as
-    // long as there are any.
+    // Byte pair encoding: merge the two neighbours that form the token of the lowest rank, as long as there are any.
     while let Some((_, at)) =
         starts.windows(3).enumerate().filter_map(|(at, ends)| Some((ranks.get(&bytes[ends[0]..ends[2]])?, at))).min()
     {
@@ -101,7 +101,7 @@ fn count_piece(piece: &str) -> usize {
     starts.len() - 1
 }
 
-/// The encoding's tokens and their ranks; made when the first disputed character turns up.
+/// The encoding's tokens and their ranks; built for the first disputed character.
 fn ranks() -> &'static HashMap<Vec<u8>, u32> {
     static RANKS: OnceLock<HashMap<Vec<u8>, u32>> = OnceLock::new();
     RANKS.get_or_init(|| {
@@ -114,7 +114,7 @@ fn ranks() -> &'static HashMap<Vec<u8>, u32> {
 mod tests {
     use super::*;
 
-    /// What gpt-tokenizer 2.1.2 counts.
+    /// Counts by gpt-tokenizer 2.1.2.
     #[test]
     fn counts_are_the_originals() {
         for (text, tokens) in [
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(count("a<|im_start|>b"), 8);
     }
 
-    /// Counted by gpt-tokenizer as well, whose classes are JavaScript's.
+    /// Also counted by gpt-tokenizer, whose classes are JavaScript's.
     #[test]
     fn disputed_characters_are_classed_as_in_javascript() {
         for (text, tokens) in [
@@ -154,7 +154,7 @@ mod tests {
         }
     }
 
-    /// Where nothing is disputed, the pieces must be those of the encoder.
+    /// Without disputed characters, the pieces equal those of the encoder.
     #[test]
     fn pieces_are_the_encoders() {
         let text = " It's 12345 o'clock,  DON'T\r\n\n go!!\n  x\t\ty é日本\u{a0}\u{3000}z  ".repeat(3);

@@ -1,5 +1,4 @@
-//! Which headers go through, and which are this server's to write
-//! (RFC 9110, 7.6).
+//! Filtering of headers: end-to-end headers are passed on, others are written by this server (RFC 9110, 7.6).
 
 use actix_web::{
     HttpRequest, HttpResponseBuilder,
@@ -8,12 +7,12 @@ use actix_web::{
 use reqwest::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE, VIA};
 use url::{Position, Url};
 
-use crate::http_client::guard;
+use crate::http_client::ssrf_guard;
 
-/// This server in `Via`.
+/// This server's entry in `Via`.
 const HOP: &str = "1.1 chatbot-ui-api";
 
-/// Headers that are for one connection only, and go no further.
+/// Hop-by-hop headers, which are not passed on.
 const ONE_CONNECTION: [&str; 9] = [
     "connection",
     "keep-alive",
@@ -26,8 +25,7 @@ const ONE_CONNECTION: [&str; 9] = [
     "upgrade",
 ];
 
-/// Where a request came from, as a proxy says: believed of one on this
-/// machine alone.
+/// Headers of proxies about the client's address; trusted only if the peer is on this machine.
 const ORIGIN: [&str; 7] = [
     "forwarded",
     "x-forwarded-for",
@@ -38,7 +36,7 @@ const ORIGIN: [&str; 7] = [
     "x-real-ip",
 ];
 
-/// Whether this server passed the request on before.
+/// Tells if this server has already passed the request on.
 pub fn came_through_here(headers: &Incoming) -> bool {
     headers.get_all(incoming::VIA).any(|value| {
         let value = String::from_utf8_lossy(value.as_bytes());
@@ -46,12 +44,11 @@ pub fn came_through_here(headers: &Incoming) -> bool {
     })
 }
 
-/// The request's headers for the front end. The host stays the client's, since
-/// Next.js compares it with the origin and makes redirects of it.
+/// Returns the request headers for the front end. `Host` stays the client's, since Next.js compares it with the origin
+/// and builds redirects from it.
 ///
-/// `X-Forwarded-*` are written by this server, and what the client says of
-/// them is dropped; of a proxy on this machine they are kept, and the address
-/// is added to `X-Forwarded-For`.
+/// `X-Forwarded-*` are written by this server, and the client's values are dropped; from a proxy on this machine they
+/// are kept, and the address is appended to `X-Forwarded-For`.
 pub fn for_front_end(request: &HttpRequest, protocol: Option<&str>) -> HeaderMap {
     let from = request.headers();
     let peer = request.peer_addr().map(|peer| peer.ip());
@@ -62,9 +59,9 @@ pub fn for_front_end(request: &HttpRequest, protocol: Option<&str>) -> HeaderMap
         let name = name.as_str();
         let dropped = ONE_CONNECTION.contains(&name)
             || named.iter().any(|named| named == name)
-            // Has been answered by this server.
+            // This server has answered it.
             || name == "expect"
-            // Next.js takes it for its own: with it, middleware is passed over.
+            // An internal header of Next.js that skips middleware.
             || name == "x-middleware-subrequest"
             || (ORIGIN.contains(&name) && !believed);
         if !dropped
@@ -101,9 +98,8 @@ pub fn for_front_end(request: &HttpRequest, protocol: Option<&str>) -> HeaderMap
     headers
 }
 
-/// The front end's headers for the client, but for those of the connection
-/// and the length, which goes with the body. A redirect to the front end's own
-/// address leads to this server instead.
+/// Copies the front end's response headers, except hop-by-hop headers and the length, which the body determines. A
+/// redirect to the front end's own address is changed to this server's.
 pub fn for_client(from: &HeaderMap, front_end: &Url, answer: &mut HttpResponseBuilder) {
     let named = named_by_connection(from.get_all(CONNECTION).iter().map(HeaderValue::as_bytes));
     for (name, value) in from {
@@ -118,16 +114,15 @@ pub fn for_client(from: &HeaderMap, front_end: &Url, answer: &mut HttpResponseBu
     }
 }
 
-/// The path of a URL that leads to the front end itself: Next.js makes some of
-/// its redirects of the address that it listens on, which no browser elsewhere
-/// can reach.
+/// Returns the path of a URL that points at the front end itself: Next.js builds some redirects from its listen
+/// address, which browsers elsewhere cannot reach.
 fn path_here(to: &str, front_end: &Url) -> Option<String> {
     let to = Url::parse(to).ok()?;
     let (host, theirs) = (to.host_str()?, front_end.host_str()?);
-    let here = |host: &str| guard::is_this_machine(host) || matches!(host, "0.0.0.0" | "[::]");
+    let here = |host: &str| ssrf_guard::is_this_machine(host) || matches!(host, "0.0.0.0" | "[::]");
     let same_host = host == theirs || (here(host) && here(theirs));
     let same_port = to.port_or_known_default() == front_end.port_or_known_default();
-    // Two slashes would be another host.
+    // Two slashes would begin another host.
     (to.scheme() == front_end.scheme() && same_host && same_port && !to.path().starts_with("//"))
         .then(|| to[Position::BeforePath..].to_owned())
 }

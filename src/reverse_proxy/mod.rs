@@ -1,9 +1,8 @@
-//! With `FRONTEND_URL`, this server is the one address: what is not its own
-//! goes to the Next.js app there, and comes back as it is.
+//! Reverse proxy: with `FRONTEND_URL`, one address serves everything. Requests for other paths go to the Next.js app,
+//! and its responses come back unchanged.
 //!
-//! Nothing is kept on the way: a body is passed on piece by piece in both
-//! directions, as fast as the slower side takes it, and whoever leaves takes
-//! the other's connection along.
+//! Nothing is stored: bodies are streamed in both directions, at the pace of the slower side, and if one side
+//! disconnects, so does the other.
 
 mod headers;
 mod upgrade;
@@ -35,8 +34,7 @@ use crate::{
     telemetry::RequestLog,
 };
 
-/// Fallback handler: passes a request on to the front end, unless its path is
-/// this server's.
+/// Fallback handler: passes a request on to the front end, unless its path belongs to this server.
 pub fn route() -> Route {
     web::to(
         async |request: HttpRequest, payload: Payload| {
@@ -45,13 +43,13 @@ pub fn route() -> Route {
     )
 }
 
-/// The front end, and this worker's client of it.
+/// The front end's address, and this worker's client for it.
 pub struct ReverseProxy {
     /// `FRONTEND_URL`.
     pub base_url: Url,
     /// `FRONTEND_TIMEOUT`.
     pub timeout: Duration,
-    /// Its client.
+    /// The HTTP client.
     pub client: reqwest::Client,
 }
 
@@ -68,10 +66,10 @@ async fn pass_on(request: HttpRequest, payload: Payload) -> Result<HttpResponse,
         return Err(Error::FrontEnd {
             status: StatusCode::LOOP_DETECTED,
             message: "FRONTEND_URL leads back to this server. It must be the address of the Next.js app.",
-            detail: "a request came back".to_owned(),
+            detail: "a request came back to this server".to_owned(),
         });
     }
-    let protocol = upgrade::asked_for(&request);
+    let protocol = upgrade::requested(&request);
     let mut outgoing = client.request(method, url).headers(headers::for_front_end(&request, protocol));
     let mut payload = Some(payload);
     let (sent, all_sent) = oneshot::channel();
@@ -98,7 +96,7 @@ async fn pass_on(request: HttpRequest, payload: Payload) -> Result<HttpResponse,
             let error = Error::FrontEnd {
                 status: StatusCode::GATEWAY_TIMEOUT,
                 message: "The front end did not answer in time.",
-                detail: "the front end did not take the request, or begin its answer, within FRONTEND_TIMEOUT".to_owned(),
+                detail: "the front end did not take the request, or begin its response, within FRONTEND_TIMEOUT".to_owned(),
             };
             return Ok(page_or(&request, error));
         }
@@ -118,15 +116,15 @@ fn has_body(request: &HttpRequest) -> bool {
     request.headers().contains_key(CONTENT_LENGTH) || request.headers().contains_key(TRANSFER_ENCODING)
 }
 
-/// The same path and query at the front end.
+/// Returns the URL of the same path and query at the front end.
 fn target(base: &Url, request: &HttpRequest) -> Option<Url> {
     let path = request.uri().path_and_query()?.as_str();
     let origin = base.as_str().trim_end_matches('/');
     path.starts_with('/').then(|| Url::parse(&format!("{origin}{path}")).ok())?
 }
 
-/// Waits until the whole request was handed over, and then as long as the
-/// front end has for the head of its answer; or until it does not take more.
+/// Waits until the whole request is sent plus the time limit for the response's head; or until the front end stops
+/// reading.
 async fn late(all_sent: oneshot::Receiver<()>, limit: Duration) {
     let stuck = all_sent.await.is_ok();
     if !stuck {
@@ -134,15 +132,14 @@ async fn late(all_sent: oneshot::Receiver<()>, limit: Duration) {
     }
 }
 
-/// A client's body for the front end: one piece is under way at a time. At its
-/// end, `sent` is dropped; it is used where a piece is not taken for `limit`.
+/// A client's body for the front end, one chunk at a time. `sent` is dropped at its end; it is signalled if a chunk is
+/// not read within `limit`.
 fn body(
     payload: impl Stream<Item = Result<Bytes, PayloadError>> + 'static,
     sent: oneshot::Sender<()>,
     limit: Duration,
 ) -> reqwest::Body {
-    // Between the worker, which alone may touch the payload, and the client,
-    // which wants what may move between threads.
+    // Connects the worker, the only thread that may use the payload, with the client, which requires a `Send` stream.
     let (mut sender, receiver) = mpsc::channel::<io::Result<Bytes>>(0);
     actix_web::rt::spawn(async move {
         let mut sent = Some(sent);
@@ -153,7 +150,7 @@ fn body(
             let taken = match timeout(limit, &mut sending).await {
                 Ok(taken) => taken,
                 Err(_) => {
-                    // Not the end of the body: that would make half of it whole.
+                    // A clean end here would make a partial body look complete.
                     if let Some(sent) = sent.take() {
                         let _ = sent.send(());
                     }
@@ -168,7 +165,7 @@ fn body(
     reqwest::Body::wrap_stream(receiver)
 }
 
-/// The answer's body, piece by piece, with its length where that is known.
+/// The response body, chunk by chunk, with its length if known.
 fn relay(
     request: &HttpRequest,
     response: reqwest::Response,
@@ -193,13 +190,12 @@ fn relay(
     }
 }
 
-/// The front end broke off: so does this server.
+/// The front end aborted its response, and so does this server.
 #[derive(Debug, thiserror::Error)]
 #[error("the front end's answer is cut")]
 struct Cut;
 
-/// No answer from the front end: a page for people, which tries again by
-/// itself, and an error for programs.
+/// An unavailable front end: a page that reloads itself for people, an error for programs.
 fn page_or(request: &HttpRequest, error: Error) -> HttpResponse {
     let response = HttpResponse::from_error(error);
     let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();

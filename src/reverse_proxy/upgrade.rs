@@ -1,5 +1,4 @@
-//! Connections that change their protocol: WebSockets, which Next.js uses for
-//! hot reload. The bytes are passed on as they are, both ways.
+//! Protocol upgrades: WebSockets, which Next.js uses for hot reload. Bytes are passed on unchanged in both directions.
 
 use std::io;
 
@@ -18,26 +17,24 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{drain::Drain, error::Error};
 
-/// The protocol that a client wants to change to. WebSockets only: behind
-/// another, such as `h2c`, a client could send the front end whatever it
-/// likes, past every rule of this server. And no request with a body: the
-/// front end would wait for it, and take another client's request for it.
-pub fn asked_for(request: &HttpRequest) -> Option<&str> {
+/// Returns the protocol that a client wants to upgrade to. WebSockets only: through another, such as `h2c`, a client
+/// could send anything to the front end, past every rule of this server. Requests with a body are excluded: the front
+/// end would wait for it, and read another client's request as the body.
+pub fn requested(request: &HttpRequest) -> Option<&str> {
     if super::has_body(request) {
         return None;
     }
     let mut options = request.headers().get_all(CONNECTION).filter_map(|value| value.to_str().ok());
-    let asked = options.any(|value| value.split(',').any(|option| option.trim().eq_ignore_ascii_case("upgrade")));
+    let is_upgrade = options.any(|value| value.split(',').any(|option| option.trim().eq_ignore_ascii_case("upgrade")));
     let protocol = request.headers().get(UPGRADE)?.to_str().ok()?;
-    (asked && request.method() == Method::GET && protocol.eq_ignore_ascii_case("websocket")).then_some(protocol)
+    (is_upgrade && request.method() == Method::GET && protocol.eq_ignore_ascii_case("websocket")).then_some(protocol)
 }
 
-/// Joins the client's connection with the front end's until one side closes,
-/// or the server is told to stop: such a connection ends by itself only when
-/// a tab is closed.
+/// Joins the client's connection with the front end's until one side closes, or the server shuts down: such a
+/// connection otherwise ends only when a tab is closed.
 ///
 /// # Errors
-/// Where the front end's connection cannot be taken over.
+/// If the front end's connection cannot be taken over.
 pub async fn relay(
     response: reqwest::Response,
     mut payload: Payload,
@@ -54,7 +51,7 @@ pub async fn relay(
                 return;
             }
         }
-        // The client has gone: an error here says that the front end has too.
+        // The client has disconnected: an error here means that the front end has too.
         let _ = write.shutdown().await;
     });
     let pieces = stream::try_unfold((read, BytesMut::new()), move |(mut read, mut buffer)| {

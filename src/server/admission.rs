@@ -1,5 +1,5 @@
-//! Admission control: enforces `MAX_REQUESTS`, refuses new requests while
-//! draining, and ties what a request holds to the end of its answer.
+//! Admission control: enforces `MAX_REQUESTS`, refuses new requests while draining, and keeps a request's resources
+//! until the end of its response.
 
 use std::{
     cell::RefCell,
@@ -26,8 +26,7 @@ use crate::{
     telemetry::RequestLog,
 };
 
-/// Health probes are answered even while draining or full, so that
-/// orchestrators do not kill a busy server.
+/// Health probes are answered even while draining or full, so that orchestrators do not kill a busy server.
 const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
 /// The limit on requests in flight.
@@ -55,11 +54,10 @@ impl Admission {
     }
 }
 
-/// Admits a request and counts it as in flight until its answer's last byte
-/// was handed over or its client has left.
+/// Admits a request and counts it as in flight until its response is sent or its client has disconnected.
 ///
 /// # Errors
-/// If the service inside returned one.
+/// If the inner service returns one.
 pub async fn admit(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -95,9 +93,8 @@ pub async fn admit(
     }))
 }
 
-/// Keeps a request's body until its answer's end. actix reads a chunked body
-/// that was dropped unread on without a limit and discards it; while it is
-/// held, actix closes the connection instead.
+/// Holds a request's payload until the end of the response. If a chunked payload is dropped unread, actix reads and
+/// discards the rest without a limit; while it is held, actix closes the connection instead.
 fn hold_payload(request: &mut ServiceRequest) -> Option<Rc<RefCell<Payload>>> {
     let payload = request.take_payload();
     if matches!(payload, Payload::None) {
@@ -110,7 +107,7 @@ fn hold_payload(request: &mut ServiceRequest) -> Option<Rc<RefCell<Payload>>> {
     Some(held)
 }
 
-/// An answer's body with the guards that live until its end.
+/// A response body with the guards that live until its end.
 struct GuardedBody {
     body: BoxBody,
     _in_flight: InFlight,
@@ -118,7 +115,7 @@ struct GuardedBody {
     _admitted: Option<InFlight>,
     _slot: Option<Slot>,
     _payload: Option<Rc<RefCell<Payload>>>,
-    /// So that the request's line is written at the answer's end.
+    /// Kept so that the request's log line is written at the end of the response.
     _log: Option<RequestLog>,
 }
 

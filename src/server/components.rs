@@ -1,5 +1,5 @@
-//! All components of a server, one `Data` each, and how an app gets them. The
-//! only file that knows all of them: handlers take what they need.
+//! All components of a server, one `Data` each, and their installation in an app. The only file that knows all of them:
+//! handlers take what they need.
 
 use std::io;
 
@@ -14,7 +14,7 @@ use crate::{
     db::Db,
     drain::Drain,
     http::{body::BodyLimits, respond::AnswerSettings, user::TrustedOrigins},
-    http_client::{ClientFactory, guard},
+    http_client::{ClientFactory, ssrf_guard},
     llm::{BaseUrls, Providers},
     rate_limit::RateLimits,
     retrieval::{ingest::Ingest, local::LocalEmbeddings, storage::Storage},
@@ -23,7 +23,7 @@ use crate::{
     tools::ToolClient,
 };
 
-/// The components that all workers share, and what a worker's own are made of.
+/// The components that all workers share, and the settings of those that each worker has.
 #[derive(Clone)]
 pub(super) struct Components {
     pub db: Data<Db>,
@@ -51,11 +51,11 @@ struct WorkerSettings {
 }
 
 impl Components {
-    /// Makes the components. Connects to nothing yet.
+    /// Creates the components. Opens no connection.
     ///
     /// # Errors
     /// If TLS, an HTTP client or telemetry cannot be set up.
-    pub fn new(config: &Config, lookup: guard::Lookup) -> io::Result<Self> {
+    pub fn new(config: &Config, lookup: ssrf_guard::Lookup) -> io::Result<Self> {
         // A proxy is for addresses outside this machine.
         let use_proxy = !config.base_urls.all_on_this_machine();
         let clients = ClientFactory::new(config.http_client.clone(), use_proxy, lookup)?;
@@ -101,7 +101,7 @@ impl Components {
                 front_end: config.frontend_url.clone().map(|url| (url, config.frontend_timeout)),
             },
         };
-        // Here too, so that a failure stops the start instead of a worker.
+        // Tried here too, so that a failure stops the start instead of a worker.
         components.worker_clients().map_err(io::Error::other)?;
         Ok(components)
     }

@@ -1,15 +1,13 @@
-//! Front ends on another address: `CORS_ORIGINS`.
+//! CORS, for front ends on another origin: `CORS_ORIGINS`.
 
 use actix_cors::Cors;
 use actix_web::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 
-/// How long a browser may remember what it was allowed, in seconds. Chromium
-/// remembers for two hours at most.
+/// Time for which a browser may cache a preflight response, in seconds. Chromium's maximum is two hours.
 const MAX_AGE: usize = 7200;
 
-/// Lets pages of these origins call the routes with the user's cookie or a
-/// bearer, and read the headers that are meant for them. Others are answered
-/// as before; it is the browser that keeps the answer from them.
+/// Lets pages of these origins call the routes with the user's cookie or a bearer token, and read the exposed headers.
+/// Requests from other origins are answered as usual; the browser withholds the response.
 pub fn allow(origins: &[String]) -> Cors {
     let cors = Cors::default()
         .allowed_methods(["GET", "HEAD", "POST"])

@@ -9,14 +9,14 @@ use actix_web::{
 
 use crate::http::{path::is_api, user::SEC_FETCH_SITE};
 
-/// The headers that are read of a request below `/api/` once it is admitted.
+/// The headers that handlers read from a request below `/api/` after its admission.
 const READ: [HeaderName; 7] = [ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, ORIGIN, SEC_FETCH_SITE];
 
-/// Removes a request's other headers. They would be held until the first text
-/// comes, for minutes maybe: a browser's seventeen take 7 KB, these 2.
+/// Removes a request's other headers. They would stay in memory until the first text, possibly for minutes: a browser's
+/// seventeen headers take 7 KB, these 2.
 ///
 /// # Errors
-/// If the service inside returned one.
+/// If the inner service returns one.
 pub async fn keep_what_is_read(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,

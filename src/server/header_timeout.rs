@@ -1,11 +1,9 @@
 //! Idle and slow-header timeout for client connections.
 //!
-//! actix gives a connection's first request head five seconds, and lets a
-//! connection be silent for five between two requests. But the first byte of a
-//! second head stops both clocks: a client that sends the rest of it a byte a
-//! second, or never, would keep the connection for ever. The clock here runs
-//! while no request is active: from the end of one answer to the whole head of
-//! the next request.
+//! actix allows five seconds for a connection's first request head, and five of silence between two requests. But the
+//! first byte of a second head stops both timers: a client that sends the rest a byte a second, or never, would keep
+//! the connection forever. The timer here runs while no request is active: from the end of a response to the complete
+//! head of the next request.
 
 use std::{
     cell::Cell,
@@ -18,8 +16,7 @@ use actix_web::rt::{self, net::TcpStream, task::JoinHandle};
 use socket2::{SockRef, Socket};
 use tokio::time::{Instant, sleep_until};
 
-/// Watches one connection until it is dropped. Belongs into the connection's
-/// data.
+/// Watches one connection until it is dropped. Stored in the connection's data.
 pub struct ConnectionWatch {
     connection: Rc<Connection>,
     task: JoinHandle<()>,
@@ -33,9 +30,8 @@ struct Connection {
 }
 
 impl ConnectionWatch {
-    /// Begins to watch a connection, which may be idle for `limit`. If this
-    /// process may open no more files, the connection is closed instead and
-    /// `None` returned.
+    /// Watches a connection, which may be idle for `limit`. If this process cannot open another file, the connection is
+    /// closed instead and `None` returned.
     pub fn new(stream: &TcpStream, limit: Duration) -> Option<Self> {
         let stream = SockRef::from(stream);
         let socket = stream.try_clone().inspect_err(|error| {
@@ -47,7 +43,7 @@ impl ConnectionWatch {
         Some(Self { task: rt::spawn(close_when_idle(Rc::downgrade(&connection), limit)), connection })
     }
 
-    /// Stops the clock until the guard is dropped.
+    /// Stops the timer until the guard is dropped.
     pub fn request(&self) -> ActiveRequest {
         self.connection.active.update(|count| count + 1);
         ActiveRequest(self.connection.clone())
@@ -75,8 +71,7 @@ async fn close_when_idle(connection: Weak<Connection>, limit: Duration) {
         let now = Instant::now();
         let since = if connection.active.get() > 0 { now } else { connection.idle_since.get() };
         if since + limit <= now {
-            // actix takes this for the client's end of sending: what was
-            // answered still goes out.
+            // actix treats this as the client's end of input: pending output is still sent.
             if let Err(error) = connection.socket.shutdown(Shutdown::Read) {
                 tracing::debug!(%error, "closing an idle connection");
             }

@@ -1,5 +1,4 @@
-//! `/metrics` on a listener of its own, so that access to metrics and to chats
-//! can be granted apart.
+//! `/metrics` on its own listener, so that access to metrics and to chats can be granted separately.
 
 use std::{
     io,
@@ -20,11 +19,11 @@ use crate::error::Error;
 /// Binds `METRICS_ADDR`.
 ///
 /// # Errors
-/// If it cannot be bound; the sentence names the variable.
+/// If binding fails; the sentence names the variable.
 pub fn bind(host: &str, port: u16) -> io::Result<TcpListener> {
     let listener = TcpListener::bind((host, port)).map_err(|error| {
         io::Error::other(format!(
-            "METRICS_ADDR {host}:{port} cannot be listened on: {error}. It must be an address of this machine with a port that is free and yours to use"
+            "METRICS_ADDR {host}:{port} cannot be listened on: {error}. It must be an address of this machine with a port that is free and permitted"
         ))
     })?;
     if let Ok(address) = listener.local_addr() {
@@ -40,7 +39,7 @@ fn announce(address: SocketAddr) {
     }
 }
 
-/// Answers `/metrics`.
+/// Serves `/metrics`.
 ///
 /// # Errors
 /// If the listener cannot be used.

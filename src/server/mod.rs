@@ -28,25 +28,23 @@ use socket2::{SockRef, TcpKeepalive};
 use crate::{
     config::Config,
     http::{table, user},
-    http_client::guard,
+    http_client::ssrf_guard,
     playground, reverse_proxy,
     telemetry::{self, Telemetry},
 };
 use components::Components;
 use header_timeout::ConnectionWatch;
 
-/// Serves on `listener` until `stop` resolves. Then new requests are refused,
-/// and those in flight have [`Config::shutdown_grace`] to finish. When `stop`
-/// resolves a second time, it stops at once.
+/// Serves on `listener` until `stop` resolves. Then new requests are refused, and those in flight have
+/// [`Config::shutdown_grace`] to finish. When `stop` resolves a second time, it stops at once.
 ///
 /// # Errors
 /// If the listener or TLS for the providers cannot be used.
 pub async fn serve(config: Config, listener: TcpListener, stop: impl AsyncFnMut()) -> io::Result<()> {
-    serve_with(config, listener, stop, guard::system_lookup, |_| {}).await
+    serve_with(config, listener, stop, ssrf_guard::system_lookup, |_| {}).await
 }
 
-/// [`serve`], with another way to resolve the names of user-chosen URLs, and
-/// with additional routes.
+/// [`serve`], with another way to resolve the names of user-chosen URLs, and with additional routes.
 ///
 /// # Errors
 /// As [`serve`].
@@ -54,7 +52,7 @@ pub async fn serve_with(
     config: Config,
     listener: TcpListener,
     mut stop: impl AsyncFnMut(),
-    lookup: guard::Lookup,
+    lookup: ssrf_guard::Lookup,
     more_routes: impl Fn(&mut ServiceConfig) + Clone + Send + 'static,
 ) -> io::Result<()> {
     let metrics = config.metrics_addr.as_ref().map(|(host, port)| metrics_listener::bind(host, *port)).transpose()?;
@@ -63,8 +61,7 @@ pub async fn serve_with(
     actix_web::rt::spawn(async move { rate_limits.keep_connected().await });
     let server = build(&config, listener, &components, more_routes)?;
     if let Some(listener) = metrics {
-        // Runs until the process or its runtime ends, so that the last streams
-        // can be watched.
+        // Runs until the process or its runtime ends, so that the last streams can be observed.
         actix_web::rt::spawn(metrics_listener::serve(listener, components.clone())?);
     }
     let handle = server.handle();
@@ -99,7 +96,7 @@ pub async fn serve_with(
     Ok(())
 }
 
-/// Sets up the HTTP server: one app a worker, the middleware, the sockets.
+/// Sets up the HTTP server: one app per worker, the middleware, the sockets.
 fn build(
     config: &Config,
     listener: TcpListener,
@@ -107,8 +104,8 @@ fn build(
     more_routes: impl Fn(&mut ServiceConfig) + Clone + Send + 'static,
 ) -> io::Result<Server> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    // Twice MAX_REQUESTS: connections that are idle, wait, are told that the
-    // server is full, or are health probes; more wait in the kernel's queue.
+    // Twice MAX_REQUESTS, because some connections are idle, waiting, refused, or health probes; more wait in the
+    // kernel's queue.
     let connections = config.max_requests.saturating_mul(2).div_ceil(workers).max(64);
     let (client_timeout, grace) = (config.client_timeout, config.shutdown_grace);
     let (origins, has_front_end) = (config.cors_origins.clone(), config.frontend_url.is_some());
@@ -126,7 +123,7 @@ fn build(
             .wrap(from_fn(user::set_refreshed_cookies))
             .wrap(CatchPanic::default())
             .wrap(from_fn(admission::admit))
-            // Outermost but for the log, so that every refusal has them too.
+            // Outermost except for the log, so that error responses get the headers too.
             .wrap(Condition::new(!origins.is_empty(), cors::allow(&origins)))
             .wrap(from_fn(security_headers::add))
             .wrap(from_fn(telemetry::record_request))
@@ -134,10 +131,9 @@ fn build(
     let server = server
         .workers(workers)
         .max_connections(connections)
-        // Else actix takes the FIN of a client that leaves for a half-closed
-        // connection and goes on reading from the provider.
+        // Otherwise actix treats the FIN of a disconnecting client as half-closed and keeps reading from the provider.
         .h1_allow_half_closed(false)
-        // Else every other small write waits for an acknowledgement, up to 40 ms.
+        // Otherwise every other small write waits for an acknowledgement, up to 40 ms.
         .tcp_nodelay(true)
         .on_connect(move |connection, data| {
             data.insert(drain.connection());
@@ -146,29 +142,26 @@ fn build(
                 ConnectionWatch::new(stream, client_timeout).map(|watch| data.insert(watch));
             }
         })
-        // Beyond our own limit in `serve_with`.
+        // Longer than our own limit in `serve_with`.
         .shutdown_timeout(grace.as_secs() + 1)
         .disable_signals()
         .listen(listener)?;
     Ok(server.run())
 }
 
-/// Requests that had arrived when draining began have been read by then.
+/// By then, requests that arrived before draining began have been read.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// Waits for the requests in flight, then closes the listener and the idle
-/// connections.
+/// Waits for the requests in flight, then closes the listener and the idle connections.
 async fn finish(components: &Components, handle: &ServerHandle) {
     tokio::time::sleep(SETTLE).await;
     components.drain.requests_finished().await;
-    // The command is sent by the call; the server carries it out as it is
-    // polled, but checks only once a second whether it is done.
+    // The call sends the command; the server executes it when polled, but checks for completion only once a second.
     drop(handle.stop(true));
     components.drain.connections_closed().await;
 }
 
-/// Waits until aborted requests have written their log lines: workers drop
-/// them only after reporting that they stopped.
+/// Waits until aborted requests have written their log lines: workers drop them only after reporting that they stopped.
 async fn wait_for_log_lines(telemetry: &Telemetry) {
     let written = async {
         while telemetry.unwritten() > 0 {
@@ -180,13 +173,11 @@ async fn wait_for_log_lines(telemetry: &Telemetry) {
     }
 }
 
-/// Sets keepalive, which detects a client that vanished without a FIN while
-/// nothing is in flight, and the user timeout, which does while something is:
-/// keepalive does not probe then. The latter also ends clients that stop
-/// reading for good.
+/// Sets keepalive, which detects a vanished client (no FIN) while nothing is in flight, and the user timeout, which
+/// detects it while data is in flight: keepalive does not probe then. The latter also ends clients that stop reading.
 fn detect_vanished_client(stream: &TcpStream, timeout: Duration) {
     let socket = SockRef::from(stream);
-    // Whole seconds; zero would be refused.
+    // Whole seconds; zero would be rejected.
     let part = |part: u32| (timeout / part).max(Duration::from_secs(1));
     let keepalive = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(part(2)).with_interval(part(6)));
     #[cfg(target_os = "linux")]

@@ -1,4 +1,4 @@
-//! Security headers of answers: what a browser must not do with them.
+//! Security headers of responses: restrictions on browsers.
 
 use actix_web::{
     body::MessageBody,
@@ -11,21 +11,19 @@ use actix_web::{
 
 use crate::http::path::is_api;
 
-/// Defaults for headers that an answer does not set itself. A stream sets
-/// `no-cache`, which proxies know.
+/// Defaults for headers that a response does not set itself. A stream sets `no-cache`, which proxies respect.
 const DEFAULTS: [(HeaderName, HeaderValue); 3] = [
-    // Should it become a page all the same: one that does nothing.
+    // If a browser renders it as a page after all, nothing in it runs.
     (CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'")),
     (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
-    // Each answer is for one user.
+    // Each response is for one user.
     (CACHE_CONTROL, HeaderValue::from_static("no-store")),
 ];
 
-/// Adds [`DEFAULTS`] to answers below `/api/`, errors included, and `nosniff`
-/// everywhere.
+/// Adds [`DEFAULTS`] to answers below `/api/`, errors included, and `nosniff` everywhere.
 ///
 /// # Errors
-/// If the service inside returned one.
+/// If the inner service returns one.
 pub async fn add(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -33,7 +31,7 @@ pub async fn add(
     let mut response = next.call(request).await?;
     let of_api = is_api(response.request().path());
     let headers = response.headers_mut();
-    // A model's words may look like a page.
+    // A model's text may look like HTML.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if of_api {
         for (name, value) in DEFAULTS {

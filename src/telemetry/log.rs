@@ -1,5 +1,4 @@
-//! What of the log is checked and caught: `RUST_LOG`, lines of other crates,
-//! and panics.
+//! Log configuration: `RUST_LOG`, filtering of other crates' lines, and panics.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -12,8 +11,7 @@ use std::{
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
 
-/// What a directive without a level may begin with: the parts of this server
-/// that write to the log.
+/// The targets that a directive without a level may name: the parts of this server that write to the log.
 const TARGETS: [&str; 11] = [
     "chatbot_ui_api",
     "actix",
@@ -28,13 +26,12 @@ const TARGETS: [&str; 11] = [
     "tokenizers",
 ];
 
-/// Reads `RUST_LOG`.
+/// Parses `RUST_LOG`.
 ///
 /// # Errors
-/// What is wrong with it, to be put after its name.
+/// If it is invalid: the problem, to be appended to the variable's name.
 pub fn filter(directives: &str) -> Result<EnvFilter, String> {
-    // A word that is no level would be taken for a target that never writes,
-    // and silence everything.
+    // A misspelt level would be parsed as a target that never writes, and silence everything.
     let unknown = directives.split(',').map(str::trim).find(|directive| {
         let is_level = directive.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
         let is_target = directive.contains(['=', '[']) || TARGETS.iter().any(|target| directive.starts_with(target));
@@ -42,19 +39,17 @@ pub fn filter(directives: &str) -> Result<EnvFilter, String> {
     });
     if let Some(unknown) = unknown {
         return Err(format!(
-            "has `{unknown}`, which is no level (off, error, warn, info, debug, trace) and nothing of this server; directives look like `info,sqlx=warn`"
+            "has `{unknown}`, which is neither a level (off, error, warn, info, debug, trace) nor a part of this server; directives look like `info,sqlx=warn`"
         ));
     }
     EnvFilter::try_new(directives)
         .map_err(|error| format!("must be a level or directives such as `info,sqlx=warn`: {error}"))
 }
 
-/// Whether a line may be written at all, whatever `RUST_LOG` says. What others
-/// write for finding their bugs holds what passes through them: URLs with a
-/// tool's arguments in the query, and headers with keys.
+/// Tells if a line may be written at all, whatever `RUST_LOG` says. Debug lines of other crates hold the data that
+/// passes through them: URLs with a tool's arguments in the query, and headers with keys.
 pub fn may_be_written(target: &str, level: Level) -> bool {
-    /// Silent below `info`: they name URLs, header by header what is sent and
-    /// what comes, and the messages of a TLS handshake.
+    /// Silent below `info`: they log URLs, every header in both directions, and the messages of TLS handshakes.
     const QUIET: [&str; 4] = ["reqwest", "h2", "rustls", "hyper"];
     let from = |name: &str| target.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
     let most = if from("chatbot_ui_api") {
@@ -70,9 +65,8 @@ pub fn may_be_written(target: &str, level: Level) -> bool {
     level <= most
 }
 
-/// Writes log lines to standard error with C1 controls, line separators and
-/// bidirectional controls escaped as `\uXXXX`: what a client named something
-/// must not reorder or colour a line in a terminal or a viewer.
+/// Writes log lines to standard error with C1 controls, line separators and bidirectional controls escaped as `\uXXXX`:
+/// names from a client must not reorder or colour a line in a terminal or a viewer.
 pub struct EscapingWriter;
 
 impl io::Write for EscapingWriter {
@@ -108,18 +102,18 @@ thread_local! {
     static LAST_PANIC: Cell<Option<String>> = const { Cell::new(None) };
 }
 
-/// Where this thread panicked last, said once.
+/// Returns the location of this thread's last panic, once.
 pub fn last_panic() -> Option<String> {
     LAST_PANIC.take()
 }
 
-/// Sends panics to the log, as every other line. Never with their words: those
-/// of a cut in the middle of a character quote the whole text, a prompt maybe.
+/// Logs panics like any other line. Never with their message: that of a slice within a character quotes the whole text,
+/// possibly a prompt.
 pub fn panics() {
     std::panic::set_hook(Box::new(|panic| {
         let at = panic.location().map(ToString::to_string);
         let backtrace = Backtrace::capture();
-        // Only where RUST_BACKTRACE asks for one.
+        // Only if RUST_BACKTRACE requests one.
         let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
         tracing::error!(at, backtrace, "a panic: a bug of this server");
         LAST_PANIC.set(at);

@@ -1,10 +1,7 @@
-//! Metrics in Prometheus' format. `docs/operations.md` lists them for
-//! operators.
+//! Metrics in Prometheus' format. `docs/operations.md` lists them for operators.
 //!
-//! No label grows without bound: routes are patterns, unknown ones are one,
-//! providers are names of ours, models are none. Whatever is counted of a
-//! request is counted at its end, in one go; only open streams are counted as
-//! they begin.
+//! No label grows without bound: routes are patterns, with one value for unknown paths; providers are this server's
+//! names; models are not a label. A request is counted once, at its end; only open streams are counted at their start.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -19,14 +16,14 @@ use prometheus::{
 use super::{Ended, RequestRecord};
 
 const NAMESPACE: &str = "chatbot_ui_api";
-/// For what a provider takes: a fast first text to a slow whole answer.
+/// Buckets for a provider's time: from a fast first text to a slow complete response.
 const WAITS: [f64; 14] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 30.0, 60.0, 120.0, 300.0];
-/// For whole requests: `/healthz` to a long answer.
+/// Buckets for whole requests: from `/healthz` to a long response.
 const DURATIONS: [f64; 12] = [0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 180.0, 600.0];
-/// For our own part.
+/// Buckets for this server's own time.
 const OVERHEADS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
 
-/// The label of a request that is for no provider known by name.
+/// The provider label of a request without a known provider.
 const NONE: &str = "none";
 
 /// Numbers of other components at the time of a scrape.
@@ -53,15 +50,15 @@ pub struct PoolGauges {
     pub idle: u32,
     /// The most connections.
     pub max: u32,
-    /// Statements that wait for a connection now.
+    /// Statements waiting for a connection now.
     pub waiting: u32,
-    /// Statements that have waited so far, if only for no time.
+    /// Statements that have waited so far, however briefly.
     pub waited: u64,
-    /// Time that these waited in all.
+    /// The time they waited in total.
     pub wait: Duration,
 }
 
-/// Everything that is counted, and its registry.
+/// All metrics, and their registry.
 pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
@@ -70,7 +67,7 @@ pub struct Metrics {
     provider_waits: HistogramVec,
     tool_waits: HistogramVec,
     overheads: HistogramVec,
-    /// By provider for those who look, and in all for the server itself.
+    /// By provider for `/metrics`, and summed for the server itself.
     streams_open: IntGaugeVec,
     open: AtomicUsize,
     streams: IntCounterVec,
@@ -88,10 +85,10 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Nothing counted yet.
+    /// Creates all metrics, at zero.
     ///
     /// # Errors
-    /// Two metrics of one name.
+    /// If two metrics have the same name.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         #[cfg(target_os = "linux")]
@@ -123,21 +120,21 @@ impl Metrics {
             provider_waits: histograms(
                 at,
                 "provider_wait_seconds",
-                "What a request waited for a provider before its answer could begin, retries included, by provider.",
+                "Time that a request waited for a provider before its response could begin, retries included, by provider.",
                 &["provider"],
                 &WAITS,
             )?,
             tool_waits: histograms(
                 at,
                 "tool_wait_seconds",
-                "What a request waited for a model's tools, by provider.",
+                "Time that a request waited for a model's tools, by provider.",
                 &["provider"],
                 &WAITS,
             )?,
             overheads: histograms(
                 at,
                 "overhead_seconds",
-                "Of the time to the first text, what was waited for neither a provider nor tools, by provider.",
+                "The part of the time to the first text that was not spent waiting for a provider or tools, by provider.",
                 &["provider"],
                 &OVERHEADS,
             )?,
@@ -149,7 +146,7 @@ impl Metrics {
             streams: counters(
                 at,
                 "streams_total",
-                "Streamed answers that have ended, by provider and how.",
+                "Streamed answers that have ended, by provider and kind of end.",
                 &["provider", "ended"],
             )?,
             texts: counters(
@@ -164,27 +161,32 @@ impl Metrics {
                 "Bytes of text passed on by streams that have ended, by provider.",
                 &["provider"],
             )?,
-            retries: counters(at, "provider_retries_total", "How often a provider was asked again.", &["provider"])?,
-            pool: gauges(at, "database_connections", "Connections in the pool, by what they do.", &["state"])?,
+            retries: counters(
+                at,
+                "provider_retries_total",
+                "Requests to providers that were repeated.",
+                &["provider"],
+            )?,
+            pool: gauges(at, "database_connections", "Connections in the pool, by state.", &["state"])?,
             pool_most: registered(at, IntGauge::with_opts(opts("database_connections_max", "DATABASE_POOL_SIZE."))?)?,
             pool_waiting: registered(
                 at,
-                IntGauge::with_opts(opts("database_waiting", "Statements that wait for a connection of the pool."))?,
+                IntGauge::with_opts(opts("database_waiting", "Statements that are waiting for a connection."))?,
             )?,
             pool_waited: registered(
                 at,
-                Counter::with_opts(opts(
-                    "database_acquires_total",
-                    "Statements that asked the pool for a connection.",
-                ))?,
+                Counter::with_opts(opts("database_acquires_total", "Statements that requested a connection."))?,
             )?,
             pool_wait: registered(
                 at,
-                Counter::with_opts(opts("database_acquire_wait_seconds_total", "What these waited for it, in all."))?,
+                Counter::with_opts(opts(
+                    "database_acquire_wait_seconds_total",
+                    "Total time that statements waited for a connection.",
+                ))?,
             )?,
             key_set_age: registered(
                 at,
-                Gauge::with_opts(opts("key_set_age_seconds", "Since the key set was read; NaN if it never was."))?,
+                Gauge::with_opts(opts("key_set_age_seconds", "Time since the key set was read; NaN if it never was."))?,
             )?,
             buffered_bytes: registered(
                 at,
@@ -242,15 +244,15 @@ impl Metrics {
         }
     }
 
-    /// How many answers are being streamed.
+    /// Returns the number of open streams.
     pub fn open_streams(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Everything in Prometheus' text format.
+    /// Renders all metrics in Prometheus' text format.
     ///
     /// # Errors
-    /// Where the format cannot hold what was counted.
+    /// If a value cannot be represented in the format.
     pub fn render(&self, gauges: &Gauges) -> prometheus::Result<Vec<u8>> {
         let pool = &gauges.pool;
         self.pool.with_label_values(&["idle"]).set(f64::from(pool.idle));
@@ -272,7 +274,7 @@ impl Metrics {
     }
 }
 
-/// Methods are the client's words; those that nobody means are one.
+/// Maps methods, which clients choose freely, to a bounded set.
 pub(super) fn method(name: &str) -> &str {
     match name {
         "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS" | "CONNECT" | "TRACE" => name,
@@ -280,7 +282,7 @@ pub(super) fn method(name: &str) -> &str {
     }
 }
 
-/// A status in digits, without an allocation a request.
+/// Formats a status without an allocation per request.
 fn decimal(status: u16, digits: &mut [u8; 3]) -> &str {
     *digits = [status / 100, status / 10 % 10, status % 10].map(|digit| b'0' + (digit % 10) as u8);
     std::str::from_utf8(digits).unwrap_or(NONE)
@@ -314,7 +316,7 @@ fn histograms(
     registered(registry, HistogramVec::new(opts, labels)?)
 }
 
-/// Brings a counter to what was counted elsewhere.
+/// Raises a counter to a value that was counted elsewhere.
 fn raise(counter: &Counter, to: f64) {
     counter.inc_by((to - counter.get()).max(0.0));
 }

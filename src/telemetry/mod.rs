@@ -1,6 +1,5 @@
-//! What a server tells about itself: its log and the one line that each
-//! request leaves there at its end, its [`metrics`], and, with the feature
-//! `otlp`, its traces. All three are made of the same record of a request.
+//! Telemetry: the log, with one line for each request at its end; [`metrics`]; and, with the feature `otlp`, traces.
+//! All three are made from the same record of a request.
 
 mod log;
 pub mod metrics;
@@ -34,11 +33,11 @@ use crate::error::Error;
 use metrics::Metrics;
 pub use metrics::{Gauges, PoolGauges};
 
-/// Starts the log on standard error: `RUST_LOG` (default `info`) says how
-/// much, `LOG_FORMAT` (`text`, the default, or `json`) how.
+/// Starts the log on standard error: `RUST_LOG` (default `info`) sets the level, `LOG_FORMAT` (`text`, the default, or
+/// `json`) the format.
 ///
 /// # Errors
-/// A variable that cannot be used, by its name.
+/// If a variable is invalid: a sentence with its name.
 pub fn start(variables: &HashMap<String, String>) -> Result<(), String> {
     let text = |name: &str| variables.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
     let filter =
@@ -59,14 +58,13 @@ pub fn start(variables: &HashMap<String, String>) -> Result<(), String> {
     Ok(())
 }
 
-/// actix writes an error for each request that is no HTTP, which anybody can
-/// send.
+/// Filtered because actix logs an error for each request that is not HTTP, and anybody can send those.
 const DEFAULT_FILTER: &str = "info,actix_server=warn,actix_http=off";
 
-/// The route of a path that no route has.
+/// The route of a request that no route matches.
 const NO_ROUTE: &str = "(none)";
 
-/// What one server counts and traces, shared by its workers.
+/// Counters and traces of one server, shared by its workers.
 pub struct Telemetry {
     /// For `/metrics`.
     pub metrics: Metrics,
@@ -78,7 +76,7 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Starts counting at zero.
+    /// Creates the counters, at zero.
     ///
     /// # Errors
     /// If the collector of traces cannot be used as it is configured.
@@ -97,12 +95,12 @@ impl Telemetry {
         self.unwritten.load(Ordering::Acquire)
     }
 
-    /// What still streams at this time is cut by the server.
+    /// Sets the time at which the server aborts open streams.
     pub fn cut_streams_at(&self, time: Instant) {
         let _earlier = self.cut.set(time);
     }
 
-    /// Hands over what is not yet with the collector of traces, within `limit`.
+    /// Exports pending traces to the collector, within `limit`.
     pub async fn flush(&self, limit: Duration) {
         #[cfg(feature = "otlp")]
         if let Some(traces) = &self.traces {
@@ -113,25 +111,25 @@ impl Telemetry {
     }
 }
 
-/// How an answer that was streamed ended.
+/// The end of a streamed answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// With the provider's own end.
+    /// Complete, as the provider signalled.
     Complete,
-    /// The client closed its connection before.
+    /// The client disconnected first.
     ClientLeft,
-    /// The provider's connection broke, or its stream held an error.
+    /// The provider's connection broke, or its stream contained an error.
     ProviderBroke,
-    /// The provider said nothing for as long as it may be silent.
+    /// The provider sent nothing for longer than the timeout.
     ProviderSilent,
-    /// The server was told to stop, and the time for streams was over.
+    /// The server was shutting down, and the time for streams was over.
     ServerStopping,
-    /// By a bug.
+    /// A bug.
     Panicked,
 }
 
 impl Ended {
-    /// In the log and in metrics.
+    /// Returns the name in the log and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Complete => "complete",
@@ -144,9 +142,8 @@ impl Ended {
     }
 }
 
-/// The record of one request. It is written when its last holder lets go of
-/// it: for a streamed answer that is the body, so the line tells how the
-/// stream ended. No body, no header, no query string is ever in it.
+/// The record of one request. It is written when its last holder drops it: for a streamed answer that is the body, so
+/// the log line has the stream's end. It never contains a body, a header or a query string.
 #[derive(Clone)]
 pub struct RequestLog(Rc<RefCell<RequestRecord>>);
 
@@ -156,7 +153,7 @@ struct RequestRecord {
     started: Instant,
     method: String,
     route: String,
-    /// A bug or a broken set-up of ours.
+    /// A bug or a broken setup of this server.
     fault: bool,
     streams: bool,
     facts: Facts,
@@ -164,48 +161,48 @@ struct RequestRecord {
     parent: opentelemetry::Context,
 }
 
-/// What becomes known of a request on its way.
+/// Details that become known while a request is processed.
 #[derive(Debug, Default)]
 pub struct Facts {
-    /// The answer's status.
+    /// The response's status.
     pub status: Option<u16>,
-    /// Who is asked: one of a few names, as metrics are counted by it.
+    /// The provider: one of a few names, because it is a metrics label.
     pub provider: Option<&'static str>,
-    /// The model as the client named it, shortened.
+    /// The model's name from the client, shortened.
     pub model: Option<String>,
     /// The signed-in user.
     pub user: Option<Uuid>,
-    /// From the request's start to the first text of the answer.
+    /// Time from the request's start to the first text of the response.
     pub first_text: Option<Duration>,
-    /// What of `first_text` was spent neither on the provider nor on tools.
+    /// The part of `first_text` that was spent neither on the provider nor on tools.
     pub overhead: Option<Duration>,
-    /// How a streamed answer ended; `None` for one that was not streamed.
+    /// The end of a streamed answer; `None` if it was not streamed.
     pub ended: Option<Ended>,
-    /// What the operator needs to know of a failure.
+    /// Details of a failure for the operator.
     pub detail: Option<String>,
-    /// How often a provider was asked again.
+    /// Number of repeated requests to providers.
     pub retries: u32,
-    /// What a provider was asked, in order.
+    /// Requests to providers, in order.
     pub asked: Vec<Asked>,
-    /// What was spent on waiting for providers: their heads, what comes before
-    /// the first text of a stream, and whole answers in one piece.
+    /// Time spent waiting for providers: response heads, the time before the first text of a stream, and complete
+    /// responses.
     pub provider_wait: Duration,
-    /// What was spent on waiting for a model's tools.
+    /// Time spent waiting for a model's tools.
     pub tool_wait: Duration,
-    /// Texts passed on, each as it came out of one read from the provider.
+    /// Texts passed on; one per read from the provider.
     pub texts: u64,
     /// Bytes in these texts.
     pub bytes: u64,
 }
 
-/// One question to a provider, with its retries.
+/// One request to a provider, with its retries.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked {
-    /// When it was sent first.
+    /// The start of the first attempt.
     pub at: Instant,
-    /// Until when it was waited for; a stream goes on from there.
+    /// The end of waiting; a stream continues after it.
     pub until: Instant,
-    /// What the provider answered last.
+    /// The status of the last response.
     pub status: Option<u16>,
 }
 
@@ -219,7 +216,7 @@ impl RequestLog {
             id: Uuid::new_v4(),
             started: Instant::now(),
             method: metrics::method(request.method().as_str()).to_owned(),
-            // Known by the path alone, so also where no answer is ever made.
+            // From the path alone, so that it is set even if there is no response.
             route: request.match_pattern().unwrap_or_else(|| NO_ROUTE.to_owned()),
             fault: false,
             streams: false,
@@ -229,37 +226,37 @@ impl RequestLog {
         })))
     }
 
-    /// The facts, to be added to.
+    /// Returns the facts, for changes.
     pub fn note(&self) -> RefMut<'_, Facts> {
         RefMut::map(self.0.borrow_mut(), |line| &mut line.facts)
     }
 
-    /// A provider is asked something new from here until this is let go.
+    /// Records a new request to a provider; it is waited for until the guard is dropped.
     pub fn ask(&self) -> Waiting {
         let now = Instant::now();
         self.note().asked.push(Asked { at: now, until: now, status: None });
         self.wait()
     }
 
-    /// The provider that was asked last is waited for until this is let go.
+    /// Records waiting for the provider of the last request, until the guard is dropped.
     pub fn wait(&self) -> Waiting {
         Waiting { log: self.clone(), since: Instant::now(), tools: false }
     }
 
-    /// A model's tools are waited for until this is let go.
+    /// Records waiting for a model's tools, until the guard is dropped.
     pub fn wait_for_tools(&self) -> Waiting {
         Waiting { log: self.clone(), since: Instant::now(), tools: true }
     }
 
-    /// The provider that was asked last has answered with this status.
+    /// Records the status of the response to the last request.
     pub fn answered(&self, status: u16) {
         if let Some(asked) = self.note().asked.last_mut() {
             asked.status = Some(status);
         }
     }
 
-    /// An answer begins to be streamed, `with_text` or as an empty one. Until
-    /// more is known, its end is that the client left.
+    /// Records the start of a stream, `with_text` or as an empty one. Until more is known, its end counts as the
+    /// client's disconnect.
     pub fn stream(&self, with_text: bool) {
         let mut line = self.0.borrow_mut();
         if !line.streams {
@@ -275,7 +272,7 @@ impl RequestLog {
         }
     }
 
-    /// A text is passed on.
+    /// Records a text that is passed on.
     pub fn passed_on(&self, bytes: usize) {
         let mut line = self.0.borrow_mut();
         if line.facts.first_text.is_none() {
@@ -295,8 +292,7 @@ impl RequestLog {
     }
 }
 
-/// Adds to a request's record how long it was held, also where the client
-/// leaves meanwhile.
+/// RAII guard: adds the time until its drop to the request's record, also if the client disconnects meanwhile.
 pub struct Waiting {
     log: RequestLog,
     since: Instant,
@@ -320,7 +316,7 @@ impl Drop for Waiting {
 
 impl RequestRecord {
     fn record_response(&mut self, response: &ServiceResponse<impl MessageBody>) {
-        // Known better than by the path: it may be spelt in another way.
+        // Set again, because the path may be spelt differently.
         self.route = response.request().match_pattern().unwrap_or_else(|| NO_ROUTE.to_owned());
         self.facts.status = Some(response.status().as_u16());
         if let Some(error) = response.response().error().and_then(|error| error.as_error::<Error>()) {
@@ -337,9 +333,9 @@ impl RequestRecord {
 
     fn ended(&self) -> Option<Ended> {
         match self.facts.ended {
-            // The stream's own code; actix lets the connection go.
+            // A panic in the stream's own code; actix closes the connection.
             _ if std::thread::panicking() => Some(Ended::Panicked),
-            // A handler that was dropped on its way: the client did not wait.
+            // A handler that was dropped while running: the client did not wait.
             None if self.facts.status.is_none() => Some(self.left()),
             Some(Ended::ClientLeft) => Some(self.left()),
             ended => ended,
@@ -363,7 +359,7 @@ impl Drop for RequestRecord {
         let Facts { status, provider, model, user, first_text, detail, retries, provider_wait, ended, .. } =
             &self.facts;
         let milliseconds = |duration: Duration| duration.as_secs_f64() * 1000.0;
-        // A level must be known when compiling.
+        // tracing needs the level at compile time.
         macro_rules! write_line {
             ($level:ident) => {
                 tracing::$level!(
@@ -391,17 +387,16 @@ impl Drop for RequestRecord {
         } else {
             write_line!(info);
         }
-        // Last, as the process may end after it.
+        // Last, because the process may end after it.
         self.telemetry.unwritten.fetch_sub(1, Ordering::Release);
     }
 }
 
-/// Gives each request its id and its record. The id is always made here: one
-/// that the client sends is not taken over, so that nobody can write into the
-/// log or pass for another request.
+/// Gives each request its id and its record. The id is always generated here and never taken from the client, so that
+/// nobody can inject text into the log or impersonate another request.
 ///
 /// # Errors
-/// What the service inside returned.
+/// If the inner service returns one.
 pub async fn record_request(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -419,13 +414,12 @@ pub async fn record_request(
             drop(line);
             Ok(response)
         }
-        // Nothing but a panic leaves as an error here.
+        // Only a panic is returned as an error here.
         Err(_) => Err(panicked(&mut log.0.borrow_mut())),
     }
 }
 
-/// The answer where a handler panicked, with what the layers inside would
-/// have added.
+/// Returns the response after a panic in a handler, with the headers of the skipped middleware.
 fn panicked(line: &mut RequestRecord) -> actix_web::Error {
     let error = Error::Internal("a handler panicked".to_owned());
     line.facts.status = Some(error.status_code().as_u16());

@@ -1,10 +1,8 @@
-//! Traces for OpenTelemetry: for each request a span of the server's, and one
-//! of a client's for each question to a provider, named by the conventions for
-//! HTTP and for generative AI.
+//! OpenTelemetry traces: a server span for each request, and a client span for each request to a provider, named by the
+//! semantic conventions for HTTP and generative AI.
 //!
-//! Both are made of the request's record at its end: nothing is carried along
-//! on the way, and nothing can be in them that the record does not hold. They
-//! leave from a thread of their own, in batches.
+//! Both are made from the request's record at its end: no context is passed around, and spans hold nothing that is not
+//! in the record. A separate thread sends them in batches.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,36 +22,34 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{Asked, Ended, RequestRecord, metrics::method};
 
-/// How traces are sent, over HTTP in protobuf. `Debug` shows no secret.
+/// Settings of the trace exporter, HTTP with protobuf. `Debug` shows no secret.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, else `OTEL_EXPORTER_OTLP_ENDPOINT`
-    /// and `/v1/traces`. Without either there are no traces.
+    /// `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, else `OTEL_EXPORTER_OTLP_ENDPOINT` with `/v1/traces`. Without either,
+    /// nothing is traced.
     pub endpoint: String,
-    /// `OTEL_EXPORTER_OTLP_HEADERS` and `OTEL_EXPORTER_OTLP_TRACES_HEADERS`,
-    /// `name=value,…` with values percent-encoded.
+    /// `OTEL_EXPORTER_OTLP_HEADERS` and `OTEL_EXPORTER_OTLP_TRACES_HEADERS`, `name=value,…` with values
+    /// percent-encoded.
     pub headers: Vec<(String, SecretString)>,
     /// `OTEL_EXPORTER_OTLP_TIMEOUT`, in milliseconds, default 10000.
     pub timeout: Duration,
-    /// `OTEL_BSP_SCHEDULE_DELAY`, in milliseconds, default 5000: between two
-    /// deliveries.
+    /// `OTEL_BSP_SCHEDULE_DELAY`, in milliseconds, default 5000: interval between two exports.
     pub delay: Duration,
     /// `OTEL_SERVICE_NAME`, default `chatbot-ui-api`.
     pub service_name: String,
-    /// `OTEL_RESOURCE_ATTRIBUTES`, `name=value,…`: what every span comes from.
+    /// `OTEL_RESOURCE_ATTRIBUTES`, `name=value,…`: resource attributes of every span.
     pub attributes: Vec<(String, String)>,
     /// `OTEL_TRACES_SAMPLER`, default `parentbased_always_on`.
     pub sampler: Sampler,
 }
 
-/// Which requests are traced.
+/// The choice of traced requests.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampler {
-    /// `parentbased_…`: a request that comes with a trace is traced if its
-    /// sender's part is; the share is of the others.
+    /// `parentbased_…`: a request with a trace context follows its sender's sampling decision; the share applies to the
+    /// others.
     pub parent_based: bool,
-    /// All for `always_on`, none for `always_off`; for `traceidratio` what
-    /// `OTEL_TRACES_SAMPLER_ARG` says, default 1.
+    /// 1 for `always_on`, 0 for `always_off`; `OTEL_TRACES_SAMPLER_ARG` for `traceidratio`, default 1.
     pub share: f64,
 }
 
@@ -64,10 +60,10 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// Connects when there is something to send.
+    /// Creates the exporter, which connects at its first export.
     ///
     /// # Errors
-    /// Where the exporter cannot be built.
+    /// If the exporter cannot be built.
     pub fn new(settings: &Settings) -> Result<Self, String> {
         let headers = settings.headers.iter().map(|(name, value)| (name.clone(), value.expose_secret().to_owned()));
         let exporter = SpanExporter::builder()
@@ -77,7 +73,7 @@ impl Traces {
             .with_timeout(settings.timeout)
             .with_headers(headers.collect())
             .build()
-            .map_err(|error| format!("the traces for OTEL_EXPORTER_OTLP_ENDPOINT cannot be sent: {error}"))?;
+            .map_err(|error| format!("the exporter for OTEL_EXPORTER_OTLP_ENDPOINT cannot be set up: {error}"))?;
         let batches = BatchConfigBuilder::default().with_scheduled_delay(settings.delay).build();
         let attributes = settings.attributes.iter().map(|(name, value)| KeyValue::new(name.clone(), value.clone()));
         let resource = Resource::builder_empty()
@@ -93,7 +89,7 @@ impl Traces {
         Ok(Self { tracer: provider.tracer("chatbot-ui-api"), provider })
     }
 
-    /// Sends what has not been sent, within `limit`.
+    /// Exports pending spans, within `limit`.
     pub(super) async fn flush(&self, limit: Duration) {
         let provider = self.provider.clone();
         let flushed = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(limit)).await;
@@ -135,7 +131,7 @@ impl Traces {
         span.end_with_timestamp(clock.now.1);
     }
 
-    /// The one that was asked last and streams is asked until the end.
+    /// The last request's span, if it streams, ends with the stream.
     fn asked(&self, line: &RequestRecord, asked: &Asked, is_last: bool, within: &Context, clock: &Clock) {
         let facts = &line.facts;
         let embeds = line.route.starts_with("/api/retrieval/");
@@ -172,7 +168,7 @@ impl Traces {
     }
 }
 
-/// The trace that a request is part of, by its `traceparent` and `tracestate`.
+/// Returns the trace context of a request, from its `traceparent` and `tracestate`.
 pub(super) fn parent(headers: &HeaderMap) -> Context {
     struct Headers<'a>(&'a HeaderMap);
     impl Extractor for Headers<'_> {
@@ -191,7 +187,7 @@ fn sampler(settings: Sampler) -> Sampler {
     if settings.parent_based { Sampler::ParentBased(Box::new(own)) } else { own }
 }
 
-/// The conventions' names for the providers that they know.
+/// Maps a provider to its name in the semantic conventions.
 fn provider_name(provider: &'static str) -> &'static str {
     match provider {
         "mistral" => "mistral_ai",
@@ -201,7 +197,7 @@ fn provider_name(provider: &'static str) -> &'static str {
     }
 }
 
-/// A status that is a failure, or an end that is one.
+/// Returns the error of a failed status or an abnormal end.
 fn error(status: Option<u16>, ended: Option<Ended>) -> Option<String> {
     match ended {
         Some(Ended::ProviderBroke | Ended::ProviderSilent | Ended::ServerStopping | Ended::Panicked) => {
@@ -218,7 +214,7 @@ fn fail(span: &mut impl Span, error: Option<String>) {
     }
 }
 
-/// Moments of this process as times of day.
+/// Converts instants of this process to wall-clock times.
 struct Clock {
     now: (Instant, SystemTime),
 }

@@ -1,4 +1,4 @@
-//! What only a handler that panics can show; no route of ours does.
+//! Tests with a handler that panics, which no real route does.
 
 use actix_web::{App, HttpServer, middleware::from_fn, web};
 use actix_web_lab::middleware::CatchPanic;
@@ -9,7 +9,7 @@ async fn breaks() -> &'static str {
     panic!("the words of a panic")
 }
 
-/// A server with the layers that matter here, and its address.
+/// Starts a server with the relevant middleware and returns its address.
 fn start(telemetry: Data<Telemetry>) -> String {
     let server = HttpServer::new(move || {
         App::new()
@@ -32,7 +32,7 @@ async fn a_panic_is_answered_in_json_with_an_id_and_counted() {
     let telemetry = Telemetry::new();
     let telemetry = Data::new(telemetry.expect("telemetry"));
     let url = start(telemetry.clone());
-    // The connection is good for the next.
+    // The connection can be reused.
     let client = reqwest::Client::new();
     for _ in 0..2 {
         let answer = client.get(&url).send().await.expect("an answer");

@@ -3,7 +3,7 @@
 
 use chatbot_ui_api::{
     http::table::{self, Access, Row},
-    http_client::guard,
+    http_client::ssrf_guard,
 };
 use reqwest::{
     RequestBuilder,
@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::support::{
     App, User, chat_body, client, message, postgres,
     retrieval::{SERVICE_KEY, Stand, vector},
+    rows::{self, File},
     upstream::{Reply, Upstream},
 };
 
@@ -171,7 +172,7 @@ async fn answer(request: RequestBuilder) -> (u16, String) {
     (answer.status().as_u16(), answer.text().await.expect("whole"))
 }
 
-/// A user with keys of his own for everything, and rows of all kinds.
+/// A user with their own keys for everything, and rows of all kinds.
 async fn somebody(app: &App, stand: &Stand, key: &str, model_url: &str) -> (User, Things) {
     let columns = [
         "openai_api_key",
@@ -189,27 +190,16 @@ async fn somebody(app: &App, stand: &Stand, key: &str, model_url: &str) -> (User
     let endpoint = ("azure_openai_endpoint", stand.url.as_str());
     let profile: Vec<(&str, &str)> = columns.iter().map(|column| (*column, key)).chain([endpoint]).collect();
     let user = app.user(&profile).await;
-    let model = sqlx::query_scalar(
-        "insert into public.models (user_id, base_url, api_key, description, model_id, name) values ($1, $2, $3, '', '', '') returning id",
-    );
-    let model = model.bind(user.id).bind(model_url).bind(key).fetch_one(&app.db).await.expect("a model");
+    let model = rows::model(&app.db, user.id, model_url, key).await;
     let file = file(&app.db, &user, &format!("{}/notes", user.id)).await;
     stand.put(&format!("{}/notes", user.id), format!("the notes of {key}").into_bytes());
-    let numbers = vector("water").iter().map(f32::to_string).collect::<Vec<_>>().join(",");
-    let item = format!(
-        "insert into public.file_items (file_id, user_id, content, tokens, openai_embedding) values ($1, $2, $3, 3, '[{numbers}]') returning id"
-    );
-    let item =
-        sqlx::query_scalar(sqlx::AssertSqlSafe(item)).bind(file).bind(user.id).bind(format!("the water of {key}"));
-    let item = item.fetch_one(&app.db).await.expect("an item");
+    let passage = format!("the water of {key}");
+    let item = rows::item(&app.db, user.id, file, (&passage, 3), &vector("water")).await;
     (user, Things { user: user.id, model, file, item })
 }
 
 async fn file(db: &PgPool, owner: &User, path: &str) -> Uuid {
-    let insert = sqlx::query_scalar(
-        "insert into public.files (user_id, name, file_path, description, size, tokens, type) values ($1, 'notes.txt', $2, '', 0, -1, '') returning id",
-    );
-    insert.bind(owner.id).bind(path).fetch_one(db).await.expect("a file")
+    File { name: "notes.txt", path: Some(path), sharing: "private" }.insert(db, owner.id).await
 }
 
 /// All that a user has, as text.
@@ -235,7 +225,7 @@ async fn start(stand: &Stand) -> App {
     ];
     let settings = [("SUPABASE_URL", stand.url.as_str()), ("SUPABASE_SERVICE_ROLE_KEY", SERVICE_KEY)];
     let settings: Vec<(&str, &str)> = names.iter().map(|name| (*name, base.as_str())).chain(settings).collect();
-    App::start_on(postgres::database().await, &settings, guard::system_lookup).await
+    App::start_on(postgres::database().await, &settings, ssrf_guard::system_lookup).await
 }
 
 #[tokio::test]
@@ -253,7 +243,7 @@ async fn without_a_session_a_users_row_answers_nobody() {
                     let came = answer(request(&app, &row, body)).await;
                     assert_eq!(came, (500, r#"{"message":"User not found"}"#.to_owned()), "{}", row.path);
                     let forged = request(&app, &row, body).header(AUTHORIZATION, "Bearer a.b.c");
-                    assert_eq!(answer(forged).await.0, 500, "{}", row.path);
+                    assert_eq!(answer(forged).await.0, 401, "{}", row.path);
                 }
             }
             Access::Anyone => assert!(attempts.is_empty(), "{}: its answer depends on no id", row.path),

@@ -1,55 +1,39 @@
 //! `check`, run as a person runs it: a good configuration, then each usual
 //! mistake, which it must name, and end with status 1.
 
-use std::{net::TcpListener, process::Stdio, time::Duration};
+use std::net::TcpListener;
 
-use actix_web::{App as Web, HttpRequest, HttpResponse, HttpServer, web};
 use serde_json::json;
 use sqlx::Executor;
-use tokio::{net::TcpStream, process::Command};
 
 use crate::support::{
     binary::{Said, run},
-    postgres, programs, tokens,
+    pgbouncer::PgBouncer,
+    ports::Port,
+    postgres,
+    supabase::Supabase,
+    tokens,
 };
 
 const SECRET: &str = "a secret that only this project has";
-const KEY_SET: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","alg":"ES256","kid":"a","use":"sig","x":"M5Sjqn5zwC9Kl1zVfUUGvv9boQjCGd45G8sdopBExB4","y":"P6IXMvA2WYXSHSOMTBH2jsw_9rrzGy89FjPf6oOsIxQ"}]}"#;
+const PUBLIC_KEY: &str = r#"{"kty":"EC","crv":"P-256","alg":"ES256","kid":"a","use":"sig","x":"M5Sjqn5zwC9Kl1zVfUUGvv9boQjCGd45G8sdopBExB4","y":"P6IXMvA2WYXSHSOMTBH2jsw_9rrzGy89FjPf6oOsIxQ"}"#;
 
 fn key(role: &str) -> String {
     tokens::sign(&json!({ "iss": "supabase", "role": role, "exp": 4_000_000_000u64 }), SECRET)
 }
 
-/// A stand-in for the project: its key set, its auth server, its storage.
-/// Only the project's own keys are let in.
-fn project() -> String {
-    async fn allowed(request: HttpRequest, role: &'static str) -> HttpResponse {
-        let given = request.headers().get("apikey").and_then(|key| key.to_str().ok());
-        if given == Some(&key(role)) {
-            HttpResponse::Ok().json(json!({}))
-        } else {
-            HttpResponse::Unauthorized().finish()
-        }
-    }
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
-    std::thread::spawn(move || {
-        let server = HttpServer::new(|| {
-            Web::new()
-                .route("/auth/v1/.well-known/jwks.json", web::get().to(async || KEY_SET))
-                .route("/auth/v1/settings", web::get().to(|request| allowed(request, "anon")))
-                .route("/storage/v1/bucket/files", web::get().to(|request| allowed(request, "service_role")))
-        });
-        let server = server.workers(1).disable_signals().listen(listener).expect("listens").run();
-        actix_web::rt::System::new().block_on(server)
-    });
-    url
+/// A project that lets only its own keys in.
+fn project() -> Supabase {
+    let supabase = Supabase::with_keys(&key("anon"), &key("service_role"));
+    supabase.project.publish(vec![serde_json::from_str(PUBLIC_KEY).expect("JSON")]);
+    supabase
 }
 
 /// Settings with which all is well, for the role of `docs/role.sql`.
 struct Good {
     database: postgres::Database,
     variables: Vec<(String, String)>,
+    _project: Supabase,
 }
 
 impl Good {
@@ -58,15 +42,17 @@ impl Good {
     }
 
     fn on(database: postgres::Database) -> Self {
+        let project = project();
         let variables = [
             ("DATABASE_URL", database.role_url.clone()),
-            ("SUPABASE_URL", project()),
+            ("SUPABASE_URL", project.url.clone()),
             ("SUPABASE_JWT_SECRET", SECRET.to_owned()),
             ("SUPABASE_ANON_KEY", key("anon")),
             ("SUPABASE_SERVICE_ROLE_KEY", key("service_role")),
             ("OPENAI_API_KEY", "sk-hunter2".to_owned()),
         ];
-        Self { database, variables: variables.map(|(name, value)| (name.to_owned(), value)).to_vec() }
+        let variables = variables.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        Self { database, variables, _project: project }
     }
 
     /// What `check` says of it, with these in the place of some.
@@ -153,8 +139,9 @@ async fn the_front_end_is_looked_for() {
 async fn databases_that_cannot_be_reached() {
     let good = Good::new().await;
     let url = &good.database.role_url;
-    let closed = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").to_string();
-    good.fails(&[("DATABASE_URL", &format!("postgresql://me:hunter2@{closed}/x"))], "cannot be reached").await;
+    let closed = Port::reserve();
+    good.fails(&[("DATABASE_URL", &format!("postgresql://me:hunter2@{}/x", closed.address))], "cannot be reached")
+        .await;
     good.fails(&[("DATABASE_URL", &url.replace("only-for-tests", "hunter2"))], "refuses the login of chatbot_ui_api")
         .await;
     let (server, _) = url.rsplit_once('/').expect("a path");
@@ -230,43 +217,17 @@ async fn keys_and_addresses_that_do_not_fit() {
     good.fails(&[("NEXT_PUBLIC_SUPABASE_URL", "http://localhost:54321")], "the front end's is sb-localhost-auth-token")
         .await;
     good.fails(&[("OPENAI_API_KEY", "sk-hunter2\n")], "OPENAI_API_KEY holds a space").await;
-    let closed = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
-    good.warns(&[("SUPABASE_URL", &format!("http://{closed}"))], "the key set cannot be read").await;
+    let closed = Port::reserve();
+    good.warns(&[("SUPABASE_URL", &format!("http://{}", closed.address))], "the key set cannot be read").await;
     good.warns(&[("SUPABASE_SERVICE_ROLE_KEY", "")], "uploaded files cannot be read").await;
     good.warns(&[("HOST", "0.0.0.0"), ("PRIVATE_UPSTREAMS", "allow")], "lets users' URLs lead to private").await;
 }
 
 #[tokio::test]
 async fn a_pooler_in_transaction_mode_that_is_not_told_of() {
-    let Some(pgbouncer) = programs::find("pgbouncer", "pgbouncer") else { return };
     let good = Good::new().await;
-    let server: url::Url = good.database.role_url.parse().expect("a URL");
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
-    let folder = std::env::temp_dir().join(format!("chatbot-ui-api-check-pooler-{port}"));
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let (users, settings) = (folder.join("users"), folder.join("settings.ini"));
-    std::fs::write(&users, "\"chatbot_ui_api\" \"only-for-tests\"\n").expect("writes");
-    let text = format!(
-        "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = plain\nauth_file = {}\npool_mode = transaction\ndefault_pool_size = 2\n",
-        server.port().expect("a port"),
-        users.display()
-    );
-    std::fs::write(&settings, text).expect("writes");
-    let mut command = Command::new(pgbouncer);
-    // It does not run as root.
-    if std::fs::metadata("/proc/self").is_ok_and(|it| std::os::unix::fs::MetadataExt::uid(&it) == 0) {
-        command.args(["--user", "nobody"]);
-    }
-    let _pooler = command.arg(&settings).stderr(Stdio::null()).kill_on_drop(true).spawn().expect("starts");
-    let up = async {
-        while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), up).await.expect("pgbouncer listens");
-
-    let mut url = server;
-    url.set_port(Some(port)).expect("a port");
+    let Some(pooler) = PgBouncer::start(&good.database.role_url).await else { return };
+    let url = pooler.url(&good.database.role_url);
     good.fails(
         &[("DATABASE_URL", url.as_str())],
         "leads to a pooler in transaction mode, and DATABASE_POOLER says session",
@@ -274,5 +235,4 @@ async fn a_pooler_in_transaction_mode_that_is_not_told_of() {
     .await;
     let said = good.but(&[("DATABASE_URL", url.as_str()), ("DATABASE_POOLER", "transaction")]).await;
     assert!(said.status == 0 && said.out.contains("ok   pooler: in transaction mode"), "{said:?}");
-    std::fs::remove_dir_all(&folder).ok();
 }

@@ -63,7 +63,7 @@ async fn only_idle_connections_are_given_up() {
     let base = format!("{}/v1", upstream.url());
     let app = App::start(&[("CLIENT_TIMEOUT", "1"), ("OPENAI_BASE_URL", &base)]).await;
     let user = app.user(&[("openai_api_key", "sk-case-in-use")]).await;
-    let silence = Duration::from_millis(2500);
+    let silence = Duration::from_millis(1600);
     let steps = vec![Step::Write(delta("a").into()), Step::Wait(silence), Step::Write((delta("b") + DONE).into())];
     upstream.script("sk-case-in-use", vec![Reply { steps, ..Reply::default() }]);
 
@@ -155,14 +155,16 @@ async fn a_body_that_comes_a_byte_at_a_time_is_given_up() {
 #[tokio::test]
 async fn a_body_that_nobody_wants_is_not_waited_for() {
     let app = App::start(&[]).await;
-    for (more, byte) in [("content-length: 1000\r\n", " "), ("transfer-encoding: chunked\r\n", "1\r\n \r\n")] {
+    let cases = [("content-length: 1000\r\n", " "), ("transfer-encoding: chunked\r\n", "1\r\n \r\n")];
+    join_all(cases.map(async |(more, byte)| {
         let mut connection = connect(&app).await;
         let head = format!("POST /api/chat/openai HTTP/1.1\r\nhost: x\r\n{more}\r\n");
         connection.write_all(head.as_bytes()).await.expect("writes");
         let (said, took) = dribble(connection, byte.as_bytes().to_vec()).await;
         assert!(said.ends_with(r#"{"message":"User not found"}"#), "{more}: {said}");
         assert!(took < Duration::from_secs(4), "{more}: {took:?}");
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]

@@ -3,13 +3,13 @@
 
 use serde_json::Value;
 
-use crate::support::{App, binary::run, chat_body, client, message, postgres};
+use crate::support::{App, binary::run, chat_body, client, message, ports::Port, postgres};
 
 #[tokio::test]
 async fn a_token_opens_the_door_as_bearer_and_as_cookie() {
     for database in [postgres::database().await, postgres::supabase_database_for_an_app().await] {
         let url = database.superuser_url.clone();
-        let app = App::start_on(database, &[], chatbot_ui_api::http_client::guard::system_lookup).await;
+        let app = App::start_on(database, &[], chatbot_ui_api::http_client::ssrf_guard::system_lookup).await;
         let sql = "insert into auth.users (id, aud, role, email) values (gen_random_uuid(), 'authenticated', 'authenticated', 'Ann@example.com')";
         sqlx::raw_sql(sql).execute(&app.db).await.expect("a user");
 
@@ -59,10 +59,12 @@ async fn health_follows_the_server() {
     assert_eq!(run(&["health"], &[("PORT", &port), ("HOST", "0.0.0.0")]).await.status, 0);
     sqlx::raw_sql("revoke usage on schema auth from chatbot_ui_api").execute(&app.db).await.expect("revokes");
     assert_eq!(run(&["health"], &[("PORT", &port)]).await.status, 0);
+    // The answer of /readyz is kept for a second.
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     let said = run(&["health", "--ready"], &[("PORT", &port)]).await;
     assert!(said.status == 1 && said.err.contains("answers with status 503"), "{said:?}");
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
-    let said = run(&["health"], &[("PORT", &closed.port().to_string())]).await;
+    let closed = Port::reserve();
+    let said = run(&["health"], &[("PORT", &closed.number().to_string())]).await;
     assert!(said.status == 1 && said.err.contains("cannot be reached"), "{said:?}");
 }
 

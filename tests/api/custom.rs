@@ -8,22 +8,14 @@ use uuid::Uuid;
 
 use crate::support::{
     App, User, chat_body, client, message, postgres,
+    rows::Model,
     upstream::{Reply, Step, Upstream},
 };
 
 const DELTA: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"Hello\"}}]}\n\n";
 
 async fn model(app: &App, owner: &User, base_url: &str, sharing: &str) -> Uuid {
-    sqlx::query_scalar(
-        "insert into public.models (user_id, base_url, sharing, api_key, description, model_id, name) \
-         values ($1, $2, $3, 'sk-case-custom', '', '', '') returning id",
-    )
-    .bind(owner.id)
-    .bind(base_url)
-    .bind(sharing)
-    .fetch_one(&app.db)
-    .await
-    .expect("a model")
+    Model { base_url, api_key: "sk-case-custom", sharing }.insert(&app.db, owner.id).await
 }
 
 async fn ask(app: &App, user: &User, id: impl Into<Value>) -> (u16, String) {

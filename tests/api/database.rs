@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chatbot_ui_api::http_client::guard;
+use chatbot_ui_api::http_client::ssrf_guard;
 use futures::future::join_all;
 
 use crate::support::{
@@ -61,7 +61,7 @@ async fn a_database_that_comes_later_is_used_without_a_restart() {
     let gate = Gate::new();
     let (there, url) = through(&gate, &database.role_url);
     let app =
-        App::start_on(database, &[("DATABASE_URL", &url), ("OPENAI_BASE_URL", &base)], guard::system_lookup).await;
+        App::start_on(database, &[("DATABASE_URL", &url), ("OPENAI_BASE_URL", &base)], ssrf_guard::system_lookup).await;
     let user = app.user(&[("openai_api_key", "sk-case-later")]).await;
     away(&app, &user).await;
     gate.open(there);
@@ -80,12 +80,12 @@ async fn a_restart_of_the_database_leaves_streams_alone_and_needs_none_of_the_se
     let (there, url) = through(&gate, &database.role_url);
     gate.open(there);
     let app =
-        App::start_on(database, &[("DATABASE_URL", &url), ("OPENAI_BASE_URL", &base)], guard::system_lookup).await;
+        App::start_on(database, &[("DATABASE_URL", &url), ("OPENAI_BASE_URL", &base)], ssrf_guard::system_lookup).await;
     let user = app.user(&[("openai_api_key", "sk-case-restart")]).await;
     let long = Reply {
         steps: vec![
             Step::Write(DELTA.into()),
-            Step::Wait(Duration::from_secs(4)),
+            Step::WaitForRelease,
             Step::Write(DELTA.into()),
             Step::Write(DONE.into()),
         ],
@@ -107,6 +107,7 @@ async fn a_restart_of_the_database_leaves_streams_alone_and_needs_none_of_the_se
     gate.open(there);
     ready(&app).await;
     assert_eq!(text(&app, &user).await, "Hello");
+    upstream.release("sk-case-restart");
     assert_eq!(stream.text().await.expect("unbroken"), "Hello");
 }
 
@@ -149,7 +150,7 @@ async fn behind_a_gate(pool_size: &str) -> (Gate, App) {
     let (there, url) = through(&gate, &database.role_url);
     gate.open(there);
     let settings = [("DATABASE_URL", url.as_str()), ("DATABASE_POOL_SIZE", pool_size)];
-    let app = App::start_on(database, &settings, guard::system_lookup).await;
+    let app = App::start_on(database, &settings, ssrf_guard::system_lookup).await;
     (gate, app)
 }
 
@@ -222,7 +223,7 @@ async fn twenty_clients_share_two_connections_of_pgbouncer() {
         ("OPENAI_BASE_URL", &base),
         ("DATABASE_POOL_SIZE", "20"),
     ];
-    let app = App::start_on(database, &settings, guard::system_lookup).await;
+    let app = App::start_on(database, &settings, ssrf_guard::system_lookup).await;
     let user = app.user(&[("openai_api_key", "sk-case-pool")]).await;
     let clients = (0..20).map(|_| async {
         for _ in 0..3 {
@@ -234,4 +235,27 @@ async fn twenty_clients_share_two_connections_of_pgbouncer() {
         "select count(*) from pg_stat_activity where datname = current_database() and usename = 'chatbot_ui_api'";
     let connections: i64 = sqlx::query_scalar(connections).fetch_one(&app.db).await.expect("a count");
     assert!((1..=2).contains(&connections), "{connections}");
+}
+
+#[tokio::test]
+async fn a_statement_that_postgres_refuses_does_not_close_its_connection() {
+    let app = App::start(&[("DATABASE_POOL_SIZE", "1")]).await;
+    let user = app.user(&[]).await;
+    ready(&app).await;
+    let pids = || async {
+        let sql = "select array_agg(pid) from pg_stat_activity \
+             where datname = current_database() and usename = 'chatbot_ui_api'";
+        sqlx::query_scalar::<_, Vec<i32>>(sql).fetch_one(&app.db).await.expect("the server's connections")
+    };
+    let before = pids().await;
+    sqlx::raw_sql("revoke usage on schema auth from chatbot_ui_api").execute(&app.db).await.expect("revokes");
+    for _ in 0..3 {
+        let answer = app.chat("openai", &user).send().await.expect("an answer");
+        assert_eq!(message(answer).await, (500, "An unexpected error occurred".to_owned()));
+        assert_eq!(pids().await, before, "after an error");
+    }
+    sqlx::raw_sql("grant usage on schema auth to chatbot_ui_api").execute(&app.db).await.expect("grants");
+    let answer = app.chat("openai", &user).send().await.expect("an answer");
+    assert!(message(answer).await.1.starts_with("OpenAI API Key not found"));
+    assert_eq!(pids().await, before, "after the next statement");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chatbot_ui_api::{
     http::table::{self, Access},
-    http_client::guard,
+    http_client::ssrf_guard,
 };
 use reqwest::header::{ACCEPT, HeaderMap};
 use serde_json::json;
@@ -80,7 +80,8 @@ async fn a_stream_keeps_its_own_headers() {
 async fn a_providers_words_make_no_header() {
     let upstream = Upstream::start().await;
     let app =
-        App::start_on(postgres::database().await, &[("OPENAI_BASE_URL", &upstream.url())], guard::system_lookup).await;
+        App::start_on(postgres::database().await, &[("OPENAI_BASE_URL", &upstream.url())], ssrf_guard::system_lookup)
+            .await;
     let user = app.user(&[("openai_api_key", "sk-case-split")]).await;
     let words = "no\r\nSet-Cookie: injected=1\r\n\r\n<script>\u{0}\u{2028}</script>";
     let replies = [

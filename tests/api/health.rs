@@ -1,12 +1,11 @@
 //! `/healthz`, `/readyz`, and what answers where no route does.
 
-use std::{
-    net::TcpListener,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use crate::support::{App, chat_body, client, message, postgres};
-use chatbot_ui_api::http_client::guard;
+use futures::future::join_all;
+
+use crate::support::{App, chat_body, client, message, ports::Port, postgres};
+use chatbot_ui_api::http_client::ssrf_guard;
 
 async fn status(app: &App, path: &str) -> u16 {
     client().get(app.url(path)).send().await.expect("an answer").status().as_u16()
@@ -22,19 +21,20 @@ async fn a_server_with_a_database_is_ready() {
 #[tokio::test]
 async fn a_server_starts_without_its_database_and_says_so() {
     let database = postgres::database().await;
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
-    let url = format!("postgresql://nobody:nothing@127.0.0.1:{port}/x");
-    let app = App::start_on(database, &[("DATABASE_URL", &url)], guard::system_lookup).await;
+    let closed = Port::reserve();
+    let url = format!("postgresql://nobody:nothing@{}/x", closed.address);
+    let app = App::start_on(database, &[("DATABASE_URL", &url)], ssrf_guard::system_lookup).await;
     let user = app.user(&[]).await;
 
     assert_eq!(status(&app, "/healthz").await, 200);
-    for request in [client().get(app.url("/readyz")), app.chat("openai", &user)] {
+    join_all([client().get(app.url("/readyz")), app.chat("openai", &user)].map(async |request| {
         let started = Instant::now();
         let (status, words) = message(request.send().await.expect("an answer")).await;
         assert_eq!(status, 503);
         assert_eq!(words, "The database is not available. Please try again in a moment.");
         assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
@@ -96,5 +96,10 @@ async fn a_database_that_lacks_what_requests_need_is_not_ready() {
     let app = App::start(&[]).await;
     assert_eq!(status(&app, "/readyz").await, 200);
     sqlx::raw_sql("revoke usage on schema auth from chatbot_ui_api").execute(&app.db).await.expect("revokes");
-    assert_eq!(status(&app, "/readyz").await, 503);
+    // The answer is kept for a second.
+    let revoked = Instant::now();
+    while status(&app, "/readyz").await != 503 {
+        assert!(revoked.elapsed() < Duration::from_secs(5), "still ready");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

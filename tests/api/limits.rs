@@ -5,13 +5,12 @@ mod shared;
 
 use std::time::{Duration, Instant};
 
-use chatbot_ui_api::http_client::guard;
+use chatbot_ui_api::http_client::ssrf_guard;
 use reqwest::{Response, header::AUTHORIZATION};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
-use uuid::Uuid;
 
 use crate::support::{
-    App, User, chat_body, client, message, postgres, tokens,
+    App, User, chat_body, client, message, postgres, rows, tokens,
     upstream::{Reply, Step, Upstream},
 };
 
@@ -146,16 +145,7 @@ async fn a_handler_that_panics_gives_its_slot_back() {
     let settings = [("MAX_STREAMS_PER_USER", "1"), ("MAX_REQUESTS", "1")];
     let app = App::start_on(postgres::database().await, &settings, |_| panic!("a bug")).await;
     let user = app.user(&[]).await;
-    let model = Uuid::new_v4();
-    sqlx::query(
-        "insert into public.models (id, user_id, api_key, base_url, description, model_id, name) \
-         values ($1, $2, 'x', 'http://models.example.com', '', 'x', '')",
-    )
-    .bind(model)
-    .bind(user.id)
-    .execute(&app.db)
-    .await
-    .expect("a model");
+    let model = rows::model(&app.db, user.id, "http://models.example.com", "x").await;
     let mut body = chat_body();
     body["customModelId"] = model.to_string().into();
     let request = || client().post(app.url("/api/chat/custom")).header(AUTHORIZATION, user.bearer());
@@ -246,7 +236,7 @@ async fn whoever_is_nobody_counts_for_nobody() {
 #[tokio::test]
 async fn without_a_limit_nobody_waits() {
     let database = postgres::database().await;
-    let app = App::start_on(database, &[], guard::system_lookup).await;
+    let app = App::start_on(database, &[], ssrf_guard::system_lookup).await;
     let user = app.user(&[]).await;
     for _ in 0..100 {
         assert_eq!(ask(&app.url(""), &user).await.status(), 200);

@@ -26,6 +26,7 @@ mod providers;
 mod proxies;
 mod refresh;
 mod retrieval;
+mod scripted;
 mod secrets;
 mod sessions;
 mod supabase_cli;

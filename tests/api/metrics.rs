@@ -1,9 +1,6 @@
 //! `/metrics`: what is counted, under which names, and that labels stay few.
 
-use std::{
-    net::TcpListener,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use futures::{StreamExt, stream};
@@ -14,6 +11,7 @@ use chatbot_ui_api::http::table;
 
 use crate::support::{
     App, User, chat_body, client,
+    ports::Port,
     upstream::{End, Reply, Step, Upstream},
 };
 
@@ -26,17 +24,18 @@ struct Watched {
     app: App,
     url: String,
     user: User,
+    _metrics: Port,
 }
 
 impl Watched {
     async fn start(settings: &[(&str, &str)]) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
-        let address = free.to_string();
+        let metrics = Port::reserve();
+        let address = metrics.address.to_string();
         let settings: Vec<_> =
             [("METRICS_ADDR", address.as_str())].into_iter().chain(settings.iter().copied()).collect();
         let app = App::start(&settings).await;
         let user = app.user(&[("openai_api_key", KEY)]).await;
-        Self { app, url: format!("http://{address}/metrics"), user }
+        Self { app, url: format!("http://{address}/metrics"), user, _metrics: metrics }
     }
 
     /// With this provider in OpenAI's place.
@@ -252,7 +251,7 @@ async fn the_database_the_key_set_and_the_process_are_looked_at() {
     // A token whose key has to be looked for.
     let header = BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256","kid":"one"}"#);
     let unknown = format!("Bearer {header}.e30.c2lnbmF0dXJl");
-    for (bearer, status) in [(unknown, 500), (watched.user.bearer(), 200)] {
+    for (bearer, status) in [(unknown, 401), (watched.user.bearer(), 200)] {
         let ask = client().post(watched.app.url("/api/username/get")).header("authorization", bearer);
         let answer = ask.body(json!({ "userId": watched.user.id }).to_string()).send().await.expect("an answer");
         assert_eq!(answer.status(), status);

@@ -3,7 +3,7 @@
 
 use chatbot_ui_api::{
     cli::migrate::{Outcome, apply},
-    http_client::guard,
+    http_client::ssrf_guard,
 };
 use sqlx::{Connection, PgConnection, Row};
 
@@ -100,7 +100,7 @@ async fn rows_of_one_user_are_hidden_from_another_in_postgrest_too() {
 #[tokio::test]
 async fn the_server_works_on_chatbot_uis_own_schema() {
     let database = postgres::supabase_database_for_an_app().await;
-    let app = App::start_on(database, &[], guard::system_lookup).await;
+    let app = App::start_on(database, &[], ssrf_guard::system_lookup).await;
     let user = app.user(&[]).await;
     let answer = app.chat("openai", &user).send().await.expect("an answer");
     assert_eq!(

@@ -14,7 +14,9 @@ use tokio::{
 };
 
 use crate::support::{
-    User, chat_body, client, message, postgres, tokens,
+    User, chat_body, client, message,
+    ports::Port,
+    postgres, tokens,
     upstream::{Reply, Step, Upstream},
 };
 
@@ -150,7 +152,7 @@ async fn after_sigterm_nobody_new_gets_in_and_whoever_is_in_may_finish() {
     let base = format!("{}/v1", upstream.url());
     let (mut child, url) = serve(&[("DATABASE_URL", &database.role_url), ("OPENAI_BASE_URL", &base)]).await;
     let user = User::create(&database.pool, &[("openai_api_key", "sk-case-term")]).await;
-    let pause = Step::Wait(Duration::from_millis(1500));
+    let pause = Step::WaitForRelease;
     upstream.script(
         "sk-case-term",
         vec![
@@ -167,12 +169,16 @@ async fn after_sigterm_nobody_new_gets_in_and_whoever_is_in_may_finish() {
     let address = url.trim_start_matches("http://");
     let mut half = TcpStream::connect(address).await.expect("connects");
     let head = format!(
-        "POST /api/chat/openai HTTP/1.1\r\nhost: x\r\nauthorization: {}\r\ncontent-length: {}\r\n\r\n",
+        "POST /api/chat/openai HTTP/1.1\r\nhost: x\r\nauthorization: {}\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
         user.bearer(),
         body.len()
     );
     let (early, late) = body.split_at(20);
     half.write_all(format!("{head}{early}").as_bytes()).await.expect("writes");
+    // By this the server says that the request is in.
+    let mut said = [0; 25];
+    half.read_exact(&mut said).await.expect("an answer");
+    assert_eq!(said, *b"HTTP/1.1 100 Continue\r\n\r\n");
     let mut idle = TcpStream::connect(address).await.expect("connects");
     idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("writes");
     assert_ne!(idle.read(&mut [0; 1000]).await.expect("an answer"), 0);
@@ -192,6 +198,7 @@ async fn after_sigterm_nobody_new_gets_in_and_whoever_is_in_may_finish() {
     half.read_to_string(&mut served).await.expect("an answer, and the end");
     assert!(served.starts_with("HTTP/1.1 200 OK") && served.contains("late"), "{served}");
 
+    upstream.release("sk-case-term");
     assert_eq!(answer.chunk().await.expect("text").expect("some"), " two");
     let last = Instant::now();
     assert_eq!(answer.chunk().await.expect("a proper end"), None);
@@ -235,9 +242,8 @@ async fn with_nobody_inside_the_stop_is_quick() {
 
 #[tokio::test]
 async fn the_log_says_why_there_is_no_database() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = taken.local_addr().expect("an address").port();
-    drop(taken);
+    let closed = Port::reserve();
+    let port = closed.number();
     let url = format!("postgresql://nobody:nothing@127.0.0.1:{port}/x");
     let (_child, server, written) = serve_and_listen(&[("DATABASE_URL", &url)]).await;
     let answer = client().get(format!("{server}/readyz")).send().await.expect("an answer");
@@ -265,7 +271,7 @@ async fn a_second_signal_stops_at_once() {
     assert_eq!(answer.chunk().await.expect("text").expect("some"), "a");
 
     signal(&child, "INT");
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    stopping(&url).await;
     assert!(child.try_wait().expect("a state").is_none(), "the stream has time");
     signal(&child, "INT");
     let told = Instant::now();
@@ -399,7 +405,12 @@ async fn no_secret_and_nobodys_words_reach_the_log() {
     // A model's name is in the log, what a client calls a model need not be.
     let nonsense = client().post(format!("{url}/api/chat/openai")).header("authorization", user.bearer());
     let _ = nonsense.body("{\"MARKEDPROMPT").send().await.expect("an answer").bytes().await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let lines = async {
+        while written.lock().expect("no panic").matches(r#""message":"request""#).count() < 5 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(5), lines).await.expect("a line for each request");
     let written = written.lock().expect("no panic").clone();
     assert!(written.contains("request_id") && written.contains("provider broke"), "{written:.2000}");
     let token = user.bearer();

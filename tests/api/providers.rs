@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{StreamExt, future::join_all};
 use socket2::{Domain, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -16,7 +16,7 @@ use tokio::{
 use crate::{
     process::serve,
     support::{
-        App, User, chat_body, client, message, postgres,
+        App, User, chat_body, client, message, postgres, rows,
         tls::{AUTHORITY, Answer, Tls},
         upstream::{Reply, Step, Upstream},
     },
@@ -131,12 +131,13 @@ async fn a_head_that_never_ends() {
             }
         })
     };
-    for pause in [Duration::ZERO, Duration::from_millis(50)] {
+    join_all([Duration::ZERO, Duration::from_millis(50)].map(async |pause| {
         let base = format!("http://{}/v1", endless(pause).await);
         let (status, words, took) = ask(&base, &[("PROVIDER_IDLE_TIMEOUT", "1")]).await;
         assert_eq!((status, words.as_str()), (500, "Connection error."));
         assert!(took < Duration::from_secs(4), "{took:?}");
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
@@ -229,15 +230,7 @@ async fn a_line_of_a_hundred_megabytes_is_not_kept() {
     let settings = [("DATABASE_URL", database.role_url.as_str()), ("OPENAI_BASE_URL", &base)];
     let (child, url) = serve(&settings).await;
     let user = User::create(&database.pool, &[("openai_api_key", "sk-case-line")]).await;
-    let model: uuid::Uuid = sqlx::query_scalar(
-        "insert into public.models (user_id, base_url, api_key, description, model_id, name) \
-         values ($1, $2, 'sk-case-line', '', '', '') returning id",
-    )
-    .bind(user.id)
-    .bind(&base)
-    .fetch_one(&database.pool)
-    .await
-    .expect("a model");
+    let model = rows::model(&database.pool, user.id, &base, "sk-case-line").await;
     let megabyte = Step::Write(vec![b'x'; 1 << 20]);
     let steps = [Step::Write(b"data: ".to_vec())].into_iter().chain(vec![megabyte; 100]).collect();
     upstream.script("sk-case-line", vec![Reply { steps, ..Reply::default() }]);

@@ -1,83 +1,42 @@
 //! A session whose access token has run out: refreshed once, used, and handed
 //! back in the form in which it came.
 
-use std::{
-    net::TcpListener,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use actix_web::{App as Web, HttpRequest, HttpResponse, HttpServer, web};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures::future::join_all;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{CACHE_CONTROL, COOKIE, SET_COOKIE};
 use serde_json::{Value, json};
 
-use crate::support::{App, User, chat_body, client, message, tokens};
+use crate::support::{
+    App, User, chat_body, client, message,
+    supabase::{ANON_KEY, Supabase},
+    tokens,
+};
 
-const ANON: &str = "the-anon-key";
-
-/// A stand-in for Supabase's auth server: the first time a refresh token comes
-/// it gives a new session for its user, later it refuses.
-struct AuthServer {
-    url: String,
-    asked: Arc<AtomicUsize>,
-}
-
-impl AuthServer {
-    fn start(user: User, delay: Duration, size: usize) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let asked = Arc::new(AtomicUsize::new(0));
-        let count = asked.clone();
-        std::thread::spawn(move || {
-            let server = HttpServer::new(move || {
-                let count = count.clone();
-                let refresh = move |request: HttpRequest, body: web::Bytes| {
-                    let count = count.clone();
-                    async move {
-                        tokio::time::sleep(delay).await;
-                        let first = count.fetch_add(1, Ordering::SeqCst) == 0;
-                        let body: Value = serde_json::from_slice(&body).expect("JSON");
-                        let header = |name: &str| {
-                            request.headers().get(name).expect("a header").to_str().expect("ascii").to_owned()
-                        };
-                        assert_eq!(request.query_string(), "grant_type=refresh_token");
-                        assert_eq!(
-                            (header("apikey").as_str(), header("authorization").as_str()),
-                            (ANON, "Bearer the-anon-key")
-                        );
-                        if !first || body != json!({ "refresh_token": "good" }) {
-                            return HttpResponse::BadRequest()
-                                .json(json!({ "error_code": "refresh_token_already_used" }));
-                        }
-                        HttpResponse::Ok().json(json!({
-                            "access_token": tokens::access_token(user.id, user.session),
-                            "token_type": "bearer",
-                            "expires_in": 3600,
-                            "refresh_token": "next",
-                            "user": { "id": user.id, "about": "ö;%".repeat(size) },
-                        }))
-                    }
-                };
-                Web::new().route("/auth/v1/token", web::post().to(refresh))
-            });
-            let server = server.workers(1).disable_signals().listen(listener).expect("listens").run();
-            actix_web::rt::System::new().block_on(server)
-        });
-        Self { url, asked }
-    }
+/// An auth server that has one new session for a user, with so much in it; a
+/// refresh token that comes again is refused.
+fn auth_server(user: User, delay: Duration, size: usize) -> Supabase {
+    let supabase = Supabase::start();
+    supabase.project.delay(delay);
+    supabase.project.grant("refresh_token", json!({ "refresh_token": "good" }), 1, move || {
+        json!({
+            "access_token": tokens::access_token(user.id, user.session),
+            "token_type": "bearer",
+            "expires_in": 3600,
+            "refresh_token": "next",
+            "user": { "id": user.id, "about": "ö;%".repeat(size) },
+        })
+    });
+    supabase
 }
 
 /// A server, its user, and an auth server that knows the user.
-async fn start(delay: Duration, size: usize, anon: &str) -> (App, User, AuthServer) {
+async fn start(delay: Duration, size: usize, anon: &str) -> (App, User, Supabase) {
     // The auth server must know the user before the server is told of it.
     let user = User { id: uuid::Uuid::new_v4(), session: uuid::Uuid::new_v4() };
-    let auth = AuthServer::start(user, delay, size);
+    let auth = auth_server(user, delay, size);
     let most = ("MAX_STREAMS_PER_USER", "64");
     let app = App::start(&[("SUPABASE_URL", &auth.url), ("NEXT_PUBLIC_SUPABASE_ANON_KEY", anon), most]).await;
     user.insert(&app.db).await;
@@ -137,14 +96,17 @@ fn next_cookie(cookie: &str, answer: &reqwest::Response) -> String {
 }
 
 #[tokio::test]
-async fn fifty_requests_with_a_spent_token_are_one_refresh() {
+async fn thirty_requests_with_a_spent_token_are_one_refresh() {
     for (base64, chunked, size) in [(false, false, 1), (false, true, 1500), (true, false, 1), (true, true, 1500)] {
-        let (app, user, auth) = start(Duration::from_millis(200), size, ANON).await;
+        let (app, user, auth) = start(Duration::from_millis(200), size, ANON_KEY).await;
         let session = json!({ "access_token": expired(&user), "refresh_token": "good", "expires_at": 1, "user": {} });
         let cookie = cookie(&value(&session, base64), chunked);
 
-        let answers = join_all((0..50).map(|_| ask(&app, &cookie))).await;
-        assert_eq!(auth.asked.load(Ordering::SeqCst), 1, "base64 {base64}, chunked {chunked}");
+        let answers = join_all((0..30).map(|_| ask(&app, &cookie))).await;
+        let [request] = &auth.requests()[..] else { panic!("one, with base64 {base64}, chunked {chunked}") };
+        assert_eq!(request.query, [("grant_type".to_owned(), "refresh_token".to_owned())]);
+        assert_eq!(request.header("authorization"), Some(&*format!("Bearer {ANON_KEY}")));
+        assert_eq!(request.body, br#"{"refresh_token":"good"}"#);
         let next = next_cookie(&cookie, &answers[0]);
         assert_eq!(next.contains(".0="), chunked, "{next}");
         assert_eq!(next.contains("base64-"), base64, "{next}");
@@ -156,14 +118,14 @@ async fn fifty_requests_with_a_spent_token_are_one_refresh() {
         let answer = ask(&app, &next).await;
         assert!(!answer.headers().contains_key(SET_COOKIE));
         assert!(is_in(answer).await);
-        assert_eq!(auth.asked.load(Ordering::SeqCst), 1);
+        assert_eq!(auth.asked(), 1);
     }
 }
 
 /// A cache that kept one would hand the session to whoever asks next.
 #[tokio::test]
 async fn no_cache_keeps_an_answer_with_a_session_in_it() {
-    let (app, user, _auth) = start(Duration::ZERO, 1, ANON).await;
+    let (app, user, _auth) = start(Duration::ZERO, 1, ANON_KEY).await;
     let session = json!({ "access_token": expired(&user), "refresh_token": "good", "expires_at": 1 });
     let cookie = cookie(&value(&session, true), false);
     for (path, body, status) in [
@@ -182,19 +144,19 @@ async fn no_cache_keeps_an_answer_with_a_session_in_it() {
 
 #[tokio::test]
 async fn whoever_leaves_does_not_take_the_new_session_along() {
-    let (app, user, auth) = start(Duration::from_millis(300), 1, ANON).await;
+    let (app, user, auth) = start(Duration::from_millis(300), 1, ANON_KEY).await;
     let session = json!({ "access_token": expired(&user), "refresh_token": "good", "expires_at": 1 });
     let cookie = cookie(&value(&session, true), false);
     let left = tokio::time::timeout(Duration::from_millis(100), ask(&app, &cookie)).await;
     assert!(left.is_err(), "the first client does not wait");
     assert!(is_in(ask(&app, &cookie).await).await);
-    assert_eq!(auth.asked.load(Ordering::SeqCst), 1);
+    assert_eq!(auth.asked(), 1);
 }
 
 #[tokio::test]
 async fn what_cannot_be_refreshed_is_refused() {
     let not_found = (500, "User not found".to_owned());
-    let (app, user, auth) = start(Duration::ZERO, 1, ANON).await;
+    let (app, user, auth) = start(Duration::ZERO, 1, ANON_KEY).await;
     let with = |refresh: &str| {
         cookie(
             &value(&json!({ "access_token": expired(&user), "refresh_token": refresh, "expires_at": 1 }), false),
@@ -205,7 +167,7 @@ async fn what_cannot_be_refreshed_is_refused() {
     assert!(!answer.headers().contains_key(SET_COOKIE));
     assert_eq!(message(answer).await, not_found);
     assert_eq!(message(ask(&app, &with("")).await).await, not_found);
-    assert_eq!(auth.asked.load(Ordering::SeqCst), 1, "not for an empty one");
+    assert_eq!(auth.asked(), 1, "not for an empty one");
 
     // A token that is bad for another reason is not refreshed.
     let foreign = tokens::sign(&tokens::claims(user.id, user.session), "another secret of some length");
@@ -213,14 +175,14 @@ async fn what_cannot_be_refreshed_is_refused() {
     assert_eq!(message(ask(&app, &cookie(&value(&session, false), false)).await).await, not_found);
     // Nor is a bearer.
     let request = client().post(app.url("/api/chat/openai")).bearer_auth(expired(&user));
-    assert_eq!(message(request.body(chat_body().to_string()).send().await.expect("an answer")).await, not_found);
-    assert_eq!(auth.asked.load(Ordering::SeqCst), 1);
+    assert_eq!(message(request.body(chat_body().to_string()).send().await.expect("an answer")).await.0, 401);
+    assert_eq!(auth.asked(), 1);
 }
 
 #[tokio::test]
 async fn without_an_anon_key_or_an_auth_server_there_is_an_answer_in_time() {
     let not_found = (500, "User not found".to_owned());
-    for (delay, anon) in [(Duration::ZERO, ""), (Duration::from_secs(30), ANON)] {
+    for (delay, anon) in [(Duration::ZERO, ""), (Duration::from_secs(30), ANON_KEY)] {
         let (app, user, _auth) = start(delay, 1, anon).await;
         let session = json!({ "access_token": expired(&user), "refresh_token": "good", "expires_at": 1 });
         let started = Instant::now();

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Instant};
 
-use chatbot_ui_api::http_client::guard;
+use chatbot_ui_api::http_client::ssrf_guard;
 use reqwest::header::AUTHORIZATION;
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -17,6 +17,7 @@ use crate::support::{
     pgbouncer::PgBouncer,
     postgres,
     retrieval::{SERVICE_KEY, Stand, vector},
+    rows::{self, File},
 };
 
 async fn start(stand: &Stand, settings: &[(&str, &str)]) -> App {
@@ -28,37 +29,16 @@ async fn start_on(database: postgres::Database, stand: &Stand, settings: &[(&str
     let all =
         [("SUPABASE_URL", stand.url.as_str()), ("SUPABASE_SERVICE_ROLE_KEY", SERVICE_KEY), ("OPENAI_BASE_URL", &base)];
     let all: Vec<_> = all.into_iter().chain(settings.iter().copied()).collect();
-    App::start_on(database, &all, guard::system_lookup).await
+    App::start_on(database, &all, ssrf_guard::system_lookup).await
 }
 
 /// A row of `files`, its object at `<owner>/<id>`.
 async fn file(db: &PgPool, owner: &User, name: &str, sharing: &str) -> Uuid {
-    let id = Uuid::new_v4();
-    sqlx::query(
-        "insert into public.files (id, user_id, name, file_path, sharing, description, size, tokens, type) \
-         values ($1, $2, $3, $4, $5, '', 0, -1, '')",
-    )
-    .bind(id)
-    .bind(owner.id)
-    .bind(name)
-    .bind(format!("{}/{id}", owner.id))
-    .bind(sharing)
-    .execute(db)
-    .await
-    .expect("a file");
-    id
+    File { name, path: None, sharing }.insert(db, owner.id).await
 }
 
 async fn item(db: &PgPool, owner: &User, file: Uuid, content: &str, tokens: i32) {
-    let numbers = vector(content).iter().map(f32::to_string).collect::<Vec<_>>().join(",");
-    let sql = "select quote_ident(nspname) from pg_extension join pg_namespace on pg_namespace.oid = extnamespace where extname = 'vector'";
-    let schema: String = sqlx::query_scalar(sql).fetch_one(db).await.expect("pgvector");
-    let sql = format!(
-        "insert into public.file_items (file_id, user_id, content, tokens, openai_embedding) \
-         values ($1, $2, $3, $4, '[{numbers}]'::{schema}.vector)"
-    );
-    let insert = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(file).bind(owner.id).bind(content).bind(tokens);
-    insert.execute(db).await.expect("an item");
+    rows::item(db, owner.id, file, (content, tokens), &vector(content)).await;
 }
 
 /// What is stored of a file: contents, tokens, and whether each has its own vector.

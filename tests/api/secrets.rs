@@ -31,9 +31,11 @@ use tokio::process::{Child, Command};
 use uuid::Uuid;
 
 use crate::support::{
-    User, chat_body, client, message, postgres,
+    User, chat_body, client, message,
+    ports::Port,
+    postgres,
     redis::Redis,
-    tokens,
+    rows, tokens,
     upstream::{ANY, End, Reply, Step, Upstream},
 };
 
@@ -69,18 +71,18 @@ enum Weather {
 struct Server {
     child: Child,
     url: String,
-    metrics: String,
+    metrics: Port,
     output: PathBuf,
 }
 
 impl Server {
     async fn start(arguments: &[&str], settings: &[(String, String)], format: &str) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+        let metrics = Port::reserve();
         let output = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("output-{}", Uuid::new_v4()));
         let file = File::create(&output).expect("a file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_chatbot-ui-api"));
         command.args(arguments).current_dir(env!("CARGO_TARGET_TMPDIR")).env_clear();
-        command.env("METRICS_ADDR", free.to_string());
+        command.env("METRICS_ADDR", metrics.address.to_string());
         command.env("PORT", "0").env("LOG_FORMAT", format).env("RUST_LOG", "trace").env("SHUTDOWN_GRACE", "1");
         // Directives of one's own do not open what is shut.
         if format == "json" {
@@ -102,12 +104,12 @@ impl Server {
             assert!(started.elapsed() < Duration::from_secs(20), "{written}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
-        Self { child, url, metrics: format!("http://{free}/metrics"), output }
+        Self { child, url, metrics, output }
     }
 
     /// What `/metrics` says.
     async fn metrics(&self) -> String {
-        let answer = client().get(&self.metrics).send().await.expect("an answer");
+        let answer = client().get(format!("http://{}/metrics", self.metrics.address)).send().await.expect("an answer");
         let text = answer.text().await.expect("text");
         assert!(text.contains("\nchatbot_ui_api_requests_total{"), "nothing was counted: {text}");
         text
@@ -214,12 +216,7 @@ async fn requests(
     db: &PgPool,
     upstream: &str,
 ) -> Vec<(String, RequestBuilder)> {
-    let model = async |base_url: String| -> Uuid {
-        let insert = sqlx::query_scalar(
-            "insert into public.models (user_id, base_url, api_key, description, model_id, name) values ($1, $2, 'sk-MARKEDmodel', '', '', '') returning id",
-        );
-        insert.bind(user.id).bind(base_url).fetch_one(db).await.expect("a model")
-    };
+    let model = async |base_url: String| rows::model(db, user.id, &base_url, "sk-MARKEDmodel").await;
     let models = [
         model(format!("{upstream}/MARKEDpath?key=MARKEDquery")).await,
         model("http://MARKEDuser:MARKEDpassword@127.0.0.1/".to_owned()).await,
@@ -227,14 +224,8 @@ async fn requests(
         model(format!("http://MARKEDhost{}/v1", "x".repeat(64))).await,
         model("MARKED no URL".to_owned()).await,
     ];
-    let file: Uuid = sqlx::query_scalar(
-        "insert into public.files (user_id, name, file_path, description, size, tokens, type) values ($1, 'MARKEDname.txt', $2, '', 0, -1, '') returning id",
-    )
-    .bind(user.id)
-    .bind(format!("{}/MARKEDfile", user.id))
-    .fetch_one(db)
-    .await
-    .expect("a file");
+    let path = format!("{}/MARKEDfile", user.id);
+    let file = rows::File { name: "MARKEDname.txt", path: Some(&path), sharing: "private" }.insert(db, user.id).await;
     let session =
         json!({ "access_token": token, "refresh_token": "MARKEDrefresh", "user": { "email": "MARKED@example.com" } });
     let mut requests = Vec::new();
@@ -491,7 +482,8 @@ async fn fail_to_refresh(client: &Client, url: &str, expired: &str, upstream: &U
         let answer = request.header(COOKIE, format!("sb-127-auth-token={session}")).send().await.expect("an answer");
         assert_eq!(message(answer).await.1, "User not found");
     }
-    assert_eq!(upstream.requests(ANY).len(), 5, "the auth server was not asked");
+    let refreshes = upstream.requests(ANY).iter().filter(|request| request.path.contains("/token")).count();
+    assert_eq!(refreshes, 5, "the auth server was not asked");
 }
 
 /// The page shows what is public, and nothing of what came with the request.

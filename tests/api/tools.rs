@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chatbot_ui_api::http_client::guard;
+use chatbot_ui_api::http_client::ssrf_guard;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
@@ -51,7 +51,7 @@ async fn ask(app: &App, user: &User, tools: &[Value]) -> (u16, String) {
     }
 }
 
-async fn start(upstream: &Upstream, settings: &[(&str, &str)], lookup: guard::Lookup) -> (App, User) {
+async fn start(upstream: &Upstream, settings: &[(&str, &str)], lookup: ssrf_guard::Lookup) -> (App, User) {
     let base = format!("{}/v1", upstream.url());
     let settings: Vec<_> = [("OPENAI_BASE_URL", base.as_str())].into_iter().chain(settings.iter().copied()).collect();
     let app = App::start_on(postgres::database().await, &settings, lookup).await;
@@ -66,7 +66,7 @@ fn tools_server(upstream: &Upstream) -> String {
 #[tokio::test]
 async fn the_calls_of_one_turn_run_at_the_same_time_and_keep_their_order() {
     let upstream = Upstream::start().await;
-    let (app, user) = start(&upstream, &[], guard::system_lookup).await;
+    let (app, user) = start(&upstream, &[], ssrf_guard::system_lookup).await;
     upstream.script(KEY, vec![calls(&["a", "b", "c"]), Reply::events(&[HELLO], Step::Wait(Duration::ZERO))]);
     for (name, wait) in [("a", 900), ("b", 800), ("c", 700)] {
         let mut slow = Reply::json(200, &json!({ "from": name }));
@@ -93,7 +93,7 @@ async fn the_calls_of_one_turn_run_at_the_same_time_and_keep_their_order() {
 #[tokio::test]
 async fn a_tool_that_fails_says_why() {
     let upstream = Upstream::start().await;
-    let (app, user) = start(&upstream, &[], guard::system_lookup).await;
+    let (app, user) = start(&upstream, &[], ssrf_guard::system_lookup).await;
     let large = Reply { steps: vec![Step::Write(vec![b' '; 2 << 20])], ..Reply::json(200, &json!(1)) };
     let text = Reply { steps: vec![Step::Write(b"sunny".to_vec())], ..Reply::json(200, &json!(1)) };
     upstream.tool(KEY, &format!("/tool-{KEY}/large"), large);
@@ -119,7 +119,7 @@ async fn a_tool_that_fails_says_why() {
 #[tokio::test]
 async fn a_tool_has_its_time_and_no_more() {
     let upstream = Upstream::start().await;
-    let (app, user) = start(&upstream, &[("TOOL_TIMEOUT", "1")], guard::system_lookup).await;
+    let (app, user) = start(&upstream, &[("TOOL_TIMEOUT", "1")], ssrf_guard::system_lookup).await;
     let begun = Reply { steps: vec![Step::Write(b"{".to_vec()), Step::WaitForever], ..Reply::json(200, &json!(1)) };
     let dripping = (0..100).flat_map(|_| [Step::Write(b" ".to_vec()), Step::Wait(Duration::from_millis(300))]);
     let dripping = Reply { steps: dripping.collect(), ..Reply::json(200, &json!(1)) };
@@ -137,7 +137,7 @@ async fn a_tool_has_its_time_and_no_more() {
 #[tokio::test]
 async fn a_document_that_cannot_be_read_does_not_spoil_the_others() {
     let upstream = Upstream::start().await;
-    let (app, user) = start(&upstream, &[], guard::system_lookup).await;
+    let (app, user) = start(&upstream, &[], ssrf_guard::system_lookup).await;
     upstream.script(KEY, vec![calls(&["a"]), Reply::events(&[HELLO], Step::Wait(Duration::ZERO))]);
     upstream.tool(KEY, &format!("/tool-{KEY}"), Reply::json(200, &json!(1)));
     let good = tool(&tools_server(&upstream), &["a"]);
@@ -205,7 +205,7 @@ async fn a_tools_url_that_leads_inside_is_refused() {
 async fn a_redirect_of_a_tool_is_checked_too() {
     let upstream = Upstream::start().await;
     let port = upstream.url().rsplit(':').next().expect("a port").to_owned();
-    let (app, user) = start(&upstream, &[("PRIVATE_UPSTREAMS", "127.0.0.1")], guard::system_lookup).await;
+    let (app, user) = start(&upstream, &[("PRIVATE_UPSTREAMS", "127.0.0.1")], ssrf_guard::system_lookup).await;
     for target in [
         format!("http://127.0.0.2:{port}/x"),
         "http://169.254.169.254/".to_owned(),

@@ -1,10 +1,19 @@
 //! The playground as people see it, in a real Chromium, on the real binary.
 //! Skipped, with a line that says so, where Chromium or its driver is absent.
 
-#[path = "../api/support/programs.rs"]
+#[path = "../support/programs.rs"]
 mod programs;
 mod project;
+#[expect(dead_code, reason = "here they are one user's")]
+#[path = "../support/rows.rs"]
+mod rows;
+#[expect(dead_code, reason = "here it only signs in")]
+#[path = "../support/supabase.rs"]
+mod supabase;
 mod support;
+#[expect(dead_code, reason = "here it only carries the stand-in for Supabase")]
+#[path = "../support/upstream/mod.rs"]
+mod upstream;
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,4 @@
-//! The database: whether it can be reached, what stands between, and whether
-//! it lets through what the server sends.
+//! Database checks: connectivity, encryption, a pooler in between, and the privileges for the server's statements.
 
 use std::time::Duration;
 
@@ -10,14 +9,14 @@ use crate::{
     config::Config,
     db::inspect,
     db::{SessionCheck, Settings},
-    http_client::guard,
+    http_client::ssrf_guard,
 };
 
-/// For all statements together.
+/// Time limit for all statements together.
 const STATEMENTS_LIMIT: Duration = Duration::from_secs(15);
 const ROLE: &str = "run docs/role.sql as the owner of the tables";
 
-/// Connects, and looks at everything where that works.
+/// Connects, and runs all checks if that succeeds.
 pub async fn lines(config: &Config) -> Vec<Line> {
     let settings = &config.database;
     let mut connection = match connect(settings).await {
@@ -38,10 +37,11 @@ pub async fn lines(config: &Config) -> Vec<Line> {
     };
     match tokio::time::timeout(STATEMENTS_LIMIT, all).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            lines.push(fail(format!("database: it broke off: {error}"), "run check again, and see the database's log"))
-        }
-        Err(_) => lines.push(fail("database: it does not answer in time", "see what it is busy with")),
+        Ok(Err(error)) => lines.push(fail(
+            format!("database: the connection broke: {error}"),
+            "run check again, and see the database's log",
+        )),
+        Err(_) => lines.push(fail("database: it does not answer in time", "see which statements it is busy with")),
     }
     lines
 }
@@ -53,7 +53,7 @@ async fn connect(settings: &Settings) -> Result<PgConnection, Line> {
         Err(_) => {
             return Err(fail(
                 format!("database: {} gives no answer within {} s", place(settings), LIMIT.as_secs()),
-                "see that DATABASE_URL is right and no firewall is between",
+                "check DATABASE_URL, and that no firewall blocks the connection",
             ));
         }
     };
@@ -74,41 +74,41 @@ fn unreachable(settings: &Settings, error: &sqlx::Error) -> Line {
             match refusal.code().as_deref() {
                 Some("3D000") => fail(
                     format!("database: {place} has no database called {}", options.get_database().unwrap_or(user)),
-                    "mend the name at the end of DATABASE_URL (on Supabase: postgres)",
+                    "fix the name at the end of DATABASE_URL (on Supabase: postgres)",
                 ),
                 Some("28P01" | "28000") => fail(
                     format!("database: {place} refuses the login of {user}: {words}"),
-                    "mend the user and the password in DATABASE_URL; special characters are percent-encoded",
+                    "fix the user and the password in DATABASE_URL; special characters are percent-encoded",
                 ),
                 _ if words.contains("enant or user not found") => fail(
                     format!("database: the pooler {place} does not know {user}"),
-                    "use postgres.<project> as the user and the host that the dashboard shows (Connect)",
+                    "use postgres.<project> as the user, and the host that the dashboard shows (Connect)",
                 ),
-                _ => fail(format!("database: {place} refuses: {words}"), "see that DATABASE_URL is right"),
+                _ => fail(format!("database: {place} refuses: {words}"), "check DATABASE_URL"),
             }
         }
         sqlx::Error::Io(problem) => {
             let direct = options.get_host().starts_with("db.") && options.get_host().ends_with(".supabase.co");
             let todo = if direct {
-                "a project's direct address is IPv6 only: where there is none, take the session pooler's (dashboard: Connect)"
-            } else if guard::is_this_machine(options.get_host()) {
-                "start it (local stack: supabase start), or mend DATABASE_URL"
+                "a project's direct address is IPv6 only: without IPv6, use the session pooler's (dashboard: Connect)"
+            } else if ssrf_guard::is_this_machine(options.get_host()) {
+                "start it (local stack: supabase start), or fix DATABASE_URL"
             } else {
-                "see that DATABASE_URL is right, the project is not paused and no firewall is between"
+                "check that DATABASE_URL is right, the project is not paused and no firewall blocks the connection"
             };
             fail(format!("database: {place} cannot be reached: {problem}"), todo)
         }
         sqlx::Error::Tls(problem) => fail(
             format!("database: no TLS with {place}: {problem}"),
-            "mend sslmode (and sslrootcert) in DATABASE_URL, or set the server's certificate up",
+            "fix sslmode (and sslrootcert) in DATABASE_URL, or install a valid certificate on the server",
         ),
-        other => fail(format!("database: {place}: {other}"), "see that DATABASE_URL is right"),
+        other => fail(format!("database: {place}: {other}"), "check DATABASE_URL"),
     }
 }
 
-/// Whether others can read along. On this machine nobody could.
+/// Checks that the connection is encrypted; a local one need not be.
 async fn encryption(settings: &Settings) -> Option<Line> {
-    let local = guard::is_this_machine(settings.options.get_host()) || settings.options.get_socket().is_some();
+    let local = ssrf_guard::is_this_machine(settings.options.get_host()) || settings.options.get_socket().is_some();
     if local {
         return None;
     }
@@ -123,18 +123,17 @@ async fn encryption(settings: &Settings) -> Option<Line> {
         ok("database: the connection is encrypted")
     } else {
         warn(
-            "database: the connection is not encrypted, so the password and every row can be read on the way",
-            "set up TLS there and add ?sslmode=require to DATABASE_URL, unless the network is yours alone",
+            "database: the connection is not encrypted, so the password and every row can be read in transit",
+            "set up TLS there and add ?sslmode=require to DATABASE_URL, unless the network is trusted",
         )
     })
 }
 
-/// Two connections at once that have one process behind them have a pooler
-/// between that hands it out by the transaction.
+/// Detects a pooler in transaction mode: two open connections are served by the same Postgres process.
 async fn pooler(settings: &Settings, one: &mut PgConnection) -> sqlx::Result<Option<Line>> {
     let Ok(mut two) = connect(settings).await else {
         return Ok(Some(warn(
-            "database: there is no room for a second connection",
+            "database: no second connection is possible",
             "raise its limit, or lower DATABASE_POOL_SIZE",
         )));
     };
@@ -153,7 +152,7 @@ fn pooler_line(set: bool, seen: bool, port: u16) -> Option<Line> {
         )),
         (false, false) if port == 6543 => Some(warn(
             "pooler: port 6543 is the transaction pooler's on Supabase, and DATABASE_POOLER says session",
-            "unset DATABASE_POOLER, unless this is another server",
+            "unset DATABASE_POOLER, unless the server on that port is no such pooler",
         )),
         (false, false) => Some(ok("pooler: none in transaction mode")),
         (true, _) => Some(ok("pooler: in transaction mode, as DATABASE_POOLER or the port says")),
@@ -178,7 +177,7 @@ async fn refusals(connection: &mut PgConnection, statements: &[String]) -> sqlx:
     Ok(refusals)
 }
 
-/// What Postgres said of a statement.
+/// Postgres' refusal of a statement.
 #[derive(Debug, PartialEq, Eq)]
 struct Refusal {
     code: String,
@@ -193,7 +192,7 @@ impl Refusal {
     fn line(&self, what: &str) -> Line {
         let todo = match self.code.as_str() {
             "42P01" | "3F000" => {
-                "run chatbot-ui-api migrate (or chatbot-ui's own migrations), or let DATABASE_URL lead to the database that has the tables"
+                "run chatbot-ui-api migrate (or chatbot-ui's own migrations), or point DATABASE_URL at the database that has the tables"
             }
             "42703" => "apply chatbot-ui's newer migrations (in its folder: supabase db push)",
             "42501" => ROLE,
@@ -211,8 +210,8 @@ async fn accounts(config: &Config, connection: &mut PgConnection) -> sqlx::Resul
         let line = match check {
             SessionCheck::Database => ok("accounts: users, sessions and profiles can be read"),
             SessionCheck::Token => warn(
-                "accounts: profiles can be read; SESSION_CHECK=token, so users who signed out or were banned get in until their token runs out",
-                "unset it where the role may read the schema auth (docs/role.sql)",
+                "accounts: profiles can be read; SESSION_CHECK=token, so users who signed out or were banned have access until their token expires",
+                "unset it if the role may read the schema auth (docs/role.sql)",
             ),
         };
         return Ok(vec![line]);
@@ -222,7 +221,7 @@ async fn accounts(config: &Config, connection: &mut PgConnection) -> sqlx::Resul
         let words = all.first().map_or("", |it| it.words.as_str());
         return Ok(vec![fail(
             format!("accounts: sessions cannot be looked up: {words}"),
-            format!("{ROLE}; or set SESSION_CHECK=token, and signing out works when the token runs out"),
+            format!("{ROLE}; or set SESSION_CHECK=token, and signed-out sessions end when their token expires"),
         )]);
     }
     let columns_missing = !missing.is_empty() && all.iter().any(|it| it.code == "42703");
@@ -243,8 +242,7 @@ async fn models(connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
     Ok(all.iter().map(|it| it.line("custom models")).collect())
 }
 
-/// Chat works without them, so what is missing is no failure; what is there
-/// and may not be used is.
+/// Chat works without these tables, so a missing one is a warning; a table without access is a failure.
 async fn files(connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
     let Some(schema) = inspect::vector_schema(connection).await? else {
         return Ok(vec![warn(

@@ -1,6 +1,5 @@
-//! `check`: a line each for what is right and what is wrong with this
-//! configuration, and what to do about it. Nothing is changed, no line holds
-//! a secret, and what can be looked at is looked at, whatever failed before.
+//! `check`: one line for each finding about this configuration, and what to do about it. Nothing is changed, no line
+//! holds a secret, and every check that can run does so, whatever failed before.
 
 mod database;
 mod project;
@@ -17,28 +16,28 @@ use std::{
 use super::progress;
 use crate::{
     config::{self, Config, Variables},
-    http_client::{ClientFactory, causes, guard},
+    http_client::{ClientFactory, causes, ssrf_guard},
 };
 
-/// For one thing that is asked of another server.
+/// Timeout of one request to another server.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// How a thing stands.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Level {
     Ok,
-    /// It works, but for what the line says.
+    /// Works, with the restriction that the line names.
     Warn,
-    /// Something that is needed does not work, or a door is open.
+    /// Something required does not work, or something is exposed.
     Fail,
 }
 
-/// One line of the answer.
+/// One line of the output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Line {
     level: Level,
     what: String,
-    /// What to do about it.
+    /// The remedy.
     todo: Option<String>,
 }
 
@@ -61,7 +60,7 @@ impl fmt::Display for Line {
             Level::Warn => "warn",
             Level::Fail => "FAIL",
         };
-        // A server may answer with more than one line.
+        // An error message from a server may have more than one line.
         let what = self.what.replace(['\n', '\r'], " ");
         match &self.todo {
             None => write!(f, "{level} {what}"),
@@ -70,11 +69,11 @@ impl fmt::Display for Line {
     }
 }
 
-/// Runs the command: 0 where nothing that is needed fails, else 1.
+/// Runs the command. Exit status 0 if nothing required fails, else 1.
 pub fn run() -> ExitCode {
     super::run(async {
         let variables = config::variables()?;
-        let lines = progress::during("Looking at the configuration", String::new, Box::pin(look(&variables))).await;
+        let lines = progress::during("Checking the configuration", String::new, Box::pin(all_lines(&variables))).await;
         let colours = super::colours(std::io::stdout().is_terminal());
         for line in &lines {
             super::say(&coloured(line, colours));
@@ -101,9 +100,12 @@ fn coloured(line: &Line, colours: bool) -> String {
     }
 }
 
-async fn look(variables: &Variables) -> Vec<Line> {
+async fn all_lines(variables: &Variables) -> Vec<Line> {
     let (config, wrong) = settings::read(variables);
     let mut lines = settings::files(variables);
+    lines.extend(settings::process_variables(variables, |name| {
+        [name, &name.to_lowercase()].iter().any(|name| std::env::var_os(name).is_some())
+    }));
     lines.extend(settings::problems(&wrong));
     let Some(config) = config else { return lines };
     let is_usable = |prefixes: &[&str]| !wrong.iter().any(|it| prefixes.iter().any(|p| it.variable().starts_with(p)));
@@ -114,7 +116,7 @@ async fn look(variables: &Variables) -> Vec<Line> {
     if project {
         lines.extend(by_settings_alone(variables, &config));
     }
-    // The slow ones side by side.
+    // The slow checks run concurrently.
     let (of_database, of_project, of_model, of_front_end) = tokio::join!(
         async { if database { database::lines(&config).await } else { Vec::new() } },
         async { if project { of_project(&config).await } else { Vec::new() } },
@@ -129,8 +131,8 @@ async fn look(variables: &Variables) -> Vec<Line> {
     lines
 }
 
-/// What the settings alone show to be wrong with the project, in a sentence
-/// each: for the server, when it starts.
+/// Returns a sentence for each mistake in the project's settings that shows without a connection; the server logs them
+/// when it starts.
 pub fn mistakes(variables: &Variables, config: &Config) -> Vec<String> {
     let failed = by_settings_alone(variables, config).into_iter().filter(|line| line.level == Level::Fail);
     failed.map(|Line { what, todo, .. }| format!("{what} → {}", todo.unwrap_or_default())).collect()
@@ -144,7 +146,7 @@ fn by_settings_alone(variables: &Variables, config: &Config) -> Vec<Line> {
 
 async fn of_project(config: &Config) -> Vec<Line> {
     let use_proxy = !config.base_urls.all_on_this_machine();
-    let factory = ClientFactory::new(config.http_client.clone(), use_proxy, guard::system_lookup);
+    let factory = ClientFactory::new(config.http_client.clone(), use_proxy, ssrf_guard::system_lookup);
     match factory.and_then(|factory| factory.trusted().map_err(io::Error::other)) {
         Ok(client) => supabase::lines(&client, config).await,
         Err(error) => vec![fail(
@@ -162,7 +164,7 @@ mod tests {
     fn a_line_is_one_line_and_says_what_to_do() {
         assert_eq!(ok("all is well").to_string(), "ok   all is well");
         assert_eq!(warn("two\nlines", "look").to_string(), "warn two lines → look");
-        assert_eq!(fail("broken", "mend it").to_string(), "FAIL broken → mend it");
+        assert_eq!(fail("broken", "fix it").to_string(), "FAIL broken → fix it");
     }
 
     #[test]

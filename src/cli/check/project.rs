@@ -1,5 +1,5 @@
-//! The Supabase project by its settings alone: whether they speak of one
-//! project, and whether each key stands where it belongs. Pure.
+//! Checks of the Supabase project's settings alone, without a connection: do they belong to one project, and is each
+//! key in its place? Pure functions.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
@@ -12,13 +12,12 @@ use super::{Line, fail, ok, warn};
 use crate::{
     auth::{self, PUBLISHED_JWT_SECRET},
     config::{Config, Variables},
-    http_client::guard,
+    http_client::ssrf_guard,
 };
 
 const WHERE_THE_KEYS_ARE: &str = "copy it again (dashboard: Project Settings, API Keys; local stack: supabase status)";
 
-/// Whether the addresses lead to one project, and the front end's cookie is
-/// the one that is looked for.
+/// Checks that the URLs belong to one project, and that the front end uses the cookie that the server expects.
 pub fn address(variables: &Variables, config: &Config) -> Vec<Line> {
     let sessions = &config.sessions;
     let mut lines = Vec::new();
@@ -27,18 +26,18 @@ pub fn address(variables: &Variables, config: &Config) -> Vec<Line> {
     let theirs = front_end.map(|supabase_url| auth::cookie::name_for(&supabase_url));
     lines.push(match theirs {
         Some(theirs) if theirs != *name => fail(
-            format!("cookie: the front end's is {theirs} (by NEXT_PUBLIC_SUPABASE_URL), this server looks for {name}"),
+            format!("cookie: the front end's is {theirs} (by NEXT_PUBLIC_SUPABASE_URL), this server expects {name}"),
             format!("set SUPABASE_URL to the same host, or SUPABASE_COOKIE_NAME={theirs}"),
         ),
-        _ => ok(format!("cookie: {name}, as the browser's has to be called")),
+        _ => ok(format!("cookie: {name}, derived from SUPABASE_URL or set")),
     });
 
-    let remote = !sessions.supabase_url.host_str().is_some_and(guard::is_this_machine);
+    let remote = !sessions.supabase_url.host_str().is_some_and(ssrf_guard::is_this_machine);
     let database = variables.get("DATABASE_URL").map(String::as_str).unwrap_or_default().trim();
     if remote && database.is_empty() {
         lines.push(fail(
-            "project: SUPABASE_URL is elsewhere, and DATABASE_URL is not set, so a local stack's database is asked",
-            "set DATABASE_URL to the project's (dashboard: Connect)",
+            "project: SUPABASE_URL is not local, and DATABASE_URL is not set, so the local stack's database is used",
+            "set DATABASE_URL to the project's database (dashboard: Connect)",
         ));
     }
     if database.to_uppercase().contains("YOUR-PASSWORD") {
@@ -51,20 +50,20 @@ pub fn address(variables: &Variables, config: &Config) -> Vec<Line> {
         && of_url != of_database
     {
         lines.push(fail(
-            format!("project: SUPABASE_URL is of the project {of_url}, DATABASE_URL of {of_database}"),
-            "take both from one project",
+            format!("project: SUPABASE_URL belongs to the project {of_url}, DATABASE_URL to {of_database}"),
+            "use one project for both",
         ));
     }
     lines
 }
 
-/// The project's name in `https://<name>.supabase.co`.
+/// Returns `<name>` of `https://<name>.supabase.co`.
 fn project_of_url(url: &Url) -> Option<&str> {
     let (name, rest) = url.host_str()?.split_once('.')?;
     matches!(rest, "supabase.co" | "supabase.in").then_some(name)
 }
 
-/// The project's name in a direct address, or in the user name of a pooler's.
+/// Returns the project's name from a direct address, or from the user name of a pooler URL.
 fn project_of_database(config: &Config) -> Option<&str> {
     let options = &config.database.options;
     let host = options.get_host();
@@ -75,7 +74,7 @@ fn project_of_database(config: &Config) -> Option<&str> {
     host.ends_with(".pooler.supabase.com").then_some(name)
 }
 
-/// What a legacy API key says of itself.
+/// The claims of a legacy API key.
 #[derive(Deserialize)]
 struct Claims {
     role: Option<String>,
@@ -85,16 +84,16 @@ struct Claims {
     exp: Option<u64>,
 }
 
-/// Where a key is found, and what it is for.
+/// A setting that holds an API key, and the key's purpose.
 struct Place {
     variable: &'static str,
     role: &'static str,
-    /// How the new keys for it begin, and those for the other place.
+    /// Prefix of the new-style keys of this kind, and of the other kind.
     prefix: &'static str,
     other: &'static str,
 }
 
-/// The secret, the public key and the service key; `now` in seconds since 1970.
+/// Checks the JWT secret, the public key and the service key; `now` in seconds since 1970.
 pub fn keys(variables: &Variables, config: &Config, now: u64) -> Vec<Line> {
     let sessions = &config.sessions;
     let mut lines = Vec::new();
@@ -103,7 +102,7 @@ pub fn keys(variables: &Variables, config: &Config, now: u64) -> Vec<Line> {
         if secret.starts_with("sb_") || claims(secret).is_some() {
             lines.push(fail(
                 "session secret: SUPABASE_JWT_SECRET is an API key",
-                "set the legacy JWT secret (dashboard: Project Settings, JWT Keys), or unset it where the project signs with ES256 or RS256",
+                "set the legacy JWT secret (dashboard: Project Settings, JWT Keys), or unset it if the project signs with ES256 or RS256",
             ));
         }
     }
@@ -113,8 +112,8 @@ pub fn keys(variables: &Variables, config: &Config, now: u64) -> Vec<Line> {
     lines.push(match &sessions.anon_key {
         Some(key) => key_line(&public, key, config, now),
         None => warn(
-            "public key: SUPABASE_ANON_KEY is not set, so sessions whose token has run out are not refreshed",
-            "set it as the front end has it",
+            "public key: SUPABASE_ANON_KEY is not set, so sessions whose token has expired are not refreshed",
+            "set it to the same value as in the front end",
         ),
     });
     let service = Place {
@@ -127,7 +126,7 @@ pub fn keys(variables: &Variables, config: &Config, now: u64) -> Vec<Line> {
         Some(key) => key_line(&service, key.expose_secret(), config, now),
         None => warn(
             "service key: SUPABASE_SERVICE_ROLE_KEY is not set, so uploaded files cannot be read",
-            "set it for retrieval; chat needs it not",
+            "needed for retrieval only, not for chat",
         ),
     });
     lines
@@ -143,19 +142,22 @@ fn key_line(place: &Place, key: &str, config: &Config, now: u64) -> Line {
     }
     if key.starts_with(other) {
         let todo = if *other == "sb_secret_" {
-            "set the one that begins with sb_publishable_; and if browsers were given this one, make a new secret key: it opens every row"
+            "set the one that begins with sb_publishable_; if this one was sent to browsers, replace the secret key: it gives access to every row"
         } else {
             "set the one that begins with sb_secret_"
         };
-        return fail(format!("{variable}: holds a key that begins with {other}, which is for another place"), todo);
+        return fail(
+            format!("{variable}: holds a key that begins with {other}, which belongs in another variable"),
+            todo,
+        );
     }
     let Some(claims) = claims(key) else {
-        return fail(format!("{variable}: is no key of Supabase's"), WHERE_THE_KEYS_ARE);
+        return fail(format!("{variable}: is not a Supabase key"), WHERE_THE_KEYS_ARE);
     };
     if claims.role.as_deref() != Some(role) {
         let said = claims.role.as_deref().unwrap_or("none");
         let todo = if said == "service_role" {
-            "set the anon key; and if browsers were given this one, make a new one: it opens every row"
+            "set the anon key; if this one was sent to browsers, replace it: it gives access to every row"
         } else {
             WHERE_THE_KEYS_ARE
         };
@@ -164,23 +166,23 @@ fn key_line(place: &Place, key: &str, config: &Config, now: u64) -> Line {
     if claims.exp.is_some_and(|exp| exp <= now) {
         return fail(format!("{variable}: has expired"), WHERE_THE_KEYS_ARE);
     }
-    let local = sessions.supabase_url.host_str().is_some_and(guard::is_this_machine);
+    let local = sessions.supabase_url.host_str().is_some_and(ssrf_guard::is_this_machine);
     match (&claims.project, project_of_url(&sessions.supabase_url)) {
         (Some(of_key), Some(of_url)) if of_key != of_url => {
             return fail(
-                format!("{variable}: is of the project {of_key}, SUPABASE_URL of {of_url}"),
-                "take both from one project",
+                format!("{variable}: belongs to the project {of_key}, SUPABASE_URL to {of_url}"),
+                "use one project for both",
             );
         }
         (Some(of_key), None) if local => {
             return fail(
-                format!("{variable}: is of the hosted project {of_key}, SUPABASE_URL is on this machine"),
-                "take both from one project",
+                format!("{variable}: belongs to the hosted project {of_key}, SUPABASE_URL is on this machine"),
+                "use one project for both",
             );
         }
         (None, Some(_)) if claims.iss.as_deref() == Some("supabase-demo") => {
             return fail(
-                format!("{variable}: is the published key of local stacks, SUPABASE_URL a hosted project"),
+                format!("{variable}: is the published key of local stacks, but SUPABASE_URL is a hosted project"),
                 WHERE_THE_KEYS_ARE,
             );
         }
@@ -190,7 +192,7 @@ fn key_line(place: &Place, key: &str, config: &Config, now: u64) -> Line {
     match &sessions.jwt_secret {
         Some(secret) if by_secret && !is_signed(key, secret.expose_secret()) => fail(
             format!(
-                "{variable}: was not signed with SUPABASE_JWT_SECRET, so the secret or the key is another project's"
+                "{variable}: was not signed with SUPABASE_JWT_SECRET, so the secret or the key belongs to another project"
             ),
             "copy the secret again (dashboard: Project Settings, JWT Keys, legacy secret; local stack: supabase status)",
         ),
@@ -241,7 +243,7 @@ mod tests {
         lines
     }
 
-    /// What fails, as one text.
+    /// Returns the text of all failures.
     fn failures(pairs: &[(&str, &str)]) -> String {
         let lines = check(pairs);
         assert!(!format!("{lines:?}").contains("hunter2"), "{lines:?}");
@@ -293,7 +295,7 @@ mod tests {
                 anon.as_str(),
                 "is a key for the role anon, and must be one for service_role",
             ),
-            ("SUPABASE_SERVICE_ROLE_KEY", "hunter2", "SUPABASE_SERVICE_ROLE_KEY: is no key of Supabase's"),
+            ("SUPABASE_SERVICE_ROLE_KEY", "hunter2", "SUPABASE_SERVICE_ROLE_KEY: is not a Supabase key"),
             ("SUPABASE_JWT_SECRET", "sb_secret_hunter2", "SUPABASE_JWT_SECRET is an API key"),
             ("SUPABASE_JWT_SECRET", anon.as_str(), "SUPABASE_JWT_SECRET is an API key"),
         ] {
@@ -307,7 +309,7 @@ mod tests {
         let of = |project: &str, secret: &str, exp: u64| key("anon", project, secret, exp);
         let secret = ("SUPABASE_JWT_SECRET", SECRET);
         for (key, words) in [
-            (of("another", SECRET, NOW + 1), "is of the project another, SUPABASE_URL of abcdefgh"),
+            (of("another", SECRET, NOW + 1), "belongs to the project another, SUPABASE_URL to abcdefgh"),
             (of("abcdefgh", "hunter2-hunter2-hunter2", NOW + 1), "was not signed with SUPABASE_JWT_SECRET"),
             (of("abcdefgh", SECRET, NOW), "has expired"),
         ] {
@@ -315,7 +317,7 @@ mod tests {
             assert!(failures.contains(words), "{words}: {failures}");
         }
         let local = failures(&[("SUPABASE_ANON_KEY", &of("abcdefgh", SECRET, NOW + 1))]);
-        assert!(local.contains("is of the hosted project abcdefgh"), "{local}");
+        assert!(local.contains("belongs to the hosted project abcdefgh"), "{local}");
     }
 
     #[test]
@@ -333,7 +335,7 @@ mod tests {
             "postgresql://postgres:hunter2@db.another.supabase.co:5432/postgres",
         ] {
             let failed = failures(&[HOSTED, ("DATABASE_URL", url)]);
-            assert!(failed.contains("is of the project abcdefgh, DATABASE_URL of another"), "{failed}");
+            assert!(failed.contains("belongs to the project abcdefgh, DATABASE_URL to another"), "{failed}");
         }
         let placeholder = "postgresql://postgres:[YOUR-PASSWORD]@db.abcdefgh.supabase.co:5432/postgres";
         assert!(failures(&[HOSTED, ("DATABASE_URL", placeholder)]).contains("[YOUR-PASSWORD]"));

@@ -1,5 +1,4 @@
-//! The settings by themselves: those that cannot be used, what they open to
-//! others, the providers' keys, the model for embeddings.
+//! Checks of the settings themselves: invalid values, exposure, the providers' keys, the model for embeddings.
 
 use secrecy::ExposeSecret;
 use tokio::net::TcpStream;
@@ -9,11 +8,11 @@ use crate::{
     auth::PUBLISHED_JWT_SECRET,
     config::{self, Config, ConfigError, Variables, env_file},
     credentials::{self, Key},
-    http_client::guard,
+    http_client::ssrf_guard,
     retrieval::local::LocalEmbeddings,
 };
 
-/// The settings, with the default for each that cannot be used, and those.
+/// Reads the settings; invalid ones are replaced by their defaults and returned as errors.
 pub fn read(variables: &Variables) -> (Option<Config>, Vec<ConfigError>) {
     let mut variables = variables.clone();
     let mut wrong = Vec::new();
@@ -31,8 +30,7 @@ pub fn read(variables: &Variables) -> (Option<Config>, Vec<ConfigError>) {
     }
 }
 
-/// Whether the files that settings are read from are here, and whether each of
-/// their lines is one.
+/// Checks that the files with settings exist, and that each line is a setting.
 pub fn files(variables: &Variables) -> Vec<Line> {
     let texts: Vec<_> =
         config::FILES.iter().filter_map(|name| Some((name, std::fs::read_to_string(name).ok()?))).collect();
@@ -42,22 +40,35 @@ pub fn files(variables: &Variables) -> Vec<Line> {
         let folder = std::env::current_dir().unwrap_or_default();
         return vec![warn(
             format!("settings: there is no .env.local in {}", folder.display()),
-            "run this in chatbot-ui's folder, as well as the server",
+            "run this command and the server in chatbot-ui's folder",
         )];
     }
     let stray = |(name, text): &(&&str, String)| {
         let lines = env_file::strays(text).into_iter().map(|number| {
-            warn(
-                format!("settings: line {number} of {name} is no NAME=value, and is passed over"),
-                "mend it, or delete it",
-            )
+            warn(format!("settings: line {number} of {name} is not NAME=value, and is ignored"), "fix or delete it")
         });
         lines.collect::<Vec<_>>()
     };
     texts.iter().flat_map(stray).collect()
 }
 
-/// Whether somebody listens where the Next.js app should be.
+/// Variables that are read from the process environment only: by the HTTP clients and by the certificate store.
+const PROCESS_VARIABLES: [&str; 6] =
+    ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"];
+
+/// Warns about [`PROCESS_VARIABLES`] that only a file sets, where they have no effect.
+pub fn process_variables(variables: &Variables, is_in_process: impl Fn(&str) -> bool) -> Vec<Line> {
+    let is_set = |name: &&str| variables.get(*name).is_some_and(|value| !value.is_empty()) && !is_in_process(name);
+    let warning = |name| {
+        warn(
+            format!("settings: {name} is set in a file, where it has no effect"),
+            "set it in the environment of the process: with export, in the service's unit or for the container",
+        )
+    };
+    PROCESS_VARIABLES.into_iter().filter(is_set).map(warning).collect()
+}
+
+/// Checks that the Next.js app accepts connections.
 pub async fn front_end(config: &Config) -> Option<Line> {
     let url = config.frontend_url.as_ref()?;
     let address = (url.host_str()?.trim_matches(['[', ']']), url.port_or_known_default()?);
@@ -66,26 +77,26 @@ pub async fn front_end(config: &Config) -> Option<Line> {
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("no answer within {} s", LIMIT.as_secs()),
     };
-    Some(warn(format!("front end: {url} cannot be reached ({reason})"), "start the Next.js app, or mend FRONTEND_URL"))
+    Some(warn(format!("front end: {url} cannot be reached ({reason})"), "start the Next.js app, or fix FRONTEND_URL"))
 }
 
 pub fn problems(wrong: &[ConfigError]) -> Vec<Line> {
     if wrong.is_empty() {
         return vec![ok("settings: all can be read")];
     }
-    wrong.iter().map(|error| fail(format!("setting {error}"), format!("mend {}", error.variable()))).collect()
+    wrong.iter().map(|error| fail(format!("setting {error}"), format!("fix {}", error.variable()))).collect()
 }
 
 pub fn exposure(config: &Config) -> Vec<Line> {
     let host = &config.host;
-    let here = guard::is_this_machine(host);
+    let here = ssrf_guard::is_this_machine(host);
     let mut lines = Vec::new();
     lines.push(match (here, config.http_client.private_upstreams.allow) {
         (true, true) => ok(format!(
             "exposure: HOST {host} is this machine's own, and users' URLs may lead to private addresses (set PRIVATE_UPSTREAMS=deny if a proxy makes the server public)"
         )),
         (false, true) => warn(
-            format!("exposure: others reach HOST {host}, and PRIVATE_UPSTREAMS lets users' URLs lead to private addresses"),
+            format!("exposure: HOST {host} is reachable from other machines, and PRIVATE_UPSTREAMS lets users' URLs lead to private addresses"),
             "set PRIVATE_UPSTREAMS=deny, or list the hosts that users' models need",
         ),
         (_, false) => ok(format!("exposure: HOST {host}; users' URLs lead to no private address that is not listed")),
@@ -93,15 +104,15 @@ pub fn exposure(config: &Config) -> Vec<Line> {
     let published = config.sessions.jwt_secret.as_ref().is_some_and(|it| it.expose_secret() == PUBLISHED_JWT_SECRET);
     if published && !here {
         lines.push(warn(
-            format!("exposure: others reach HOST {host}, and sessions may be signed with the secret that every local Supabase stack is published with"),
+            format!("exposure: HOST {host} is reachable from other machines, and sessions may be signed with the secret that every local Supabase stack is published with"),
             "set SUPABASE_JWT_SECRET to a secret of your own, here and in the stack",
         ));
     }
     lines
 }
 
-/// Which keys are set here. Nothing is asked of the providers: a question may
-/// cost, and most keys stand in the users' profiles.
+/// Lists the providers' keys that are set. The providers are not called: a request may cost money, and most keys are in
+/// the users' profiles.
 pub fn provider_keys(config: &Config) -> Vec<Line> {
     let set: Vec<&credentials::Row> =
         credentials::TABLE.iter().filter(|row| config.keys.get(row.key).is_some()).collect();
@@ -115,8 +126,8 @@ pub fn provider_keys(config: &Config) -> Vec<Line> {
         })
         .map(|row| {
             fail(
-                format!("provider keys: {} holds a space, a line end or a letter that no key has", row.variable),
-                "copy it again, without what stands around it",
+                format!("provider keys: {} holds a space, a line break or a character that no key has", row.variable),
+                "copy it again, without surrounding characters",
             )
         })
         .collect();
@@ -129,7 +140,7 @@ pub fn provider_keys(config: &Config) -> Vec<Line> {
     if lines.is_empty() {
         let names: Vec<&str> = set.iter().map(|row| row.variable).collect();
         lines.push(ok(if names.is_empty() {
-            "provider keys: none is set here; each user's profile has its own".to_owned()
+            "provider keys: not set here; each user's profile has its own".to_owned()
         } else {
             format!("provider keys: {} (used for every user)", names.join(", "))
         }));
@@ -137,7 +148,7 @@ pub fn provider_keys(config: &Config) -> Vec<Line> {
     lines
 }
 
-/// Loads the model and embeds a word with it.
+/// Loads the model and embeds one word.
 pub async fn embeddings(config: &Config) -> Vec<Line> {
     if config.local_embeddings_dir.is_none() {
         return vec![ok("local embeddings: LOCAL_EMBEDDINGS_DIR is not set; files need OpenAI's or Azure's")];
@@ -146,8 +157,8 @@ pub async fn embeddings(config: &Config) -> Vec<Line> {
     let embedded = tokio::time::timeout(LIMIT * 6, model.embed(vec!["hello".to_owned()])).await;
     vec![match embedded {
         Ok(Ok(_)) => ok("local embeddings: the model loads and works"),
-        Ok(Err(error)) => fail(format!("local embeddings: {error}"), "mend LOCAL_EMBEDDINGS_DIR, or unset it"),
-        Err(_) => fail("local embeddings: the model does not load in time", "look at the folder LOCAL_EMBEDDINGS_DIR"),
+        Ok(Err(error)) => fail(format!("local embeddings: {error}"), "fix LOCAL_EMBEDDINGS_DIR, or unset it"),
+        Err(_) => fail("local embeddings: the model does not load in time", "check the folder LOCAL_EMBEDDINGS_DIR"),
     }]
 }
 
@@ -183,7 +194,9 @@ mod tests {
     fn what_others_reach_is_not_open_unsaid() {
         let of = |pairs: &[(&str, &str)]| levels(&exposure(&config(pairs)));
         assert_eq!(of(&[]), [Level::Ok]);
-        assert_eq!(of(&[("HOST", "0.0.0.0")]), [Level::Ok, Level::Warn], "the published secret");
+        assert_eq!(of(&[("HOST", "0.0.0.0")]), [Level::Ok]);
+        let published = [("HOST", "0.0.0.0"), ("PUBLISHED_KEYS", "allow")];
+        assert_eq!(of(&published), [Level::Ok, Level::Warn], "the published secret");
         let own = ("SUPABASE_JWT_SECRET", "a secret of our own");
         assert_eq!(of(&[("HOST", "0.0.0.0"), own]), [Level::Ok]);
         assert_eq!(of(&[("HOST", "0.0.0.0"), own, ("PRIVATE_UPSTREAMS", "allow")]), [Level::Warn]);
@@ -199,5 +212,17 @@ mod tests {
         assert_eq!(levels(&bad), [Level::Fail]);
         assert!(bad[0].what.contains("GROQ_API_KEY") && !bad[0].what.contains("hunter2"), "{bad:?}");
         assert_eq!(levels(&of(&[("AZURE_OPENAI_API_KEY", "k")])), [Level::Warn]);
+    }
+
+    #[test]
+    fn a_proxy_that_only_a_file_sets_is_named() {
+        let set = ["HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE"].map(|name| (name.to_owned(), "x".to_owned()));
+        let empty = [("ALL_PROXY".to_owned(), String::new())];
+        let variables = Variables::from_iter(set.into_iter().chain(empty));
+        let lines = process_variables(&variables, |name| name == "NO_PROXY");
+        let text: Vec<String> = lines.iter().map(|line| line.what.clone()).collect();
+        assert_eq!(text.len(), 2, "{text:?}");
+        assert!(text[0].contains("HTTPS_PROXY") && text[1].contains("SSL_CERT_FILE"), "{text:?}");
+        assert!(lines.iter().all(|line| line.level == Level::Warn));
     }
 }

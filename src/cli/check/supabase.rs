@@ -1,5 +1,4 @@
-//! What the Supabase project answers: its key set, its auth server, its
-//! storage.
+//! Checks of the running Supabase project: its key set, its auth server, its storage.
 
 use secrecy::ExposeSecret;
 
@@ -7,19 +6,19 @@ use super::{LIMIT, Line, fail, ok, warn};
 use crate::{
     auth::{self, jwks},
     config::Config,
-    http_client::{causes, guard},
+    http_client::{causes, ssrf_guard},
     retrieval::storage,
 };
 
-/// Asks all three, side by side.
+/// Runs all three checks concurrently.
 pub async fn lines(http: &reqwest::Client, config: &Config) -> Vec<Line> {
     let sessions = &config.sessions;
     let anon = sessions.anon_key.as_deref();
     let service = config.service_role_key.as_ref().map(ExposeSecret::expose_secret);
     let (keys, auth, files) = tokio::join!(
         tokio::time::timeout(LIMIT, jwks::algorithms(http, &sessions.jwks_url)),
-        ask(http, sessions, "auth/v1/settings", anon),
-        ask(http, sessions, "storage/v1/bucket/files", service),
+        status(http, sessions, "auth/v1/settings", anon),
+        status(http, sessions, "storage/v1/bucket/files", service),
     );
     let keys = keys.unwrap_or_else(|_| Err(late()));
     let mut lines = vec![key_set(keys.map(|all| all.iter().map(|it| format!("{it:?}")).collect()), sessions)];
@@ -32,8 +31,8 @@ fn late() -> String {
     format!("no answer within {} s", LIMIT.as_secs())
 }
 
-/// The status of an answer to `GET` with this key; `None` without a key.
-async fn ask(
+/// Sends `GET` with this key and returns the status; `None` without a key.
+async fn status(
     http: &reqwest::Client,
     sessions: &auth::Settings,
     path: &str,
@@ -41,7 +40,7 @@ async fn ask(
 ) -> Option<Result<u16, String>> {
     let base = sessions.supabase_url.as_str().trim_end_matches('/');
     let Some(request) = storage::with_key(http.get(format!("{base}/{path}")), key?) else {
-        return Some(Err("the key holds what no header may".to_owned()));
+        return Some(Err("the key has characters that are not allowed in a header".to_owned()));
     };
     Some(match tokio::time::timeout(LIMIT, request.send()).await {
         Ok(Ok(response)) => Ok(response.status().as_u16()),
@@ -52,7 +51,7 @@ async fn ask(
 
 /// `keys` has the algorithm of each usable key.
 fn key_set(keys: Result<Vec<String>, String>, sessions: &auth::Settings) -> Line {
-    let local = sessions.supabase_url.host_str().is_some_and(guard::is_this_machine);
+    let local = sessions.supabase_url.host_str().is_some_and(ssrf_guard::is_this_machine);
     let secret = sessions.jwt_secret.is_some();
     match keys {
         Ok(keys) if !keys.is_empty() => ok(format!(
@@ -61,20 +60,20 @@ fn key_set(keys: Result<Vec<String>, String>, sessions: &auth::Settings) -> Line
             keys.join(", "),
             if secret { ", and the secret for HS256" } else { "" }
         )),
-        Ok(_) if secret => ok("session keys: the secret for HS256; the project has no public ones"),
+        Ok(_) if secret => ok("session keys: the secret for HS256; the project has no public keys"),
         Ok(_) => fail(
-            "session keys: the project has no public ones, so it signs with a secret, and SUPABASE_JWT_SECRET is not set",
+            "session keys: the project has no public keys, so it signs with a secret, and SUPABASE_JWT_SECRET is not set",
             "set it (dashboard: Project Settings, JWT Keys, legacy secret)",
         ),
         Err(reason) if secret && local => warn(
             format!(
-                "session keys: the key set cannot be read ({reason}), so only sessions signed with the secret are known"
+                "session keys: the key set cannot be read ({reason}), so only sessions signed with the secret are accepted"
             ),
             "start the local stack (supabase start): since 2026 it signs with ES256",
         ),
         Err(reason) => fail(
             format!("session keys: the key set of SUPABASE_URL cannot be read ({reason})"),
-            "see that SUPABASE_URL is right and the project is not paused; set SUPABASE_JWKS_URL where the keys are elsewhere",
+            "check that SUPABASE_URL is right and the project is not paused; set SUPABASE_JWKS_URL if the keys are elsewhere",
         ),
     }
 }
@@ -88,11 +87,11 @@ fn auth_server(answer: Result<u16, String>) -> Line {
         ),
         Ok(status) => warn(
             format!("auth server: it answers with status {status}"),
-            "see that SUPABASE_URL is the API's address (not the dashboard's), then its log",
+            "check that SUPABASE_URL is the API's address (not the dashboard's), then its log",
         ),
         Err(reason) => warn(
             format!("auth server: it cannot be reached ({reason}), so sessions are not refreshed"),
-            "see that SUPABASE_URL is right and the project runs",
+            "check that SUPABASE_URL is right and the project is running",
         ),
     }
 }
@@ -104,15 +103,15 @@ fn bucket(answer: Result<u16, String>) -> Line {
             "storage: it refuses SUPABASE_SERVICE_ROLE_KEY, so uploaded files cannot be read",
             "copy the key again (dashboard: Project Settings, API Keys); legacy keys may be disabled there",
         ),
-        // So storage says that there is none.
+        // Storage's status for a missing bucket.
         Ok(400 | 404) => warn(
             "storage: there is no bucket files, or not for this key, so files cannot be uploaded or read",
-            "apply chatbot-ui's migrations, which make it, and see that the key is the service key",
+            "apply chatbot-ui's migrations, which create it, and check that the key is the service key",
         ),
-        Ok(status) => warn(format!("storage: it answers with status {status}"), "see its log"),
+        Ok(status) => warn(format!("storage: it answers with status {status}"), "check its log"),
         Err(reason) => warn(
             format!("storage: it cannot be reached ({reason}), so uploaded files cannot be read"),
-            "see that SUPABASE_URL is right and the project runs",
+            "check that SUPABASE_URL is right and the project is running",
         ),
     }
 }

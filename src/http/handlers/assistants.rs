@@ -21,12 +21,12 @@ struct Page {
     data: Option<Vec<Value>>,
 }
 
-/// Answers `{"assistants": […]}`, the first hundred as OpenAI describes them.
+/// Responds with `{"assistants": […]}`: the first hundred, in OpenAI's format.
 pub async fn list(user: User, context: ChatContext) -> Result<HttpResponse, Error> {
     let profile = user.profile()?;
     let key = profile.key(Key::OpenAi).ok_or(Error::KeyNotFound(OPENAI.name))?;
     let mut headers = OPENAI.headers(key, profile.key(Key::OpenAiOrganization))?;
-    // Differs: the original asks for version 1, which OpenAI has switched off.
+    // Differs: the original requests version 1, which OpenAI has switched off.
     headers.insert(HeaderName::from_static("openai-beta"), HeaderValue::from_static("assistants=v2"));
     let url = endpoint(&context.providers.base_urls.openai, "/assistants?limit=100")?;
     let call = Call { url, headers, body: None, guarded: false, attempts: ATTEMPTS };
@@ -35,7 +35,7 @@ pub async fn list(user: User, context: ChatContext) -> Result<HttpResponse, Erro
     Ok(HttpResponse::Ok().json(json!({ "assistants": page.data.unwrap_or_default() })))
 }
 
-/// `OPTIONS`: answered for this route alone, as in the original.
+/// `OPTIONS`: supported by this route only, as in the original.
 pub async fn options() -> HttpResponse {
     HttpResponse::NoContent().insert_header((ALLOW, "GET, HEAD, OPTIONS")).finish()
 }

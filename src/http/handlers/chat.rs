@@ -1,4 +1,4 @@
-//! `POST /api/chat/{provider}`: a chat, answered as it comes.
+//! `POST /api/chat/{provider}`: a chat, streamed.
 
 use actix_web::{HttpResponse, web::Data};
 use uuid::Uuid;
@@ -35,7 +35,7 @@ pub async fn reply(
     context.relay(call, Reader::OpenAi(reader), |failure| provider.error(failure)).await
 }
 
-/// `POST /api/chat/custom`: a model of the user's own, or a shared one.
+/// `POST /api/chat/custom`: the user's own model, or a shared one.
 ///
 /// Differs: the original checks no session and lets anyone use any row.
 pub async fn reply_custom(

@@ -1,4 +1,4 @@
-//! `POST /api/command`: the command palette's question, answered in one piece.
+//! `POST /api/command`: the command palette's prompt, answered in one piece.
 
 use actix_web::HttpResponse;
 use serde::{Deserialize, Serialize};
@@ -33,12 +33,12 @@ struct Request<'a> {
 
 #[derive(Serialize)]
 struct Answer {
-    /// Text or `null`, as the model says; absent where it says neither.
+    /// A string or `null`, as in the provider's response; omitted if absent there.
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<Value>,
 }
 
-/// Answers `{"content"}`.
+/// Responds with `{"content"}`.
 pub async fn reply(user: User, context: ChatContext, unread: UnreadBody) -> Result<HttpResponse, Error> {
     let body = unread.read(&user, body::QUESTION).await?;
     let profile = user.profile()?;

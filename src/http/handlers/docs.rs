@@ -1,5 +1,4 @@
-//! `GET /openapi.json` and `GET /api/docs`: what this server offers, for
-//! programs and for people.
+//! `GET /openapi.json` and `GET /api/docs`: the API's description, for programs and for people.
 
 use actix_web::{
     HttpResponse,
@@ -8,12 +7,12 @@ use actix_web::{
 
 use crate::openapi::{self, page};
 
-/// The OpenAPI document.
+/// Responds with the OpenAPI document.
 pub async fn document() -> HttpResponse {
     HttpResponse::Ok().content_type(ContentType::json()).body(openapi::text())
 }
 
-/// The same as a page.
+/// Responds with the same as a page.
 pub async fn read() -> HttpResponse {
     HttpResponse::Ok()
         .content_type(ContentType::html())

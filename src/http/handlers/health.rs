@@ -9,12 +9,12 @@ use crate::{
     error::Error,
 };
 
-/// `GET /healthz`: the process serves.
+/// `GET /healthz`: the process is running.
 pub async fn alive() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "status": "ok" }))
 }
 
-/// `GET /readyz`: the database answers, and the server is not stopping.
+/// `GET /readyz`: the database answers, and the server is not shutting down.
 pub async fn ready(db: Data<Db>, drain: Data<Drain>) -> Result<HttpResponse, Error> {
     if drain.is_draining() {
         return Err(Error::Stopping);

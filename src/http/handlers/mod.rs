@@ -1,4 +1,4 @@
-//! The handlers, a file for each area of routes.
+//! The handlers, one file for each area of routes.
 
 pub mod assistants;
 pub mod chat;

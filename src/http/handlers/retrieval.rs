@@ -1,5 +1,5 @@
-//! `POST /api/retrieval/{process,process/docx,retrieve}`: files in, passages
-//! with vectors into the database, the nearest of them out.
+//! `POST /api/retrieval/{process,process/docx,retrieve}`: stores a file's passages with their vectors in the database,
+//! and finds the nearest ones.
 
 use std::collections::HashMap;
 
@@ -31,14 +31,14 @@ use crate::{
     retrieval::{self, Chunk, embed, embed::Embedder, extract::FileKind, ingest::Ingest, local},
 };
 
-/// Who makes the vectors.
+/// The source of the vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Maker {
     /// OpenAI or Azure, by the profile.
     OpenAi,
     /// A model in this process.
     Local,
-    /// Nobody: the original stores passages without vectors then.
+    /// No vectors: the original then stores passages without any.
     Nobody,
 }
 
@@ -59,8 +59,7 @@ impl Maker {
     }
 }
 
-/// `POST /api/retrieval/process`: a form with `file_id` and
-/// `embeddingsProvider`. The file is read from storage.
+/// `POST /api/retrieval/process`: a form with `file_id` and `embeddingsProvider`. The file is read from storage.
 pub async fn process(
     user: User,
     context: ChatContext,
@@ -73,7 +72,7 @@ pub async fn process(
     let form = fields(&request, form).await?;
     let maker = Maker::of(form.get("embeddingsProvider").map_or("", String::as_str));
     let missing =
-        || Error::Provider { status: 500, message: "Failed to retrieve file metadata: file not found".to_owned() };
+        || Error::Failed { status: 500, message: "Failed to retrieve file metadata: file not found".to_owned() };
     let id = form.get("file_id").and_then(|id| Uuid::try_parse(id).ok()).ok_or_else(missing)?;
     let file = files::find_own(&db, user.id, id).await?.map_err(|no_file| match no_file {
         NoFile::Missing => missing(),
@@ -107,10 +106,9 @@ struct Docx {
     file_extension: String,
 }
 
-/// `POST /api/retrieval/process/docx`: text that the browser took out of a
-/// Word document.
+/// `POST /api/retrieval/process/docx`: text that the browser extracted from a Word document.
 ///
-/// Differs: the original writes into anybody's file.
+/// Differs: the original writes into any user's file.
 pub async fn process_docx(
     user: User,
     context: ChatContext,
@@ -148,8 +146,8 @@ struct Question {
     source_count: Option<f64>,
 }
 
-/// `POST /api/retrieval/retrieve`: the passages nearest to `userInput` in the
-/// files `fileIds`, at most `sourceCount`.
+/// `POST /api/retrieval/retrieve`: finds the passages nearest to `userInput` in the files `fileIds`, at most
+/// `sourceCount`.
 pub async fn retrieve(
     user: User,
     context: ChatContext,
@@ -182,7 +180,7 @@ pub async fn retrieve(
     Ok(HttpResponse::Ok().json(json!({ "results": results })))
 }
 
-/// Makes vectors of the passages and puts both in the place of the file's old.
+/// Computes the passages' vectors and replaces the file's passages in the database.
 #[expect(clippy::too_many_arguments, reason = "each is a component of its own")]
 async fn store(
     context: &ChatContext,
@@ -223,20 +221,20 @@ fn embedder<'a>(context: &'a ChatContext, user: &'a User) -> Result<Embedder<'a>
     Ok(Embedder { providers: &context.providers, log: &context.log, profile: user.profile()? })
 }
 
-/// Makes vectors in this process.
+/// Computes vectors in this process.
 async fn locally(ingest: &Ingest, texts: Vec<String>) -> Result<Vec<Vec<f32>>, Error> {
     ingest.local.embed(texts).await.map_err(|error| match &error {
         local::Error::Failed(detail) => Error::Internal(detail.clone()),
-        local::Error::Busy => Error::Provider { status: 503, message: error.to_string() },
+        local::Error::Busy => Error::Failed { status: 503, message: error.to_string() },
         local::Error::NotBuilt | local::Error::NoFolder | local::Error::Model(_) => {
-            Error::Provider { status: 500, message: error.to_string() }
+            Error::Failed { status: 500, message: error.to_string() }
         }
     })
 }
 
 fn check_key(user: &User, maker: Maker) -> Result<(), Error> {
     match embed::missing_key(user.profile()?) {
-        Some(name) if maker == Maker::OpenAi => Err(Error::Provider {
+        Some(name) if maker == Maker::OpenAi => Err(Error::Failed {
             status: 500,
             message: format!("{name} API Key not found, make sure it is configured or else use local embeddings"),
         }),
@@ -245,14 +243,14 @@ fn check_key(user: &User, maker: Maker) -> Result<(), Error> {
 }
 
 fn unauthorized() -> Error {
-    Error::Provider { status: 500, message: "Unauthorized".to_owned() }
+    Error::Failed { status: 500, message: "Unauthorized".to_owned() }
 }
 
 fn unsupported() -> HttpResponse {
     HttpResponse::BadRequest().content_type(ContentType::plaintext()).body("Unsupported file type")
 }
 
-/// The fields of a form, of either kind.
+/// Reads the fields of a form, multipart or URL-encoded.
 async fn fields(request: &HttpRequest, form: Vec<u8>) -> Result<HashMap<String, String>, Error> {
     let broken = |_| Error::BadRequest("Failed to parse body as FormData.".to_owned());
     let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! `POST /api/username/{available,get}`: user names, for signed-in users.
 //!
-//! Differs: the original tells them to anybody.
+//! Differs: the original answers without a session.
 
 use actix_web::{HttpResponse, web::Data};
 use serde::Deserialize;
@@ -29,7 +29,7 @@ struct Id {
     user_id: Option<String>,
 }
 
-/// `{"username"}` → `{"isAvailable"}`: whether nobody has that name yet.
+/// `{"username"}` → `{"isAvailable"}`: true if no user has the name.
 pub async fn available(user: User, db: Data<Db>, unread: UnreadBody) -> Result<HttpResponse, Error> {
     let body = unread.read(&user, body::FORM).await?;
     let Name { username } = body.object("username")?;

@@ -1,149 +1,149 @@
-//! A body on its way: read from the socket into a buffer that all share, and
-//! given on from there.
+//! Response bodies: each read of the socket goes through the thread's buffer
+//! straight to the consumer.
 
 use std::{
-    cell::RefCell,
     future::poll_fn,
-    io,
     rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use tokio::io::ReadBuf;
+use super::{
+    error::Error,
+    exchange::Exchange,
+    framing::Framing,
+    idle_timer::IdleTimer,
+    pool::Pool,
+    socket::{Socket, poll_read},
+    upload::Upload,
+};
 
-use super::{Error, Silence, connect::Socket, framing::Framing, pool::Pool};
-
-/// How much is read at once, in bytes.
-const READ: usize = 64 * 1024;
-
-thread_local! {
-    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
-}
-
-/// Reads once and gives what came to `take`; `None` at the end.
-pub fn read<T>(
-    socket: &mut Socket,
-    cx: &mut Context<'_>,
-    take: impl FnOnce(&[u8]) -> T,
-) -> Poll<io::Result<Option<T>>> {
-    BUFFER.with_borrow_mut(|buffer| {
-        let mut buffer = ReadBuf::new(buffer);
-        ready!(socket.as_mut().poll_read(cx, &mut buffer))?;
-        let bytes = buffer.filled();
-        Poll::Ready(Ok((!bytes.is_empty()).then(|| take(bytes))))
-    })
-}
-
-/// What follows an answer's head. Dropped before its end, it closes the
-/// connection.
+/// A response's body. Dropped before its end, it closes the connection.
 pub struct Body {
-    /// `None` once it was read to its end, or broke.
+    /// `None` once the body was read to its end, or failed.
     socket: Option<Socket>,
+    /// The part of the request that the server has not taken yet.
+    upload: Option<Box<Upload>>,
     framing: Framing,
-    /// What came with the head.
+    /// The bytes that were read together with the head.
     rest: Vec<u8>,
-    /// Where the connection may be kept, by its origin.
-    keep: Option<(Rc<Pool>, String)>,
-    silence: Silence,
+    /// Where the connection goes after the body, if it can be reused.
+    keep: Option<Keep>,
+    idle: IdleTimer,
+}
+
+/// The place of a connection in the pool.
+pub struct Keep {
+    pub pool: Rc<Pool>,
+    pub origin: String,
+    /// How long the connection may be idle.
+    pub idle_timeout: Duration,
 }
 
 impl Body {
-    pub(super) fn new(
-        socket: Socket,
-        framing: Framing,
-        rest: Vec<u8>,
-        keep: Option<(Rc<Pool>, String)>,
-        idle_timeout: Duration,
-    ) -> Self {
-        let silence = Silence::new(idle_timeout);
-        let mut body = Self { socket: Some(socket), framing, rest, keep, silence };
+    /// The body that follows a head; `keep` if its connection may be reused.
+    pub fn new(socket: Socket, exchange: Exchange, keep: Option<Keep>, mut idle: IdleTimer) -> Self {
+        let Exchange { head, rest, upload, .. } = exchange;
+        idle.reset();
+        let mut body =
+            Self { socket: Some(socket), upload: upload.map(Box::new), framing: head.framing, rest, keep, idle };
         if body.framing.is_done() {
             body.finish(body.rest.is_empty());
         }
         body
     }
 
-    /// Whether the answer itself says where it ends, so that what was read to
-    /// its end is all of it; else the connection's end is the only sign.
+    /// Whether the response itself says where it ends, so that a body that was
+    /// read to its end is complete; else the connection's end is the only sign.
     pub fn is_delimited(&self) -> bool {
         self.framing != Framing::UntilClose
     }
 
-    /// Reads once, and gives the content that came to `take`, in no, one or
-    /// several pieces. `false` at the end, `true` where more may come.
+    /// Reads once and passes the content to `consume`, in any number of pieces.
+    /// Returns `false` at the end, `true` if more may come. Goes on writing the
+    /// request if the server has not taken all of it.
     ///
     /// # Errors
-    /// Where it broke off, or nothing came for too long.
-    pub fn poll_read(&mut self, cx: &mut Context<'_>, take: impl FnMut(&[u8])) -> Poll<Result<bool, Error>> {
+    /// If the body breaks off, is malformed, or nothing comes for too long.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, consume: impl FnMut(&[u8])) -> Poll<Result<bool, Error>> {
         let Some(socket) = &mut self.socket else {
             return Poll::Ready(Ok(false));
         };
+        if let Some(upload) = &mut self.upload
+            && let Poll::Ready(written) = upload.poll_write(cx, socket, &mut self.idle)
+        {
+            self.upload = None;
+            // The server may still say all it has to say.
+            self.keep = self.keep.take().filter(|_| written.is_ok());
+        }
         let framing = &mut self.framing;
-        // Whether all that came was the body's; `None` at the connection's end.
+        // Whether all the bytes were the body's; `None` at the end of the stream.
         let read = if self.rest.is_empty() {
-            match read(socket, cx, |bytes| framing.read(bytes, take).map(|count| count == bytes.len())) {
-                Poll::Ready(Ok(read)) => read.transpose().map_err(|malformed| malformed.to_string()),
+            match poll_read(socket, cx, |bytes| framing.decode(bytes, consume).map(|count| count == bytes.len())) {
+                Poll::Ready(Ok(read)) => read.transpose().map_err(|error| error.to_string()),
                 Poll::Ready(Err(error)) => Err(error.to_string()),
                 Poll::Pending => {
-                    ready!(self.silence.poll(cx));
+                    let error = ready!(self.idle.poll_expired(cx));
                     self.socket = None;
-                    return Poll::Ready(Err(Error::Silent(self.silence.limit)));
+                    return Poll::Ready(Err(error));
                 }
             }
         } else {
             let rest = std::mem::take(&mut self.rest);
-            let read = framing.read(&rest, take).map(|count| Some(count == rest.len()));
-            read.map_err(|malformed| malformed.to_string())
+            let decoded = framing.decode(&rest, consume).map(|count| Some(count == rest.len()));
+            decoded.map_err(|error| error.to_string())
         };
         let ended = match read {
-            Ok(Some(all)) => {
-                self.silence.broken();
+            Ok(Some(is_clean)) => {
+                self.idle.reset();
                 if self.framing.is_done() {
-                    self.finish(all);
+                    self.finish(is_clean);
                 }
                 return Poll::Ready(Ok(self.socket.is_some()));
             }
             Ok(None) if self.framing == Framing::UntilClose => Ok(false),
             Ok(None) => Err(Error::Body("the connection was closed before its end".to_owned())),
-            Err(why) => Err(Error::Body(why)),
+            Err(reason) => Err(Error::Body(reason)),
         };
         self.socket = None;
         Poll::Ready(ended)
     }
 
-    /// Reads at most `limit` bytes: all, or the first of more.
+    /// Reads the body, at most `limit` bytes of it.
     ///
     /// # Errors
-    /// With what was read before it broke.
-    pub async fn read(mut self, limit: usize) -> Result<Read, (Vec<u8>, Error)> {
+    /// If it fails before its end, with the bytes that were read until then.
+    pub async fn collect(mut self, limit: usize) -> Result<Collected, (Vec<u8>, Error)> {
         let mut content = Vec::new();
         loop {
             match poll_fn(|cx| self.poll_read(cx, |bytes| content.extend_from_slice(bytes))).await {
                 Ok(_) if content.len() > limit => {
                     content.truncate(limit);
-                    return Ok(Read::Beginning(content));
+                    return Ok(Collected::Truncated(content));
                 }
                 Ok(true) => {}
-                Ok(false) => return Ok(Read::Whole(content)),
+                Ok(false) => return Ok(Collected::Complete(content)),
                 Err(error) => return Err((content, error)),
             }
         }
     }
 
-    /// The connection is for the next one, if nothing is on it that nobody
-    /// asked for.
+    /// Returns the connection to the pool, unless it holds bytes that belong to
+    /// no response or a request that is not written to its end.
     fn finish(&mut self, is_clean: bool) {
-        if let (Some(socket), Some((pool, origin)), true) = (self.socket.take(), self.keep.take(), is_clean) {
-            pool.put(origin, socket);
+        let is_clean = is_clean && self.upload.is_none();
+        if let (Some(socket), Some(Keep { pool, origin, idle_timeout }), true) =
+            (self.socket.take(), self.keep.take(), is_clean)
+        {
+            pool.put(origin, socket, idle_timeout);
         }
     }
 }
 
-/// What was read of a body. Without `Debug`, as it may be an answer.
-pub enum Read {
-    /// All of it.
-    Whole(Vec<u8>),
-    /// As much as was wanted.
-    Beginning(Vec<u8>),
+/// The bytes of a body. Without `Debug`, as they may be an answer's text.
+pub enum Collected {
+    /// All of them.
+    Complete(Vec<u8>),
+    /// The first ones, up to the limit.
+    Truncated(Vec<u8>),
 }

@@ -1,11 +1,10 @@
-//! Making connections: names through the guard; TCP, TLS and proxies by
-//! hyper-util and hyper-rustls.
+//! Connecting: names are resolved through the SSRF guard; TCP, TLS and proxies
+//! are hyper-util's and hyper-rustls'.
 
 use std::{
     error::Error as StdError,
     future::poll_fn,
     net::SocketAddr,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -23,57 +22,51 @@ use hyper_util::{
     rt::TokioIo,
 };
 use rustls::ClientConfig;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tower_service::Service;
 use url::{Position, Url};
 
 use super::{
-    super::guard::{Lookup, PrivateUpstreams, addresses},
-    Error,
+    super::ssrf_guard::{Lookup, UpstreamPolicy, addresses},
+    error::Error,
+    socket::Socket,
 };
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// A connection, with or without TLS.
-pub type Socket = Pin<Box<dyn Io>>;
-
-/// What can be read and written.
-pub trait Io: AsyncRead + AsyncWrite {}
-
-impl<T: AsyncRead + AsyncWrite> Io for T {}
-
-/// What is needed to connect.
+/// Opens connections.
 pub struct Connector {
     https: HttpsConnector<HttpConnector<Resolver>>,
     tls: Arc<ClientConfig>,
     proxies: Option<Matcher>,
 }
 
-/// One that the environment names for an address.
+/// A proxy of the environment (`HTTPS_PROXY` and the like).
 pub struct Proxy(Intercept);
 
 impl Proxy {
-    /// What it wants to be let in by, if anything.
+    /// The `Proxy-Authorization` value, if the proxy's URL has credentials.
     pub fn basic_auth(&self) -> Option<&HeaderValue> {
         self.0.basic_auth()
     }
 }
 
 impl Connector {
+    /// A connector that heeds the environment's proxies if `proxies` is set. TLS
+    /// sessions are resumed, as all connectors share the cache of `tls`.
     pub fn new(
         tls: Arc<ClientConfig>,
-        policy: Option<Arc<PrivateUpstreams>>,
+        policy: Option<Arc<UpstreamPolicy>>,
         lookup: Lookup,
         proxies: bool,
         timeout: Duration,
     ) -> Self {
         let mut tcp = HttpConnector::new_with_resolver(Resolver { policy, lookup });
-        // Shared by a name's addresses, so that one that does not answer
-        // leaves time for the next.
+        // Divided among a name's addresses, so that an unreachable one leaves
+        // time for the next.
         tcp.set_connect_timeout(Some(timeout));
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
-        // A provider that vanishes is noticed before its silence is too long.
+        // A provider that vanishes is noticed before the idle timeout.
         tcp.set_keepalive(Some(Duration::from_secs(15)));
         tcp.set_keepalive_interval(Some(Duration::from_secs(15)));
         tcp.set_keepalive_retries(Some(3));
@@ -82,25 +75,26 @@ impl Connector {
         Self { https: (tcp, tls.clone()).into(), tls, proxies: proxies.then(Matcher::from_env) }
     }
 
-    /// The proxy that an address is reached through, if any.
+    /// The proxy for a URL, if there is one.
     ///
     /// # Errors
-    /// Where it is none that is understood.
+    /// If the proxy's scheme is neither http nor https.
     pub fn proxy(&self, url: &Url) -> Result<Option<Proxy>, Error> {
         let Some(matcher) = &self.proxies else {
             return Ok(None);
         };
-        let proxy = matcher.intercept(&uri(url).map_err(|_| Error::Connect("the address is none".to_owned()))?);
+        let proxy = matcher.intercept(&uri(url).map_err(|_| Error::Connect("the URL has no valid host".to_owned()))?);
         match proxy.as_ref().and_then(|proxy| proxy.uri().scheme_str()) {
             None | Some("http" | "https") => Ok(proxy.map(Proxy)),
             Some(scheme) => Err(Error::Connect(format!("proxies of the scheme {scheme} are not supported"))),
         }
     }
 
-    /// Connects, and shakes hands where it is `https`.
+    /// Connects, with a TLS handshake if the URL is `https`.
     ///
     /// # Errors
-    /// Why not; the guard's refusal somewhere in its causes.
+    /// If there is no connection; a refusal of the SSRF guard is among the
+    /// error's sources.
     pub async fn connect(&self, url: &Url, proxy: Option<&Proxy>) -> Result<Socket, BoxError> {
         let to = uri(url)?;
         let Some(Proxy(proxy)) = proxy else {
@@ -130,15 +124,15 @@ where
     connector.call(to).await
 }
 
-/// Scheme, host and port.
+/// A URI of scheme, host and port.
 fn uri(url: &Url) -> Result<http::Uri, http::uri::InvalidUri> {
     format!("{}://{}/", url.scheme(), &url[Position::BeforeHost..Position::AfterPort]).parse()
 }
 
-/// Resolves names, to addresses that the policy lets through where there is one.
+/// Resolves names to the addresses that the policy, if there is one, allows.
 #[derive(Clone)]
 struct Resolver {
-    policy: Option<Arc<PrivateUpstreams>>,
+    policy: Option<Arc<UpstreamPolicy>>,
     lookup: Lookup,
 }
 

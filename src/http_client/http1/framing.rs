@@ -1,47 +1,46 @@
-//! Where a body ends, and which bytes on the way are its content: the length
-//! that the head gave, transfer chunks, or the connection's end (RFC 9112,
-//! sections 6 and 7). No IO: the same content comes out however the bytes are
-//! split.
+//! Body framing: a body's content and end by its length, by transfer chunks or
+//! by the end of the connection (RFC 9112, sections 6 and 7). No IO: the result
+//! does not depend on how the bytes are split.
 
-/// How much of chunk extensions and trailers is read over in one body, in
-/// bytes. Nobody needs them; hyper allows as much for each.
-const MAX_ASIDE: usize = 16 * 1024;
+/// The most bytes of chunk extensions and trailers in one body. They are
+/// ignored; hyper allows as much for each of the two.
+const MAX_IGNORED: usize = 16 * 1024;
 
-/// What a body still has to come.
+/// The framing of a body, and how far it has been read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Framing {
-    /// As many bytes.
+    /// The number of bytes that are left.
     Length(u64),
     /// Transfer chunks.
     Chunked(Chunked),
-    /// Whatever comes until the connection is closed.
+    /// Everything until the connection is closed.
     UntilClose,
 }
 
-/// Transfer chunks that are being read.
+/// The state of a chunked body.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chunked {
-    step: Step,
-    /// Bytes of extensions and trailers so far.
-    aside: usize,
+    state: State,
+    /// The number of bytes of extensions and trailers so far.
+    ignored: usize,
 }
 
-/// What the next byte belongs to.
+/// The element that the next byte belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    /// A chunk's size, of as much so far; `None` before its first digit.
+enum State {
+    /// A chunk's size, with its value so far; `None` before the first digit.
     Size(Option<u64>),
     /// White space after a size.
     AfterSize(u64),
-    /// An extension, to be read over.
+    /// An extension, which is ignored.
     Extension(u64),
     /// The LF after a size.
     SizeLf(u64),
-    /// Content, as many bytes.
+    /// Content, of which so many bytes are left.
     Data(u64),
     DataCr,
     DataLf,
-    /// The beginning of a trailer, or of the last line.
+    /// The start of a trailer field or of the last line.
     TrailerStart,
     Trailer,
     TrailerLf,
@@ -49,24 +48,24 @@ enum Step {
     Done,
 }
 
-impl Default for Step {
+impl Default for State {
     fn default() -> Self {
         Self::Size(None)
     }
 }
 
-/// The chunks are none. What is wrong, without what came.
+/// Malformed chunked encoding. The message never quotes received bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("its transfer chunks are malformed: {0}")]
-pub struct Malformed(&'static str);
+#[error("malformed chunked encoding: {0}")]
+pub struct ChunkError(&'static str);
 
 impl Framing {
-    /// Takes bytes as they come, gives the content among them, and says how
-    /// many belong to the body: all, unless it ended before.
+    /// Decodes the next bytes and passes their content on. Returns how many
+    /// belong to the body: all, unless it ends before.
     ///
     /// # Errors
-    /// Where chunks are malformed.
-    pub fn read(&mut self, bytes: &[u8], mut content: impl FnMut(&[u8])) -> Result<usize, Malformed> {
+    /// If the chunked encoding is malformed.
+    pub fn decode(&mut self, bytes: &[u8], mut content: impl FnMut(&[u8])) -> Result<usize, ChunkError> {
         match self {
             Self::Length(left) => {
                 let count = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
@@ -74,7 +73,7 @@ impl Framing {
                 content(&bytes[..count]);
                 Ok(count)
             }
-            Self::Chunked(chunks) => chunks.read(bytes, content),
+            Self::Chunked(chunks) => chunks.decode(bytes, content),
             Self::UntilClose => {
                 content(bytes);
                 Ok(bytes.len())
@@ -82,63 +81,65 @@ impl Framing {
         }
     }
 
-    /// Whether all of it has come.
+    /// Returns whether the body is complete.
     pub fn is_done(&self) -> bool {
-        matches!(self, Self::Length(0) | Self::Chunked(Chunked { step: Step::Done, .. }))
+        matches!(self, Self::Length(0) | Self::Chunked(Chunked { state: State::Done, .. }))
     }
 }
 
 impl Chunked {
-    fn read(&mut self, bytes: &[u8], mut content: impl FnMut(&[u8])) -> Result<usize, Malformed> {
+    fn decode(&mut self, bytes: &[u8], mut content: impl FnMut(&[u8])) -> Result<usize, ChunkError> {
         let mut rest = bytes;
-        while self.step != Step::Done
+        while self.state != State::Done
             && let Some((&byte, after)) = rest.split_first()
         {
-            if let Step::Data(left) = self.step {
+            if let State::Data(left) = self.state {
                 let count = usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
                 content(&rest[..count]);
                 rest = &rest[count..];
                 let left = left - count as u64;
-                self.step = if left == 0 { Step::DataCr } else { Step::Data(left) };
+                self.state = if left == 0 { State::DataCr } else { State::Data(left) };
                 continue;
             }
-            self.step = self.after(byte)?;
+            self.state = self.after(byte)?;
             rest = after;
         }
         Ok(bytes.len() - rest.len())
     }
 
-    fn after(&mut self, byte: u8) -> Result<Step, Malformed> {
-        if matches!(self.step, Step::Extension(_) | Step::Trailer | Step::TrailerStart) {
-            self.aside += 1;
-            if self.aside > MAX_ASIDE {
-                return Err(Malformed("more extensions and trailers than are read"));
+    fn after(&mut self, byte: u8) -> Result<State, ChunkError> {
+        if matches!(self.state, State::Extension(_) | State::Trailer | State::TrailerStart) {
+            self.ignored += 1;
+            if self.ignored > MAX_IGNORED {
+                return Err(ChunkError("extensions and trailers are too long"));
             }
         }
-        Ok(match (self.step, byte) {
-            (Step::Size(size), _) if byte.is_ascii_hexdigit() => {
+        Ok(match (self.state, byte) {
+            (State::Size(size), _) if byte.is_ascii_hexdigit() => {
                 let digit = u64::from((byte as char).to_digit(16).unwrap_or_default());
                 let size = size.unwrap_or_default();
-                Step::Size(Some(size.checked_mul(16).ok_or(Malformed("a chunk's size is no number"))? + digit))
+                State::Size(Some(size.checked_mul(16).ok_or(ChunkError("a chunk size is too large"))? + digit))
             }
-            (Step::Size(Some(size)) | Step::AfterSize(size), b' ' | b'\t') => Step::AfterSize(size),
-            (Step::Size(Some(size)) | Step::AfterSize(size), b';') => Step::Extension(size),
-            (Step::Size(Some(size)) | Step::AfterSize(size) | Step::Extension(size), b'\r') => Step::SizeLf(size),
+            (State::Size(Some(size)) | State::AfterSize(size), b' ' | b'\t') => State::AfterSize(size),
+            (State::Size(Some(size)) | State::AfterSize(size), b';') => State::Extension(size),
+            (State::Size(Some(size)) | State::AfterSize(size) | State::Extension(size), b'\r') => State::SizeLf(size),
             // A lone LF in an extension would let two readers see two bodies.
-            (Step::Extension(_), b'\n') => return Err(Malformed("a line break in a chunk's extension")),
-            (Step::Extension(size), _) => Step::Extension(size),
-            (Step::SizeLf(0), b'\n') => Step::TrailerStart,
-            (Step::SizeLf(size), b'\n') => Step::Data(size),
-            (Step::DataCr, b'\r') => Step::DataLf,
-            (Step::DataLf, b'\n') => Step::Size(None),
-            (Step::TrailerStart, b'\r') => Step::LastLf,
-            (Step::TrailerStart | Step::Trailer, b'\n') => return Err(Malformed("a line break in a trailer")),
-            (Step::Trailer, b'\r') => Step::TrailerLf,
-            (Step::TrailerStart | Step::Trailer, _) => Step::Trailer,
-            (Step::TrailerLf, b'\n') => Step::TrailerStart,
-            (Step::LastLf, b'\n') => Step::Done,
-            (Step::Size(_) | Step::AfterSize(_), _) => return Err(Malformed("a chunk's size is no number")),
-            _ => return Err(Malformed("a chunk does not end where it should")),
+            (State::Extension(_), b'\n') => return Err(ChunkError("a line break in a chunk's extension")),
+            (State::Extension(size), _) => State::Extension(size),
+            (State::SizeLf(0), b'\n') => State::TrailerStart,
+            (State::SizeLf(size), b'\n') => State::Data(size),
+            (State::DataCr, b'\r') => State::DataLf,
+            (State::DataLf, b'\n') => State::Size(None),
+            (State::TrailerStart, b'\r') => State::LastLf,
+            (State::TrailerStart | State::Trailer, b'\n') => return Err(ChunkError("a line break in a trailer")),
+            (State::Trailer, b'\r') => State::TrailerLf,
+            (State::TrailerStart | State::Trailer, _) => State::Trailer,
+            (State::TrailerLf, b'\n') => State::TrailerStart,
+            (State::LastLf, b'\n') => State::Done,
+            (State::Size(_) | State::AfterSize(_), _) => {
+                return Err(ChunkError("a chunk size is not a hexadecimal number"));
+            }
+            _ => return Err(ChunkError("a chunk does not end after its size")),
         })
     }
 }
@@ -148,12 +149,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The content, and how many bytes were the body's; read in pieces.
-    fn read(mut framing: Framing, bytes: &[u8], cuts: &[usize]) -> Result<(Vec<u8>, usize, bool), Malformed> {
+    /// Decodes in pieces: the content, the number of the body's bytes, and
+    /// whether the body is complete.
+    fn read(mut framing: Framing, bytes: &[u8], cuts: &[usize]) -> Result<(Vec<u8>, usize, bool), ChunkError> {
         let (mut content, mut count, mut rest) = (Vec::new(), 0, bytes);
         for cut in cuts.iter().copied().chain([usize::MAX]) {
             let (piece, after) = rest.split_at(cut.min(rest.len()));
-            let read = framing.read(piece, |bytes| content.extend_from_slice(bytes))?;
+            let read = framing.decode(piece, |bytes| content.extend_from_slice(bytes))?;
             count += read;
             rest = after;
             if read < piece.len() {
@@ -163,12 +165,12 @@ mod tests {
         Ok((content, count, framing.is_done()))
     }
 
-    fn chunked(bytes: &[u8]) -> Result<(Vec<u8>, usize, bool), Malformed> {
+    fn chunked(bytes: &[u8]) -> Result<(Vec<u8>, usize, bool), ChunkError> {
         read(Framing::Chunked(Chunked::default()), bytes, &[])
     }
 
     #[test]
-    fn chunks_are_read() {
+    fn chunks_are_decoded() {
         for (bytes, content, done) in [
             ("3\r\nabc\r\n0\r\n\r\n", "abc", true),
             ("3\r\nabc\r\n0\r\n\r", "abc", false),
@@ -185,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_are_no_chunks_is_refused() {
+    fn malformed_chunks_are_refused() {
         for bytes in [
             "\r\n",
             "x\r\n",
@@ -207,13 +209,13 @@ mod tests {
         ] {
             assert!(chunked(bytes.as_bytes()).is_err(), "{bytes:?}");
         }
-        let long = |kind: &str| format!("0{kind}{}", "a".repeat(MAX_ASIDE + 1));
+        let long = |kind: &str| format!("0{kind}{}", "a".repeat(MAX_IGNORED + 1));
         assert!(chunked(long(";").as_bytes()).is_err() && chunked(long("\r\n").as_bytes()).is_err());
         assert!(chunked(format!("ffffffffffffffff\r\n{}", "a".repeat(99)).as_bytes()).is_ok());
     }
 
     #[test]
-    fn lengths_and_ends_are_read() {
+    fn lengths_and_ends_are_decoded() {
         assert_eq!(read(Framing::Length(3), b"abcd", &[1]), Ok((b"abc".to_vec(), 3, true)));
         assert_eq!(read(Framing::Length(5), b"abcd", &[1]), Ok((b"abcd".to_vec(), 4, false)));
         assert_eq!(read(Framing::Length(u64::MAX), b"abcd", &[]), Ok((b"abcd".to_vec(), 4, false)));

@@ -1,4 +1,6 @@
-//! Heads: a request's as bytes, an answer's out of bytes. No IO.
+//! Heads: encoding a request's, parsing a response's. No IO.
+
+use std::time::Duration;
 
 use http::{
     StatusCode,
@@ -8,23 +10,26 @@ use memchr::memmem;
 use url::{Position, Url};
 
 use super::{
+    super::defaults,
     connect::Proxy,
     framing::{Chunked, Framing},
 };
-use crate::http_client;
 
-/// How long an answer's head may be, the informational ones before it
-/// included, in bytes.
+/// The most bytes of a response's head, with the informational responses before
+/// it.
 const MAX_HEAD: usize = 128 * 1024;
 const MAX_HEADERS: usize = 100;
 
-/// A request's head: POST where there is a body, else GET. A user and password
-/// in the URL stay out of it: neither settings nor users' URLs may have them.
-pub fn request(url: &Url, headers: &HeaderMap, length: Option<usize>, proxy: Option<&Proxy>) -> Vec<u8> {
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// Encodes a request's head: POST if there is a body, else GET. A user name and
+/// password in the URL are left out: neither settings nor users' URLs may have
+/// them.
+pub fn encode_request(url: &Url, headers: &HeaderMap, length: Option<usize>, proxy: Option<&Proxy>) -> Vec<u8> {
     let absolute = proxy.filter(|_| url.scheme() == "http");
     let mut head = Vec::with_capacity(512);
     head.extend_from_slice(if length.is_some() { b"POST " } else { b"GET " });
-    // A proxy is told the whole address where it does not just tunnel.
+    // The absolute form, for a proxy that does not tunnel.
     if absolute.is_some() {
         head.extend_from_slice(url[..Position::BeforeUsername].as_bytes());
         head.extend_from_slice(url[Position::BeforeHost..Position::BeforePath].as_bytes());
@@ -44,7 +49,7 @@ pub fn request(url: &Url, headers: &HeaderMap, length: Option<usize>, proxy: Opt
         line(ACCEPT.as_str(), b"*/*");
     }
     if !headers.contains_key(USER_AGENT) {
-        line(USER_AGENT.as_str(), http_client::USER_AGENT.as_bytes());
+        line(USER_AGENT.as_str(), defaults::USER_AGENT.as_bytes());
     }
     if let Some(credentials) = absolute.and_then(Proxy::basic_auth) {
         line("proxy-authorization", credentials.as_bytes());
@@ -56,60 +61,63 @@ pub fn request(url: &Url, headers: &HeaderMap, length: Option<usize>, proxy: Opt
     head
 }
 
-/// An answer's head.
+/// A response's head.
 #[derive(Debug)]
-pub struct Head {
-    /// Never an informational one.
+pub struct ResponseHead {
+    /// The status, never an informational one.
     pub status: StatusCode,
-    /// All of them.
+    /// The headers, unchanged.
     pub headers: HeaderMap,
-    /// Where the body ends.
+    /// The framing of the body.
     pub framing: Framing,
-    /// The connection can be used again after the body.
-    pub reusable: bool,
+    /// Whether the connection can be used again after the body.
+    pub is_reusable: bool,
+    /// The time after which the server closes the connection if it is idle
+    /// (`Keep-Alive: timeout=`), if it says so.
+    pub keep_alive: Option<Duration>,
 }
 
-/// What came is no answer. What is wrong, without what came.
+/// An invalid response head. The message never quotes received bytes.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
-    /// Bytes that are no head.
-    #[error("it is not HTTP/1: {0}")]
+pub enum ParseError {
+    /// The bytes are not HTTP/1.
+    #[error("the response is not HTTP/1: {0}")]
     NotHttp(#[from] httparse::Error),
-    /// A head beyond all measure.
-    #[error("its head has more than {} KiB", MAX_HEAD / 1024)]
+    /// The head is longer than the limit.
+    #[error("the response head has more than {} KiB", MAX_HEAD / 1024)]
     TooLarge,
-    /// A header that the body's end depends on, and that says nothing clear.
-    #[error("its {0} header cannot be used")]
+    /// A header that the framing depends on is invalid.
+    #[error("the response has an invalid {0} header")]
     Header(HeaderName),
-    /// Status 101, which nobody asked for.
-    #[error("it changes to another protocol")]
+    /// The status is 101, though the request offered no other protocol.
+    #[error("the response switches to another protocol")]
     Upgrade,
 }
 
-/// Reads an answer's head out of bytes as they come.
+/// An incremental parser of response heads.
 #[derive(Default)]
-pub struct Reader {
+pub struct ResponseParser {
     bytes: Vec<u8>,
-    /// How many of them are known to hold no head's end.
+    /// The number of bytes that are known to hold no end of a head.
     searched: usize,
-    /// How many of them were informational answers.
+    /// The number of bytes of informational responses so far.
     informational: usize,
 }
 
-impl Reader {
-    /// Takes the next bytes; gives the head once it is whole, with what came
-    /// after it.
+impl ResponseParser {
+    /// Parses the next bytes. Returns the head once it is complete, with the
+    /// bytes after it.
     ///
     /// # Errors
-    /// Where it is none.
-    pub fn read(&mut self, bytes: &[u8]) -> Result<Option<(Head, Vec<u8>)>, Malformed> {
+    /// If the bytes are not a valid HTTP/1 response head.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<Option<(ResponseHead, Vec<u8>)>, ParseError> {
         self.bytes.extend_from_slice(bytes);
-        // Empty lines before a head would be gone through again and again.
+        // Empty lines before a head would be parsed again with each read.
         if matches!(self.bytes.first(), Some(b'\r' | b'\n')) {
-            return Err(Malformed::NotHttp(httparse::Error::Version));
+            return Err(ParseError::NotHttp(httparse::Error::Version));
         }
-        // So would everything be if each byte that comes were a reason to. It
-        // is parsed at first, for what is no HTTP at all, and when it may end.
+        // So would a head that comes in small pieces: it is parsed at first, to
+        // refuse other protocols at once, and then only when it may be complete.
         while self.searched == 0 || self.has_end() {
             let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
             let mut parsed = httparse::Response::new(&mut headers);
@@ -117,7 +125,7 @@ impl Reader {
                 break;
             };
             match parsed.code {
-                Some(101) => return Err(Malformed::Upgrade),
+                Some(101) => return Err(ParseError::Upgrade),
                 Some(100..=199) => {
                     self.bytes.drain(..length);
                     self.informational += length;
@@ -133,7 +141,7 @@ impl Reader {
             }
         }
         self.searched = self.bytes.len();
-        if self.informational + self.bytes.len() > MAX_HEAD { Err(Malformed::TooLarge) } else { Ok(None) }
+        if self.informational + self.bytes.len() > MAX_HEAD { Err(ParseError::TooLarge) } else { Ok(None) }
     }
 
     fn has_end(&self) -> bool {
@@ -143,7 +151,7 @@ impl Reader {
     }
 }
 
-fn head(parsed: &httparse::Response<'_, '_>) -> Result<Head, Malformed> {
+fn head(parsed: &httparse::Response<'_, '_>) -> Result<ResponseHead, ParseError> {
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(httparse::Error::Status)?;
     let mut headers = HeaderMap::with_capacity(parsed.headers.len());
     for header in &*parsed.headers {
@@ -160,26 +168,28 @@ fn head(parsed: &httparse::Response<'_, '_>) -> Result<Head, Malformed> {
         (_, None, Some(length)) => Framing::Length(length),
         (_, Some(false), _) | (_, None, None) => Framing::UntilClose,
     };
-    // Both: somebody on the way may have read it otherwise.
+    // With both, an intermediary may have framed the body differently.
     let is_plain = chunked.is_none() || length.is_none();
-    let reusable = is_1_1 && is_plain && !parts(&headers, &CONNECTION).any(|part| part.eq_ignore_ascii_case(b"close"));
-    Ok(Head { status, headers, framing, reusable })
+    let is_reusable =
+        is_1_1 && is_plain && !parts(&headers, &CONNECTION).any(|part| part.eq_ignore_ascii_case(b"close"));
+    let keep_alive = keep_alive(&headers);
+    Ok(ResponseHead { status, headers, framing, is_reusable, keep_alive })
 }
 
-/// Whether transfer chunks come last, where there is a coding at all.
-fn is_chunked(headers: &HeaderMap, is_1_1: bool) -> Result<Option<bool>, Malformed> {
+/// Returns whether chunked is the last transfer coding; `None` without any.
+fn is_chunked(headers: &HeaderMap, is_1_1: bool) -> Result<Option<bool>, ParseError> {
     let Some(last) = parts(headers, &TRANSFER_ENCODING).last() else {
         return Ok(None);
     };
-    // HTTP/1.0 has none.
+    // HTTP/1.0 has no transfer codings.
     if !is_1_1 {
-        return Err(Malformed::Header(TRANSFER_ENCODING));
+        return Err(ParseError::Header(TRANSFER_ENCODING));
     }
     Ok(Some(last.eq_ignore_ascii_case(b"chunked")))
 }
 
-/// The one length that all such headers give.
-fn length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
+/// Returns the length that all `Content-Length` headers agree on.
+fn length(headers: &HeaderMap) -> Result<Option<u64>, ParseError> {
     let mut found = None;
     for digits in parts(headers, &CONTENT_LENGTH) {
         let length = std::str::from_utf8(digits).ok().filter(|_| digits.iter().all(u8::is_ascii_digit));
@@ -187,13 +197,22 @@ fn length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
         match (length, found) {
             (Some(length), None) => found = Some(length),
             (Some(length), Some(before)) if length == before => {}
-            _ => return Err(Malformed::Header(CONTENT_LENGTH)),
+            _ => return Err(ParseError::Header(CONTENT_LENGTH)),
         }
     }
     Ok(found)
 }
 
-/// What all headers of a name list between commas.
+/// Returns the time of `Keep-Alive: timeout=`, in seconds on the wire.
+fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = parts(headers, &KEEP_ALIVE).find_map(|part| {
+        let (name, value) = std::str::from_utf8(part).ok()?.split_once('=')?;
+        name.trim_end().eq_ignore_ascii_case("timeout").then_some(value.trim_start())
+    });
+    seconds?.parse().ok().map(Duration::from_secs)
+}
+
+/// Returns the elements of a header's comma-separated lists.
 fn parts<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a> {
     let values = headers.get_all(name).into_iter();
     values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
@@ -207,11 +226,11 @@ mod tests {
 
     fn written(url: &str, headers: &[(HeaderName, &'static str)], length: Option<usize>) -> String {
         let headers = headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect();
-        String::from_utf8(request(&Url::parse(url).expect(url), &headers, length, None)).expect("ASCII")
+        String::from_utf8(encode_request(&Url::parse(url).expect(url), &headers, length, None)).expect("ASCII")
     }
 
     #[test]
-    fn a_request_is_written() {
+    fn a_request_is_encoded() {
         let agent = concat!("chatbot-ui-api/", env!("CARGO_PKG_VERSION"));
         assert_eq!(
             written("https://h:8443/v1/x?a=b%20c#d", &[(ACCEPT, "text/event-stream")], Some(12)),
@@ -226,12 +245,12 @@ mod tests {
         );
     }
 
-    fn parse(text: &str) -> Result<Option<(Head, Vec<u8>)>, Malformed> {
-        Reader::default().read(text.as_bytes())
+    fn parse(text: &str) -> Result<Option<(ResponseHead, Vec<u8>)>, ParseError> {
+        ResponseParser::default().push(text.as_bytes())
     }
 
     #[test]
-    fn a_head_says_where_the_body_ends() {
+    fn a_head_determines_the_framing() {
         let chunks = || Framing::Chunked(Chunked::default());
         for (lines, framing, reusable) in [
             ("200 OK\r\nContent-Length: 5", Framing::Length(5), true),
@@ -246,14 +265,14 @@ mod tests {
             ("304 Not Modified\r\ncontent-length: 5", Framing::Length(0), true),
         ] {
             let (head, rest) = parse(&format!("HTTP/1.1 {lines}\r\n\r\nrest")).expect(lines).expect(lines);
-            assert_eq!((&head.framing, head.reusable, &rest[..]), (&framing, reusable, &b"rest"[..]), "{lines}");
+            assert_eq!((&head.framing, head.is_reusable, &rest[..]), (&framing, reusable, &b"rest"[..]), "{lines}");
         }
         let (old, _) = parse("HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\n").expect("a head").expect("whole");
-        assert!(!old.reusable);
+        assert!(!old.is_reusable);
     }
 
     #[test]
-    fn informational_answers_are_passed_over() {
+    fn informational_responses_are_skipped() {
         let text =
             "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 429 No\r\na: b\r\n\r\n";
         let (head, rest) = parse(text).expect("a head").expect("whole");
@@ -262,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_refused() {
+    fn invalid_heads_are_refused() {
         for (text, why) in [
             ("SSH-2.0-OpenSSH_9.6\r\n", "not HTTP/1"),
             ("HTTP/2.0 200 OK\r\n\r\n", "not HTTP/1"),
@@ -284,22 +303,22 @@ mod tests {
     }
 
     #[test]
-    fn a_head_without_an_end_is_given_up() {
+    fn a_head_without_an_end_is_refused_at_the_limit() {
         for (first, more) in [("HTTP/1.1 200 OK\r\n", "a: b\r\n"), ("", "HTTP/1.1 100 Continue\r\n\r\n")] {
-            let mut reader = Reader::default();
-            assert!(reader.read(first.as_bytes()).expect("no error yet").is_none());
+            let mut parser = ResponseParser::default();
+            assert!(parser.push(first.as_bytes()).expect("no error yet").is_none());
             let mut read = first.len();
             let error = loop {
                 read += more.len();
-                match reader.read(more.as_bytes()) {
+                match parser.push(more.as_bytes()) {
                     Ok(head) => assert!(head.is_none()),
                     Err(error) => break error,
                 }
             };
-            assert_eq!((error, read.div_ceil(1024)), (Malformed::TooLarge, MAX_HEAD / 1024 + 1), "{more}");
+            assert_eq!((error, read.div_ceil(1024)), (ParseError::TooLarge, MAX_HEAD / 1024 + 1), "{more}");
         }
         let long = format!("HTTP/1.1 200 OK\r\na: {}", "b".repeat(MAX_HEAD));
-        assert_eq!(parse(&long).err(), Some(Malformed::TooLarge));
+        assert_eq!(parse(&long).err(), Some(ParseError::TooLarge));
     }
 
     proptest! {
@@ -312,18 +331,18 @@ mod tests {
             ],
             cuts in prop::collection::vec(0..9_usize, 0..90),
         ) {
-            // What is malformed may be found out later in pieces.
-            let show = |read: &Result<Option<(Head, Vec<u8>)>, Malformed>, after: &[u8]| match read {
+            // In pieces, an error may be found later.
+            let show = |read: &Result<Option<(ResponseHead, Vec<u8>)>, ParseError>, after: &[u8]| match read {
                 Ok(Some((head, rest))) => format!("{head:?} {:?}", [rest, after].concat()),
                 Ok(None) | Err(_) => "none".to_owned(),
             };
             let whole = show(&parse(&text), &[]);
-            let (mut reader, mut rest) = (Reader::default(), text.as_bytes());
+            let (mut parser, mut rest) = (ResponseParser::default(), text.as_bytes());
             let mut read = Ok(None);
             for cut in cuts.into_iter().chain([usize::MAX]) {
                 let (piece, after) = rest.split_at(cut.min(rest.len()));
                 rest = after;
-                read = reader.read(piece);
+                read = parser.push(piece);
                 if !matches!(read, Ok(None)) {
                     break;
                 }
@@ -335,7 +354,7 @@ mod tests {
         fn no_header_of_a_call_can_break_out_of_its_line(value in prop::collection::vec(any::<u8>(), 0..30)) {
             if let Ok(value) = HeaderValue::from_bytes(&value) {
                 let headers = HeaderMap::from_iter([(HOST, value)]);
-                let head = request(&Url::parse("http://h/a b\r\nc").expect("a URL"), &headers, Some(1), None);
+                let head = encode_request(&Url::parse("http://h/a b\r\nc").expect("a URL"), &headers, Some(1), None);
                 prop_assert_eq!(memmem::find_iter(&head, b"\r\n").count(), 7);
                 prop_assert!(!head[..head.len() - 2].windows(2).any(|pair| pair[1] == b'\n' && pair[0] != b'\r'));
             }

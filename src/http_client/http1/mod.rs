@@ -1,12 +1,11 @@
-//! The client that asks providers: HTTP/1.1, and made for many answers that
-//! come slowly.
+//! The HTTP/1.1 client for providers, made for many slow responses.
 //!
 //! The relay reads a provider's socket itself, in the task that writes to the
-//! browser: no task and no channel between them, and no buffer that belongs to
-//! a connection, since what is read is taken apart where it lies, in one
-//! buffer a thread. A stream that waits costs some hundred bytes here (and what
-//! TLS keeps), where hyper has 25 KB for it. Connecting and proxies are
-//! hyper-util's, TLS rustls', and httparse takes heads apart.
+//! browser: no task and no channel in between, and no buffer that belongs to a
+//! connection, since bytes are decoded in one read buffer a thread. An idle
+//! stream costs some hundred bytes here (and what TLS keeps); docs/benchmark.md
+//! compares that with hyper. Connecting and proxies are hyper-util's, TLS is
+//! rustls', and heads are parsed by httparse.
 //!
 //! HTTP/2 is not offered: on one shared connection a provider's limit of
 //! streams, often 100, would make the next chat wait for another to end, and
@@ -17,21 +16,20 @@
 
 mod body;
 mod connect;
+#[cfg(test)]
+mod differential_tests;
+mod error;
+mod exchange;
 pub mod framing;
 pub mod head;
+mod idle_timer;
 mod pool;
+mod socket;
 #[cfg(test)]
 mod tests;
+mod upload;
 
-use std::{
-    future::poll_fn,
-    io::{self, IoSlice},
-    pin::Pin,
-    rc::Rc,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -39,69 +37,60 @@ use http::{
     header::{HeaderMap, LOCATION},
 };
 use rustls::ClientConfig;
-use tokio::time::{Instant, Sleep, timeout};
+use tokio::time::timeout;
 use url::Url;
 
 use super::{
-    MAX_REDIRECTS, causes,
-    guard::{Lookup, PrivateUpstreams, Refusal},
-    refusal, stays,
+    defaults::POOL_IDLE_TIMEOUT,
+    error::{causes, refusal},
+    redirect::{self, MAX_REDIRECTS},
+    ssrf_guard::{Lookup, UpstreamPolicy},
 };
-pub use body::{Body, Read};
-use connect::{Connector, Socket};
-use head::Head;
+use body::Keep;
+pub use body::{Body, Collected};
+use connect::{Connector, Proxy};
+pub use error::Error;
+use exchange::exchange;
+use idle_timer::IdleTimer;
 use pool::Pool;
+use socket::Socket;
+use upload::Upload;
 
-/// One worker's client: its connections are used by the thread that made them.
-/// Cloned, it is the same one.
+/// The time by which a connection is given up before the server closes it.
+const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
+/// The longest time for which an idle connection is kept, whatever the server
+/// announces.
+const MAX_KEEP_ALIVE: Duration = Duration::from_secs(300);
+
+/// One worker's client: its connections are used by the thread that opened
+/// them. Clones share them.
 #[derive(Clone)]
 pub struct Client {
     connector: Rc<Connector>,
     pool: Rc<Pool>,
-    /// Checked for every address, if the addresses are users' choice.
-    policy: Option<Arc<PrivateUpstreams>>,
+    /// The SSRF policy for every address, if users choose the addresses.
+    policy: Option<Arc<UpstreamPolicy>>,
     connect_timeout: Duration,
     idle_timeout: Duration,
 }
 
-/// A head, and a body that is still to be read.
+/// A response whose body is still to be read.
 pub struct Response {
-    /// The status; never an informational one.
+    /// The status, never an informational one.
     pub status: StatusCode,
-    /// All of them.
+    /// The headers, unchanged.
     pub headers: HeaderMap,
-    /// What follows.
+    /// The body.
     pub body: Body,
 }
 
-/// Why there is no (more) answer. None of them holds the URL, a header or
-/// anything of a body.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The guard does not let the URL through.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// No connection was made.
-    #[error("no connection: {0}")]
-    Connect(String),
-    /// There was a connection, and no head came, or none that can be used.
-    #[error("no answer: {0}")]
-    Request(String),
-    /// A body broke off.
-    #[error("the answer broke off: {0}")]
-    Body(String),
-    /// Nothing came for as long as a provider may be silent.
-    #[error("time out: nothing came for {0:?}")]
-    Silent(Duration),
-}
-
 impl Client {
-    /// A client that has connected to nothing yet. Without a `policy` it heeds
-    /// the environment's proxies, if `proxies` says so; with one never, as a
-    /// proxy would resolve names in our place.
+    /// A client without connections. It uses the environment's proxies if
+    /// `proxies` is set, but never with a `policy`, since a proxy would resolve
+    /// names in our place.
     pub fn new(
         tls: Arc<ClientConfig>,
-        policy: Option<Arc<PrivateUpstreams>>,
+        policy: Option<Arc<UpstreamPolicy>>,
         lookup: Lookup,
         proxies: bool,
         connect_timeout: Duration,
@@ -111,12 +100,16 @@ impl Client {
         Self { connector: Rc::new(connector), pool: Rc::default(), policy, connect_timeout, idle_timeout }
     }
 
-    /// Posts `body`, or gets where there is none, and gives the answer once its
-    /// head is there. Dropped, it closes the connection.
+    /// Sends a POST with `body`, or a GET without one, and returns the response
+    /// once its head is complete. Dropped, the future closes the connection.
     ///
     /// Redirects are followed within one origin, and to the same host over TLS;
-    /// others are the answer. As browsers do, 301, 302 and 303 make a GET of a
-    /// POST.
+    /// others are returned. As in browsers, 301, 302 and 303 turn a POST into a
+    /// GET.
+    ///
+    /// A request is sent a second time only if a reused connection failed before
+    /// any byte of a response: the server closed it, most likely, when the
+    /// request was on its way.
     ///
     /// # Errors
     /// All of [`Error`] but [`Error::Body`].
@@ -125,13 +118,13 @@ impl Client {
         check(url)?;
         let (mut url, mut body, mut redirects) = (url.clone(), body, 0);
         loop {
-            let response = self.ask(&url, headers, body).await?;
-            let Some(to) = redirect(&response, &url) else {
+            let response = self.send_once(&url, headers, body).await?;
+            let Some(to) = redirect_target(&response, &url) else {
                 return Ok(response);
             };
-            // Before it is looked whether it is followed: the refusal says more.
+            // First, as a refusal says more than a redirect that is returned.
             check(&to)?;
-            if redirects == MAX_REDIRECTS || !stays(&url, &to) {
+            if redirects == MAX_REDIRECTS || !redirect::is_allowed(&url, &to) {
                 return Ok(response);
             }
             if matches!(response.status.as_u16(), 301..=303) {
@@ -141,32 +134,41 @@ impl Client {
         }
     }
 
-    async fn ask(&self, url: &Url, headers: &HeaderMap, body: Option<&Bytes>) -> Result<Response, Error> {
-        let key = url.origin().ascii_serialization();
+    async fn send_once(&self, url: &Url, headers: &HeaderMap, body: Option<&Bytes>) -> Result<Response, Error> {
+        let origin = url.origin().ascii_serialization();
         let proxy = self.connector.proxy(url)?;
-        let kept = self.pool.take(&key);
-        let was_kept = kept.is_some();
-        let mut socket = match kept {
-            Some(socket) => socket,
-            // Boxed, as it is large and soon over.
-            None => Box::pin(self.connect(url, proxy.as_ref())).await?,
-        };
-        let request = head::request(url, headers, body.map(Bytes::len), proxy.as_ref());
-        let sent = exchange(&mut socket, &request, body.map_or(&[], |body| body), self.idle_timeout).await;
-        if was_kept && matches!(sent, Err(Error::Request(_))) {
-            // What made it useless, a balancer that forgot it maybe, most
-            // likely did so to the others: who asks again gets a new one.
-            self.pool.forget(&key);
+        let mut reused = self.pool.take(&origin);
+        loop {
+            let is_reused = reused.is_some();
+            let mut socket = match reused.take() {
+                Some(socket) => socket,
+                // Boxed, as it is large and soon over.
+                None => Box::pin(self.connect(url, proxy.as_ref())).await?,
+            };
+            let head = head::encode_request(url, headers, body.map(Bytes::len), proxy.as_ref());
+            let mut idle = IdleTimer::new(self.idle_timeout);
+            match exchange(&mut socket, Upload::new(head, body), &mut idle).await {
+                Ok(mut exchange) => {
+                    let status = exchange.head.status;
+                    let headers = std::mem::take(&mut exchange.head.headers);
+                    let idle_timeout = keep_alive(exchange.head.keep_alive);
+                    let is_reusable = exchange.is_intact && exchange.head.is_reusable && !idle_timeout.is_zero();
+                    let keep = is_reusable.then(|| Keep { pool: self.pool.clone(), origin, idle_timeout });
+                    return Ok(Response { status, headers, body: Body::new(socket, exchange, keep, idle) });
+                }
+                Err(failure) if is_reused && failure.is_stale_connection() => {
+                    // The other idle connections most likely died with it, of a
+                    // load balancer that forgot them for example.
+                    self.pool.close(&origin);
+                }
+                Err(failure) => return Err(failure.error),
+            }
         }
-        let sent = sent?;
-        let Head { status, headers, framing, reusable } = sent.head;
-        let keep = (reusable && sent.whole).then(|| (self.pool.clone(), key));
-        Ok(Response { status, headers, body: Body::new(socket, framing, sent.rest, keep, self.idle_timeout) })
     }
 
-    async fn connect(&self, url: &Url, proxy: Option<&connect::Proxy>) -> Result<Socket, Error> {
+    async fn connect(&self, url: &Url, proxy: Option<&Proxy>) -> Result<Socket, Error> {
         match timeout(self.connect_timeout, self.connector.connect(url, proxy)).await {
-            Err(_) => Err(Error::Connect(format!("time out after {:?}", self.connect_timeout))),
+            Err(_) => Err(Error::Connect(format!("timed out after {:?}", self.connect_timeout))),
             Ok(Err(error)) => {
                 Err(refusal(&*error).map_or_else(|| Error::Connect(causes(&*error)), |why| Error::Refused(why.clone())))
             }
@@ -175,7 +177,8 @@ impl Client {
     }
 }
 
-fn redirect(response: &Response, from: &Url) -> Option<Url> {
+/// Returns the URL that a response redirects to.
+fn redirect_target(response: &Response, from: &Url) -> Option<Url> {
     if !matches!(response.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
         return None;
     }
@@ -184,97 +187,7 @@ fn redirect(response: &Response, from: &Url) -> Option<Url> {
     matches!(to.scheme(), "http" | "https").then_some(to)
 }
 
-struct Sent {
-    head: Head,
-    /// What came after the head in the same reads.
-    rest: Vec<u8>,
-    /// The request was written to its end.
-    whole: bool,
-}
-
-/// Writes a request and reads the answer's head; both at once, since an answer
-/// may come before a large request has been taken. If it is a refusal, it came
-/// instead, and the rest stays unwritten.
-async fn exchange(socket: &mut Socket, mut head: &[u8], mut body: &[u8], limit: Duration) -> Result<Sent, Error> {
-    let mut silence = Silence::new(limit);
-    let mut reader = head::Reader::default();
-    let mut flushed = false;
-    // Why nothing more could be written; the answer may say it better.
-    let mut unwritable = None;
-    let mut answer = None;
-    poll_fn(|cx| {
-        while unwritable.is_none() && !flushed {
-            let unwritten = head.len() + body.len();
-            let written = if unwritten == 0 {
-                socket.as_mut().poll_flush(cx).map_ok(|()| 0)
-            } else {
-                socket.as_mut().poll_write_vectored(cx, &[IoSlice::new(head), IoSlice::new(body)])
-            };
-            match written {
-                Poll::Ready(Ok(0)) if unwritten == 0 => flushed = true,
-                Poll::Ready(Ok(0)) => unwritable = Some(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(count)) => {
-                    silence.broken();
-                    let of_head = count.min(head.len());
-                    head = &head[of_head..];
-                    body = &body[count - of_head..];
-                }
-                Poll::Ready(Err(error)) => unwritable = Some(error),
-                Poll::Pending => break,
-            }
-        }
-        while answer.is_none() {
-            let failed = |error: &io::Error| Poll::Ready(Err(Error::Request(causes(error))));
-            // A head that comes and comes is no answer, so it does not count.
-            match body::read(socket, cx, |bytes| reader.read(bytes)) {
-                Poll::Ready(Ok(Some(Ok(read)))) => answer = read,
-                Poll::Ready(Ok(Some(Err(malformed)))) => {
-                    return Poll::Ready(Err(Error::Request(malformed.to_string())));
-                }
-                Poll::Ready(Ok(None)) => {
-                    let closed = io::Error::other("the connection was closed before an answer came");
-                    return failed(unwritable.as_ref().unwrap_or(&closed));
-                }
-                Poll::Ready(Err(error)) => return failed(unwritable.as_ref().unwrap_or(&error)),
-                Poll::Pending => break,
-            }
-        }
-        let is_over = |head: &Head| flushed || unwritable.is_some() || !head.status.is_success();
-        match answer.take_if(|(head, _)| is_over(head)) {
-            Some((head, rest)) => Poll::Ready(Ok(Sent { head, rest, whole: flushed })),
-            None => silence.poll(cx).map(|()| Err(Error::Silent(limit))),
-        }
-    })
-    .await
-}
-
-/// Notices that nothing has happened for a while, with a timer that is set
-/// once a while and not once an event.
-struct Silence {
-    limit: Duration,
-    since: Instant,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Silence {
-    fn new(limit: Duration) -> Self {
-        Self { limit, since: Instant::now(), timer: None }
-    }
-
-    fn broken(&mut self) {
-        self.since = Instant::now();
-    }
-
-    /// Ready once it has lasted as long as the limit.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(self.since + self.limit)));
-        while timer.as_mut().poll(cx).is_ready() {
-            let end = self.since + self.limit;
-            if end <= Instant::now() {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(end);
-        }
-        Poll::Pending
-    }
+/// Returns how long a connection may be idle, from what its server announced.
+fn keep_alive(announced: Option<Duration>) -> Duration {
+    announced.map_or(POOL_IDLE_TIMEOUT, |timeout| timeout.saturating_sub(KEEP_ALIVE_MARGIN).min(MAX_KEEP_ALIVE))
 }

@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    future::poll_fn,
     net::{IpAddr, SocketAddr},
     rc::Rc,
 };
@@ -14,14 +15,22 @@ use tokio::{
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
 };
 
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        HandshakeKind, RootCertStore, ServerConfig,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    },
+};
+
 use super::*;
-use crate::http_client::{guard, tls};
+use crate::http_client::{ssrf_guard, tls};
 
 /// What one connection of the server saw: the requests, and `None` at its end.
 type Seen = UnboundedReceiver<(usize, Option<String>)>;
 
 /// Answers each request with the next of `answers`, whichever connection it
-/// comes on; where there is none left, it says no more. An empty one closes.
+/// comes on; where there is none left, it says no more. One that ends with [`CLOSE`] closes the connection.
 async fn server(answers: &[&str]) -> (Url, Seen) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = Url::parse(&format!("http://{}/v1", listener.local_addr().expect("an address"))).expect("a URL");
@@ -36,7 +45,10 @@ async fn server(answers: &[&str]) -> (Url, Seen) {
                     let _ = tell.send((number, Some(request)));
                     let answer = answers.borrow_mut().pop();
                     match answer.as_deref() {
-                        Some("") => break,
+                        Some(answer) if answer.ends_with(CLOSE) => {
+                            socket.write_all(answer.trim_end_matches(CLOSE).as_bytes()).await.expect("written");
+                            break;
+                        }
                         Some(answer) => socket.write_all(answer.as_bytes()).await.expect("written"),
                         None => {}
                     }
@@ -47,6 +59,9 @@ async fn server(answers: &[&str]) -> (Url, Seen) {
     });
     (url, seen)
 }
+
+/// At the end of an answer: the connection is closed.
+const CLOSE: &str = "<close>";
 
 /// One request with its body, or `None` at the connection's end.
 async fn request(socket: &mut TcpStream) -> Option<String> {
@@ -64,18 +79,29 @@ async fn request(socket: &mut TcpStream) -> Option<String> {
     }
 }
 
+/// The next events of a server: the connection's number, and whether it was a
+/// request or the connection's end.
+async fn requests(seen: &mut Seen, count: usize) -> Vec<(usize, bool)> {
+    let mut events = Vec::new();
+    while events.len() < count {
+        let (number, request) = timeout(5 * SECOND, seen.recv()).await.expect("in time").expect("an event");
+        events.push((number, request.is_some()));
+    }
+    events
+}
+
 const SECOND: Duration = Duration::from_secs(1);
 
 fn client(policy: Option<&str>, idle_timeout: Duration) -> Client {
     let policy = policy.map(|text| Arc::new(text.parse().expect("a policy")));
-    Client::new(tls().expect("certificates"), policy, guard::system_lookup, false, SECOND, idle_timeout)
+    Client::new(tls().expect("certificates"), policy, ssrf_guard::system_lookup, false, SECOND, idle_timeout)
 }
 
 async fn post(client: &Client, url: &Url) -> Result<(u16, String), Error> {
     let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, HeaderValue::from_static("key"))]);
     let response = client.send(url, &headers, Some(&Bytes::from_static(b"prompt"))).await?;
-    match response.body.read(100).await {
-        Ok(Read::Whole(body) | Read::Beginning(body)) => {
+    match response.body.collect(100).await {
+        Ok(Collected::Complete(body) | Collected::Truncated(body)) => {
             Ok((response.status.as_u16(), String::from_utf8(body).expect("ASCII")))
         }
         Err((_, error)) => Err(error),
@@ -145,16 +171,12 @@ async fn an_answer_that_is_dropped_closes_its_connection() {
 
 #[actix_web::test]
 async fn a_connection_that_the_server_closed_is_not_used() {
-    let (url, mut seen) = server(&[LENGTH, "", LENGTH]).await;
+    let (url, mut seen) = server(&[LENGTH, CLOSE, LENGTH]).await;
     let client = client(None, SECOND);
     assert!(post(&client, &url).await.is_ok());
-    // Closed as it is asked again: the request is lost, and that is said.
-    assert!(matches!(post(&client, &url).await, Err(Error::Request(_))));
+    // Closed as the next request comes, which is sent once more.
     assert!(post(&client, &url).await.is_ok());
-    let numbers: Vec<_> = [seen.recv().await, seen.recv().await, seen.recv().await, seen.recv().await]
-        .map(|seen| seen.map(|(number, request)| (number, request.is_some())))
-        .into();
-    assert_eq!(numbers, [Some((0, true)), Some((0, true)), Some((0, false)), Some((1, true))]);
+    assert_eq!(requests(&mut seen, 4).await, [(0, true), (0, true), (0, false), (1, true)]);
 
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -174,14 +196,95 @@ async fn a_connection_that_the_server_closed_is_not_used() {
 }
 
 #[actix_web::test]
+async fn a_request_is_not_sent_again_unless_a_reused_connection_failed_before_any_byte() {
+    // The first request of a connection.
+    let (url, mut seen) = server(&[CLOSE, LENGTH]).await;
+    let client = client(None, SECOND);
+    assert!(matches!(post(&client, &url).await, Err(Error::Request(_))));
+    assert_eq!(requests(&mut seen, 2).await, [(0, true), (0, false)]);
+    // The second, of which a part of a response came.
+    for part in ["H", "HTTP/1.1 200 OK\r\ncontent-le", "HTTP/1.1 100 Continue\r\n\r\n", "no HTTP at all"] {
+        let (url, mut seen) = server(&[LENGTH, &format!("{part}{CLOSE}"), LENGTH]).await;
+        assert!(post(&client, &url).await.is_ok());
+        assert!(matches!(post(&client, &url).await, Err(Error::Request(_))), "{part}");
+        assert_eq!(requests(&mut seen, 3).await, [(0, true), (0, true), (0, false)], "{part}");
+    }
+    // The second, and the connection that replaces it fails too.
+    let (url, mut seen) = server(&[LENGTH, CLOSE, CLOSE, LENGTH]).await;
+    assert!(post(&client, &url).await.is_ok());
+    assert!(matches!(post(&client, &url).await, Err(Error::Request(_))));
+    assert_eq!(requests(&mut seen, 5).await, [(0, true), (0, true), (0, false), (1, true), (1, false)]);
+}
+
+#[actix_web::test]
+async fn a_connection_is_idle_no_longer_than_its_server_announces() {
+    let announced = |value: &str| format!("HTTP/1.1 200 OK\r\nkeep-alive: {value}\r\ncontent-length: 2\r\n\r\nde");
+    for (value, wait, reused) in [
+        ("timeout=60", 0, true),
+        ("max=9, Timeout = 2", 0, true),
+        ("timeout=2", 1100, false),
+        ("timeout=1", 0, false),
+        ("timeout=0", 0, false),
+    ] {
+        let (url, mut seen) = server(&[&announced(value), LENGTH]).await;
+        let client = client(None, SECOND);
+        for _ in 0..2 {
+            assert!(post(&client, &url).await.is_ok());
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+        }
+        let mut seen = requests(&mut seen, if reused { 2 } else { 3 }).await;
+        seen.retain(|(_, is_request)| *is_request);
+        assert_eq!(seen, [(0, true), (usize::from(!reused), true)], "{value}");
+    }
+}
+
+#[actix_web::test]
+async fn a_second_handshake_resumes_the_tls_session() {
+    let certificate = CertificateDer::from_pem_slice(include_bytes!("../../../tests/api/keys/tls-server.pem"));
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("../../../tests/api/keys/tls-server-key.pem"));
+    let server = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.expect("PEM")], key.expect("PEM"))
+        .expect("a pair");
+    let acceptor = TlsAcceptor::from(Arc::new(server));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = Url::parse(&format!("https://{}/", listener.local_addr().expect("an address"))).expect("a URL");
+    let mut handshakes = Vec::new();
+    let serve = async {
+        for _ in 0..2 {
+            let (socket, _) = listener.accept().await.expect("a connection");
+            let mut socket = acceptor.accept(socket).await.expect("a handshake");
+            handshakes.push(socket.get_ref().1.handshake_kind().expect("a handshake"));
+            let mut request = [0; 1000];
+            assert!(socket.read(&mut request).await.expect("a request") > 0);
+            let response = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nde";
+            socket.write_all(response).await.expect("written");
+            socket.flush().await.expect("flushed");
+        }
+    };
+    let authority = CertificateDer::from_pem_slice(include_bytes!("../../../tests/api/keys/tls-authority.pem"));
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.expect("PEM")).expect("an authority");
+    let tls = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let client = Client::new(Arc::new(tls), None, ssrf_guard::system_lookup, false, SECOND, SECOND);
+    let ask = async {
+        for _ in 0..2 {
+            assert_eq!(post(&client, &url).await.map_err(|error| error.to_string()), ok("de"));
+        }
+    };
+    timeout(10 * SECOND, async { tokio::join!(ask, serve) }).await.expect("in time");
+    assert_eq!(handshakes, [HandshakeKind::Full, HandshakeKind::Resumed]);
+}
+
+#[actix_web::test]
 async fn what_breaks_off_is_told_from_an_end() {
     for (answer, expected) in [
         ("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nab", "broke off"),
         ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n", "broke off"),
         ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\nx", "broke off"),
-        ("HTTP/1.1 200 OK\r\n", "no answer"),
-        ("hello\r\n", "no answer"),
-        ("", "no answer"),
+        ("HTTP/1.1 200 OK\r\n", "no response"),
+        ("hello\r\n", "no response"),
+        ("", "no response"),
     ] {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = Url::parse(&format!("http://{}/", listener.local_addr().expect("an address"))).expect("a URL");
@@ -199,7 +302,7 @@ async fn what_breaks_off_is_told_from_an_end() {
     let (url, _seen) = server(&["HTTP/1.1 200 OK\r\n\r\nall of it", ""]).await;
     let client = client(None, SECOND);
     let slow = post(&client, &url).await.expect_err("the server goes on");
-    assert!(matches!(slow, Error::Silent(_)), "{slow}");
+    assert!(matches!(slow, Error::IdleTimeout(_)), "{slow}");
 }
 
 #[actix_web::test]
@@ -216,7 +319,7 @@ async fn an_answer_may_come_before_the_request_was_taken() {
     let (response, mut socket) = tokio::join!(client.send(&url, &headers, Some(&body)), refuse);
     let response = response.expect("an answer");
     assert_eq!(response.status, StatusCode::PAYLOAD_TOO_LARGE);
-    assert!(matches!(response.body.read(9).await, Ok(Read::Whole(body)) if body == b"no"));
+    assert!(matches!(response.body.collect(9).await, Ok(Collected::Complete(body)) if body == b"no"));
     // Half a request is on it, so it must not carry another.
     let mut rest = Vec::new();
     let read = timeout(5 * SECOND, socket.read_to_end(&mut rest)).await.expect("closed");
@@ -240,14 +343,43 @@ async fn a_head_that_comes_early_stops_no_upload() {
     let (client, headers) = (client(None, SECOND), HeaderMap::new());
     let ask = async {
         let response = client.send(&url, &headers, Some(&body)).await.expect("an answer");
-        assert!(matches!(response.body.read(9).await, Ok(Read::Whole(body)) if body == b"ab"));
+        assert!(matches!(response.body.collect(9).await, Ok(Collected::Complete(body)) if body == b"ab"));
     };
     tokio::join!(ask, take);
 }
 
 #[actix_web::test]
+async fn a_response_that_comes_early_is_read_while_the_request_is_written() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = Url::parse(&format!("http://{}/", listener.local_addr().expect("an address"))).expect("a URL");
+    let (body, response) = (Bytes::from(vec![b'x'; 32 << 20]), vec![b'y'; 32 << 20]);
+    // Reads nothing before all of the response is taken: more than fits into
+    // the buffers of the two sockets.
+    let serve = async {
+        let (mut socket, _) = listener.accept().await.expect("a connection");
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", response.len() + 1);
+        socket.write_all(head.as_bytes()).await.expect("written");
+        socket.write_all(&response).await.expect("written");
+        let (mut taken, mut buffer) = (0, vec![0; 1 << 20]);
+        while taken < body.len() {
+            taken += socket.read(&mut buffer).await.expect("read");
+        }
+        socket.write_all(b"z").await.expect("written");
+    };
+    let (client, headers) = (client(None, SECOND), HeaderMap::new());
+    let ask = async {
+        let sent = client.send(&url, &headers, Some(&body)).await.expect("a response");
+        match sent.body.collect(64 << 20).await {
+            Ok(Collected::Complete(content)) => assert_eq!(content.len(), response.len() + 1),
+            _ => panic!("the response is not whole"),
+        }
+    };
+    timeout(30 * SECOND, async { tokio::join!(ask, serve) }).await.expect("in time");
+}
+
+#[actix_web::test]
 async fn one_stale_connection_speaks_for_the_others() {
-    let (url, mut seen) = server(&[LENGTH, LENGTH, LENGTH, "", LENGTH]).await;
+    let (url, mut seen) = server(&[LENGTH, LENGTH, LENGTH, CLOSE, LENGTH]).await;
     let client = client(None, SECOND);
     let three = || {
         tokio::time::timeout(5 * SECOND, async {
@@ -256,7 +388,6 @@ async fn one_stale_connection_speaks_for_the_others() {
     };
     let (a, b, c) = three().await.expect("in time");
     assert!(a.is_ok() && b.is_ok() && c.is_ok());
-    assert!(matches!(post(&client, &url).await, Err(Error::Request(_))));
     assert!(post(&client, &url).await.is_ok());
     let mut most = 0;
     while let Ok((number, _)) = seen.try_recv() {
@@ -282,7 +413,7 @@ async fn the_second_address_has_its_turn() {
         request(&mut socket).await.expect("a request");
         socket.write_all(LENGTH.as_bytes()).await.expect("written");
     };
-    let lookup: guard::Lookup =
+    let lookup: ssrf_guard::Lookup =
         |_| Box::pin(async { Ok(vec![IpAddr::from([127, 0, 0, 2]), IpAddr::from([127, 0, 0, 3])]) });
     let client = Client::new(tls().expect("certificates"), None, lookup, false, 2 * SECOND, SECOND);
     let url = Url::parse(&format!("http://a-name.invalid:{}/", address.port())).expect("a URL");
@@ -295,9 +426,9 @@ async fn the_second_address_has_its_turn() {
 async fn silence_has_an_end_and_a_slow_answer_has_none() {
     let client = client(None, SECOND / 2);
     let (url, _seen) = server(&[]).await;
-    assert!(matches!(post(&client, &url).await, Err(Error::Silent(_))));
+    assert!(matches!(post(&client, &url).await, Err(Error::IdleTimeout(_))));
     let (url, _seen) = server(&["HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nab"]).await;
-    assert!(matches!(post(&client, &url).await, Err(Error::Silent(_))));
+    assert!(matches!(post(&client, &url).await, Err(Error::IdleTimeout(_))));
 
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = Url::parse(&format!("http://{}/", listener.local_addr().expect("an address"))).expect("a URL");
@@ -360,7 +491,7 @@ async fn the_guard_is_asked_for_each_address() {
     }
     assert!(seen.try_recv().is_err());
     // A name is looked up once, and what was checked is what is connected to.
-    let lookup: guard::Lookup = |_| Box::pin(async { Ok(vec![IpAddr::from([127, 0, 0, 1])]) });
+    let lookup: ssrf_guard::Lookup = |_| Box::pin(async { Ok(vec![IpAddr::from([127, 0, 0, 1])]) });
     let policy = Some(Arc::new("allow".parse().expect("a policy")));
     let client = Client::new(tls().expect("certificates"), policy, lookup, false, SECOND, SECOND);
     let url = Url::parse(&format!("http://a-name.invalid:{port}/")).expect("a URL");

@@ -1,7 +1,7 @@
-//! The transformer: tokens → the mean of their vectors.
+//! The transformer: token ids → the mean of the tokens' vectors.
 //!
-//! A matrix has a row for each token. The products of matrices, nine tenths of the work, are
-//! `ndarray`'s; the rest is written so that the compiler can work on several numbers at once.
+//! A matrix has a row for each token. Matrix products, nine tenths of the work, are computed by `ndarray`; the rest is
+//! written so that the compiler can vectorize it.
 
 use std::f32::consts::FRAC_1_SQRT_2;
 
@@ -9,10 +9,10 @@ use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, Axis, Slice, linalg::ge
 
 use super::{model::Config, weights::Weights};
 
-/// A BERT: tables of vectors for tokens and positions, then layers.
+/// A BERT model: embedding tables for tokens and positions, then layers.
 pub struct Bert {
     tokens: Array2<f32>,
-    /// The vector of the first type of token is added to each: there is no other here.
+    /// The vector of token type 0 is added to each; no other type occurs here.
     positions: Array2<f32>,
     norm: Norm,
     layers: Vec<Layer>,
@@ -37,7 +37,7 @@ struct Linear {
     bias: Array1<f32>,
 }
 
-/// Brings a row to mean 0 and variance 1, then scales and shifts each number.
+/// Layer normalization: mean 0 and variance 1, then a scale and a shift for each number.
 struct Norm {
     scale: Vec<f32>,
     shift: Vec<f32>,
@@ -45,7 +45,7 @@ struct Norm {
 }
 
 impl Bert {
-    /// Takes the numbers out of the file; whatever has another shape than `config` says is an error.
+    /// Reads the weights; returns an error if a shape differs from `config`.
     pub fn read(mut weights: Weights, config: &Config) -> Result<Self, String> {
         let (width, inner) = (config.hidden_size, config.intermediate_size);
         let weights = &mut weights;
@@ -79,8 +79,8 @@ impl Bert {
         Ok(Self { tokens, positions, norm, layers, heads: config.num_attention_heads })
     }
 
-    /// The mean of the vectors of `tokens`; none if there are no tokens, more than there are positions,
-    /// or an unknown one.
+    /// Returns the mean of the vectors of `tokens`; `None` if there are no tokens, more than there are positions, or an
+    /// unknown one.
     pub fn mean(&self, tokens: &[u32]) -> Option<Vec<f32>> {
         let known = tokens.iter().all(|&token| (token as usize) < self.tokens.nrows());
         if !known || tokens.len() > self.positions.nrows() {
@@ -151,13 +151,13 @@ fn matrix(weights: &mut Weights, name: &str, shape: [usize; 2]) -> Result<Array2
     Array2::from_shape_vec(shape, numbers).map_err(|error| error.to_string())
 }
 
-/// One head's attention: every token's row becomes a mixture of the rows of `value`, by how well its
-/// row of `query` fits those of `key`.
+/// One attention head: every token's row becomes a weighted sum of the rows of `value`, weighted by the match of its
+/// row of `query` with those of `key`.
 fn attend(query: ArrayView2<f32>, key: ArrayView2<f32>, value: ArrayView2<f32>, mut mixed: ArrayViewMut2<f32>) {
     let mut fit = Array2::zeros([query.nrows(), key.nrows()]);
     general_mat_mul((query.ncols() as f32).sqrt().recip(), &query, &key.t(), 0.0, &mut fit);
     for mut row in fit.outer_iter_mut() {
-        // The highest is subtracted so that none is too large for `exp`.
+        // Subtracting the maximum keeps `exp` from overflowing.
         let highest = row.fold(f32::NEG_INFINITY, |highest, &number| highest.max(number));
         row.mapv_inplace(|number| exp(number - highest));
         row /= row.sum();
@@ -165,7 +165,7 @@ fn attend(query: ArrayView2<f32>, key: ArrayView2<f32>, value: ArrayView2<f32>, 
     general_mat_mul(1.0, &fit, &value, 0.0, &mut mixed);
 }
 
-/// `x` times the part of a standard normal distribution that lies below it.
+/// `x` times the cumulative distribution function of the standard normal distribution.
 fn gelu(x: f32) -> f32 {
     0.5 * x * (1.0 + erf(x * FRAC_1_SQRT_2))
 }
@@ -177,15 +177,15 @@ fn erf(x: f32) -> f32 {
     (1.0 - sum * exp(-x * x)).copysign(x)
 }
 
-/// e to the power of `x`, which is at most 88, to 2e-7 of itself; for what is less than -64, as of that:
-/// nobody misses the difference, and processors are slow with what comes below the smallest floats.
+/// e to the power of `x`, for `x` up to 88, with a relative error of 2e-7; values below -64 are treated as -64: the
+/// difference is negligible, and processors are slow with subnormal floats.
 ///
-/// The standard library's takes one number at a time.
+/// Vectorizable, unlike the standard library's.
 fn exp(x: f32) -> f32 {
     /// Adding it rounds to a whole number, which is then in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
-    /// The natural logarithm of 2 in two parts, of which the first has few enough bits that its
-    /// product with a whole number is exact.
+    /// The natural logarithm of 2 in two parts; the first has few enough bits that its product with a whole number is
+    /// exact.
     const LN_2: (f32, f32) = (355.0 / 512.0, (std::f64::consts::LN_2 - 355.0 / 512.0) as f32);
     let x = x.max(-64.0);
     let rounded = x * std::f32::consts::LOG2_E + ROUND;
@@ -212,7 +212,7 @@ mod tests {
             assert!((f64::from(exp(x)) / exact - 1.0).abs() < 2e-7, "exp({x}) is not {}", exp(x));
         }
         assert!(exp(-1e9) < 2e-28 && exp(f32::NEG_INFINITY) < 2e-28);
-        // From a table.
+        // Values from a table.
         for (x, exact) in [(0.0, 0.0), (0.1, 0.112_462_92), (0.5, 0.520_499_9), (1.0, 0.842_700_8), (2.0, 0.995_322_3)]
         {
             assert!((erf(x) - exact).abs() < 3e-7 && (erf(-x) + exact).abs() < 3e-7, "erf({x}) is not {}", erf(x));

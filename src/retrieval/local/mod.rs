@@ -1,11 +1,11 @@
-//! Texts → vectors in this process, by the model all-MiniLM-L6-v2.
+//! Texts → vectors in this process, with the model all-MiniLM-L6-v2.
 //!
-//! A text goes through three steps: `model` has the tokenizer cut it into tokens, `bert` makes a
-//! vector of each token, and the text's vector is their mean, scaled to length one. `weights` reads
-//! the model's numbers from their file. All of it runs on one thread of its own, behind a `queue`.
+//! A text goes through three steps: `model` tokenizes it, `bert` computes a vector for each token, and the text's
+//! vector is their mean, normalized to length one. `weights` reads the model's numbers from their file. All of it runs
+//! on one thread, behind a `queue`.
 //!
-//! Differs: the original computes with the same model's numbers rounded to 8 bits, so its vectors are
-//! not quite these. Files that it processed are best processed again.
+//! Differs: the original computes with the same model quantized to 8 bits, so its vectors differ slightly. Files that
+//! it processed should be processed again.
 
 #[cfg(feature = "local-embeddings")]
 mod bert;
@@ -21,12 +21,12 @@ use tokio::sync::OnceCell;
 
 use queue::Queue;
 
-/// Of a vector of all-MiniLM-L6-v2, and of the column it is kept in.
+/// Dimensions of all-MiniLM-L6-v2, and of the column for its vectors.
 pub const DIMENSIONS: usize = 384;
-/// How many calls may be waiting or under way before others are turned away.
+/// The most calls waiting or running; more are refused.
 const PLACES: usize = 32;
 
-/// Why there are no vectors. The sentences are fit for the person who asked; none holds a path.
+/// The reason for having no vectors. The sentences are for the user; none contains a path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The feature `local-embeddings` is off.
@@ -35,28 +35,28 @@ pub enum Error {
          Choose OpenAI's embeddings, or build it with that feature"
     )]
     NotBuilt,
-    /// No folder was named.
+    /// No folder is set.
     #[error(
         "Local embeddings need the model all-MiniLM-L6-v2: put its config.json, tokenizer.json and \
          model.safetensors into a folder and set LOCAL_EMBEDDINGS_DIR to it"
     )]
     NoFolder,
-    /// The folder holds no model that can be used: the file and what is wrong with it.
+    /// The folder has no usable model: the file and the problem.
     #[error(
         "The model for local embeddings cannot be loaded: {0}. LOCAL_EMBEDDINGS_DIR must be a folder with \
          the config.json, tokenizer.json and model.safetensors of all-MiniLM-L6-v2"
     )]
     Model(String),
-    /// As many calls as there may be are waiting or under way.
+    /// The maximum number of calls is waiting or running.
     #[error("Too many texts are waiting for their embeddings. Please try again in a moment.")]
     Busy,
-    /// A bug, or a model whose numbers lead nowhere; the detail is for the log.
+    /// A bug, or a model that produces NaN; the detail is for the log.
     #[error("The text could not be embedded")]
     Failed(String),
 }
 
-/// The model of one folder, shared by all workers. It is loaded when it is needed first, once however
-/// many ask; if that fails, the next call tries again.
+/// The model of one folder, shared by all workers. It is loaded on first use, once for any number of concurrent calls;
+/// if that fails, the next call tries again.
 #[derive(Debug)]
 pub struct LocalEmbeddings {
     folder: Option<PathBuf>,
@@ -64,19 +64,19 @@ pub struct LocalEmbeddings {
 }
 
 impl LocalEmbeddings {
-    /// The model in `folder`, which is not looked at yet.
+    /// Creates a handle for the model in `folder`, without reading it.
     pub fn new(folder: Option<PathBuf>) -> Self {
         Self { folder, queue: OnceCell::new() }
     }
 
-    /// A vector of length one for each text, of [`DIMENSIONS`] numbers. Without texts nothing is loaded.
+    /// Computes a vector of length one for each text, of [`DIMENSIONS`] numbers. Without texts nothing is loaded.
     ///
-    /// Of a text longer than 512 tokens the beginning counts. Calls that run at the same time take
-    /// turns a text at a time, so that a question need not wait for a whole file; a call that is
-    /// dropped ends with the text that is under way. A text of 256 tokens takes about a tenth of a second.
+    /// Of a text longer than 512 tokens, only the beginning is used. Concurrent calls are interleaved text by text, so
+    /// that a search need not wait for a whole file; a dropped call ends after its current text. A text of 256 tokens
+    /// takes about a tenth of a second.
     ///
     /// # Errors
-    /// All of [`Error`]. Does not panic.
+    /// As listed in [`Error`]. Does not panic.
     pub async fn embed(&self, texts: Vec<String>) -> Result<Vec<Vec<f32>>, Error> {
         if cfg!(not(feature = "local-embeddings")) {
             return Err(Error::NotBuilt);

@@ -1,4 +1,4 @@
-//! A folder's three files → text → vector.
+//! The model's three files: text → vector.
 
 use std::{
     fs::File,
@@ -16,19 +16,19 @@ use super::{
     weights::{Weights, size},
 };
 
-/// The most tokens that a text is read to, as in the original. (The model was trained with fewer; its
-/// tokenizer.json says 128, and sentence-transformers stops at 256.)
+/// The most tokens of a text that are used, as in the original. (The model was trained with fewer; its tokenizer.json
+/// says 128, and sentence-transformers stops at 256.)
 const MAX_TOKENS: usize = 512;
-/// The most of a text that the tokenizer is given, in bytes. No passage is that long, but a csv row
-/// and a question may be, and it takes some hundred times as much memory.
+/// The most bytes of a text that the tokenizer gets. No passage is that long, but a csv row or a search text may be,
+/// and tokenizing takes about a hundred times as much memory.
 ///
-/// Differs: the original looks further, which matters where the first 64 KiB hold less than 512 tokens.
+/// Differs: the original uses more, which matters if the first 64 KiB have less than 512 tokens.
 const MAX_TEXT: usize = 64 << 10;
 /// The largest config.json and tokenizer.json, in bytes. Those of all-MiniLM-L6-v2 have 600 and 470,000.
 const MAX_CONFIG: u64 = 1 << 20;
 const MAX_TOKENIZER: u64 = 32 << 20;
 
-/// What counts of config.json.
+/// The relevant part of config.json.
 #[derive(Deserialize)]
 pub struct Config {
     #[serde(default = "bert")]
@@ -45,7 +45,7 @@ pub struct Config {
     pub vocab_size: usize,
     pub max_position_embeddings: usize,
     pub type_vocab_size: usize,
-    /// Keeps a division from being one by zero.
+    /// Prevents a division by zero.
     pub layer_norm_eps: f32,
 }
 
@@ -58,7 +58,7 @@ fn absolute() -> String {
 }
 
 impl Config {
-    /// Whether a model of this kind and these sizes is one that [`Bert`] computes, in bounded memory.
+    /// Checks that [`Bert`] supports this kind of model in these sizes, in bounded memory.
     fn check(&self) -> Result<(), String> {
         for (name, value, known) in [
             ("model_type", &self.model_type, "bert"),
@@ -92,7 +92,7 @@ impl Config {
     }
 }
 
-/// The model, ready to embed.
+/// A loaded model.
 pub struct Model {
     tokenizer: Tokenizer,
     bert: Bert,
@@ -100,17 +100,17 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads a model: the memory it takes is that of the numbers in `model.safetensors`, and a few
-    /// times the size of `tokenizer.json`. Blocks its thread for about a fifth of a second.
+    /// Reads a model; the memory needed is the size of the numbers in `model.safetensors` and a few times that of
+    /// `tokenizer.json`. Blocks its thread for about a fifth of a second.
     ///
     /// # Errors
-    /// [`Error::Model`]: a file is missing, broken, or does not fit the others.
+    /// [`Error::Model`] if a file is missing, broken, or does not fit the others.
     pub fn load(folder: &Path) -> Result<Self, Error> {
         let problem = |file: &'static str| move |what: String| Error::Model(format!("{file}: {what}"));
         let config: Config = json(&folder.join("config.json"), MAX_CONFIG).map_err(problem("config.json"))?;
         config.check().map_err(problem("config.json"))?;
         let tokenizer = || prepare(json(&folder.join("tokenizer.json"), MAX_TOKENIZER)?, &config);
-        // Its crate panics on some broken files.
+        // The tokenizers crate panics on some broken files.
         let tokenizer = catch_unwind(AssertUnwindSafe(tokenizer));
         let tokenizer = tokenizer.unwrap_or_else(|_| Err("it cannot be understood".to_owned()));
         let tokenizer = tokenizer.map_err(problem("tokenizer.json"))?;
@@ -119,15 +119,15 @@ impl Model {
         Ok(Self { tokenizer, bert, dimensions: config.hidden_size })
     }
 
-    /// How many numbers a vector has.
+    /// Returns the length of a vector.
     pub fn dimensions(&self) -> usize {
         self.dimensions
     }
 
-    /// The vector of a text, of length one. Blocks its thread.
+    /// Computes the vector of a text, of length one. Blocks its thread.
     ///
     /// # Errors
-    /// [`Error::Failed`]: the model leads nowhere with this text.
+    /// [`Error::Failed`] if the model produces NaN for this text.
     pub fn embed(&self, text: &str) -> Result<Vec<f32>, Error> {
         let text = &text[..text.floor_char_boundary(MAX_TEXT)];
         let tokens = self.tokens(text).map_err(Error::Failed)?;
@@ -139,24 +139,24 @@ impl Model {
         Ok(mean.into_iter().map(|number| number / length).collect())
     }
 
-    /// The numbers of a text's tokens, those around it included: at most as many as there are positions.
+    /// Returns the ids of a text's tokens, special tokens included: at most as many as there are positions.
     pub fn tokens(&self, text: &str) -> Result<Vec<u32>, String> {
         tokens(&self.tokenizer, text)
     }
 }
 
 fn tokens(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, String> {
-    // `fast`: without each token's place in the text.
+    // `fast`: without each token's position in the text.
     let encoding = tokenizer.encode_fast(text, true).map_err(|error| error.to_string())?;
     Ok(encoding.get_ids().to_vec())
 }
 
-/// Has the tokenizer cut long texts off where the model does, and not pad short ones.
+/// Makes the tokenizer truncate long texts to the model's limit, and not pad short ones.
 fn prepare(mut tokenizer: Tokenizer, config: &Config) -> Result<Tokenizer, String> {
     let max_length = MAX_TOKENS.min(config.max_position_embeddings);
     tokenizer.with_padding(None);
     tokenizer.with_truncation(None).map_err(|error| error.to_string())?;
-    // With what stands before and after every text. The tokenizer subtracts without a look.
+    // The special tokens around every text, which the tokenizer subtracts without a check.
     let frame = tokens(&tokenizer, "")?;
     if frame.is_empty() || frame.len() >= max_length {
         return Err(format!("it puts {} tokens around a text, not [CLS] and [SEP]", frame.len()));

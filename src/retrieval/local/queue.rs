@@ -1,4 +1,4 @@
-//! One thread that embeds, and the calls that wait for it.
+//! One thread that computes embeddings, and the queue of calls.
 
 use std::{
     collections::VecDeque,
@@ -19,7 +19,7 @@ use super::Error;
 
 type Vectors = Vec<Vec<f32>>;
 
-/// The way to the thread, which ends once this is dropped.
+/// The channel to the thread, which ends when this is dropped.
 pub struct Queue {
     jobs: Sender<Job>,
     places: Arc<Semaphore>,
@@ -28,16 +28,16 @@ pub struct Queue {
 /// One call.
 struct Job {
     texts: vec::IntoIter<String>,
-    /// Of the texts before.
+    /// Vectors of the finished texts.
     vectors: Vectors,
-    asked: Instant,
-    /// Closed where the caller has left.
+    queued_at: Instant,
+    /// Closed if the caller has left.
     reply: oneshot::Sender<Result<Vectors, Error>>,
     place: OwnedSemaphorePermit,
 }
 
 impl Job {
-    /// A caller who has left needs no answer. One who has it finds the place free.
+    /// Sends the result; a caller that has left is ignored. The slot is freed before the caller continues.
     fn answer(self, answer: Result<Vectors, Error>) {
         drop(self.place);
         let _left = self.reply.send(answer);
@@ -45,11 +45,11 @@ impl Job {
 }
 
 impl Queue {
-    /// Starts the thread. It calls `load` at the first job, and again at a later one where that failed;
-    /// what `load` makes embeds a text. Either may panic, which is [`Error::Failed`].
+    /// Starts the thread. It calls `load` for the first job, and again for a later one after a failure; the result of
+    /// `load` embeds a text. A panic in either becomes [`Error::Failed`].
     ///
     /// # Errors
-    /// [`Error::Failed`]: the system gives no thread.
+    /// [`Error::Failed`] if the system cannot create a thread.
     pub fn start<E>(places: usize, load: impl FnMut() -> Result<E, Error> + Send + 'static) -> Result<Self, Error>
     where
         E: Fn(&str) -> Result<Vec<f32>, Error> + 'static,
@@ -60,15 +60,15 @@ impl Queue {
         Ok(Self { jobs, places: Arc::new(Semaphore::new(places)) })
     }
 
-    /// A vector for each text.
+    /// Computes a vector for each text.
     ///
     /// # Errors
-    /// [`Error::Busy`] where there is no place left, at once. Otherwise what `load` or its result says.
+    /// [`Error::Busy`] if the queue is full, at once; else the error of `load` or of its result.
     pub async fn embed(&self, texts: Vec<String>) -> Result<Vectors, Error> {
         let place = self.places.clone().try_acquire_owned().map_err(|_| Error::Busy)?;
         let (reply, answer) = oneshot::channel();
         let vectors = Vec::with_capacity(texts.len());
-        let job = Job { texts: texts.into_iter(), vectors, asked: Instant::now(), reply, place };
+        let job = Job { texts: texts.into_iter(), vectors, queued_at: Instant::now(), reply, place };
         let gone = || Error::Failed("the thread has ended".to_owned());
         self.jobs.send(job).map_err(|_| gone())?;
         answer.await.unwrap_or_else(|_| Err(gone()))
@@ -86,7 +86,7 @@ where
     E: Fn(&str) -> Result<Vec<f32>, Error>,
 {
     let mut embed = None;
-    // The last load that failed: when it ended and why.
+    // The last failed load: its end and its error.
     let mut failed: Option<(Instant, Error)> = None;
     let mut jobs: VecDeque<Job> = VecDeque::new();
     loop {
@@ -104,8 +104,8 @@ where
         let embed = match &embed {
             Some(embed) => embed,
             None => {
-                // Who asked before the last try ended was part of it.
-                let before = failed.as_ref().filter(|(ended, _)| job.asked < *ended);
+                // A call from before the end of the last attempt shares its result.
+                let before = failed.as_ref().filter(|(ended, _)| job.queued_at < *ended);
                 let loaded = before.map_or_else(|| caught(&mut load), |(_, error)| Err(error.clone()));
                 match loaded {
                     Ok(loaded) => &*embed.insert(loaded),
@@ -119,7 +119,7 @@ where
                 }
             }
         };
-        // One text, then it is the next job's turn.
+        // One text, then the next job's.
         if let Some(text) = job.texts.next() {
             match caught(|| embed(&text)) {
                 Ok(vector) => job.vectors.push(vector),
@@ -138,7 +138,7 @@ where
     }
 }
 
-/// A panic must not end the thread.
+/// Catches a panic, which must not end the thread.
 fn caught<T>(run: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     let run = catch_unwind(AssertUnwindSafe(run));
     run.unwrap_or_else(|_| Err(Error::Failed("the thread panicked".to_owned())))

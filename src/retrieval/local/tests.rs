@@ -1,4 +1,4 @@
-//! The small model of `tests/retrieval/local.json`, whole and broken.
+//! Tests with the small model of `tests/retrieval/local.json`, valid and broken.
 
 use std::fs;
 
@@ -20,7 +20,7 @@ fn vector(case: &Value) -> Vec<f32> {
     serde_json::from_value(case["vector"].clone()).unwrap()
 }
 
-/// Of two vectors of length one.
+/// Cosine similarity of two vectors of length one.
 fn likeness(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
@@ -40,7 +40,7 @@ fn edit(folder: &Folder, name: &str, change: impl FnOnce(&mut Value)) {
     fs::write(folder.file(name), json.to_string()).unwrap();
 }
 
-/// The header and the numbers of the weights.
+/// Returns the header and the numbers of the weights.
 fn weights(folder: &Folder) -> (Value, Vec<u8>) {
     let bytes = fs::read(folder.file("model.safetensors")).unwrap();
     let (length, rest) = bytes.split_first_chunk::<8>().unwrap();
@@ -98,7 +98,7 @@ fn of_a_long_text_the_beginning_counts() {
     let model = Model::load(folder.path()).unwrap();
     let long = "the cat sat on the mat. ".repeat(1_000_000);
     assert_eq!(model.embed(&long), model.embed(&long[..1000]));
-    // Cut within a character, and without an end of a word.
+    // Truncated within a character, and without the end of a word.
     for text in [format!("{}{}", "a".repeat((64 << 10) - 1), "日".repeat(9)), "ä".repeat(5_000_000)] {
         assert_eq!(model.tokens(&text[..64 << 8]).unwrap(), [2, 1, 3]);
         assert!(model.embed(&text).is_ok());
@@ -199,7 +199,7 @@ fn broken_weights_are_refused() {
     write_weights(&folder, &header.to_string(), &infinite);
     assert!(problem(&folder).contains("not a number"));
 
-    // A header longer than the file, longer than anything, of bytes that are no text, nested deeply.
+    // A header longer than the file, longer than anything, with bytes that are not text, or nested deeply.
     for bytes in [
         [9_u64.to_le_bytes().as_slice(), b"{}"].concat(),
         [u64::MAX.to_le_bytes().as_slice(), b"{}"].concat(),
@@ -210,7 +210,7 @@ fn broken_weights_are_refused() {
         assert!(problem(&folder).contains("header"));
     }
 
-    // Huge sizes on which all three agree, in a file of some bytes.
+    // Huge sizes that all three files agree on, in a small file.
     let mut config = fixture["config"].clone();
     config["intermediate_size"] = 32768.into();
     config["hidden_size"] = 8192.into();
@@ -237,7 +237,7 @@ fn whatever_is_cut_off_or_changed_is_an_error_or_a_model() {
             changed[at] ^= 1 << (at % 8);
             fs::write(folder.file(name), changed).unwrap();
             if let Ok(model) = Model::load(folder.path()) {
-                // Both are fine, a panic is not.
+                // Either result is correct, but not a panic.
                 let _either = model.embed("the cat sat on the mat");
             }
         }
@@ -260,7 +260,7 @@ async fn many_callers_share_one_model() {
         assert_eq!(vector.len(), DIMENSIONS);
         assert!((likeness(vector, vector) - 1.0).abs() < 1e-5);
     }
-    // It is in memory now.
+    // The model is in memory now.
     drop(folder);
     assert_eq!(local.embed(texts).await, Ok(first));
 }

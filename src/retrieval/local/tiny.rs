@@ -1,5 +1,5 @@
-//! Folders with models for tests: the architecture of all-MiniLM-L6-v2 in any size, with numbers made
-//! from the tensors' names as `tests/retrieval/local.json` says.
+//! Model folders for tests: the architecture of all-MiniLM-L6-v2 in any size, with numbers derived from the tensors'
+//! names as described in `tests/retrieval/local.json`.
 
 use std::{
     fs::{self, File},
@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-/// A folder in the system's place for such, removed when dropped.
+/// A temporary folder, removed on drop.
 pub struct Folder(PathBuf);
 
 impl Folder {
@@ -37,12 +37,12 @@ impl Drop for Folder {
     }
 }
 
-/// The small model's `config`, its `vocab`, and `cases`: `text`, `tokens` and `vector`.
+/// Returns the small model's `config`, its `vocab`, and `cases`: `text`, `tokens` and `vector`.
 pub fn fixture() -> Value {
     serde_json::from_str(include_str!("../../../tests/retrieval/local.json")).expect("as the test wrote it")
 }
 
-/// A folder with a model of this configuration, whose `vocab_size` is overruled by the length of `vocab`.
+/// Creates a folder with a model of this configuration; the length of `vocab` overrides its `vocab_size`.
 pub fn model(mut config: Value, vocab: &[Value]) -> Folder {
     config["vocab_size"] = vocab.len().into();
     let folder = Folder::new();
@@ -52,7 +52,7 @@ pub fn model(mut config: Value, vocab: &[Value]) -> Folder {
     folder
 }
 
-/// The small model with as many numbers in a vector as the database wants.
+/// Creates the small model with as many dimensions as the database column.
 pub fn wide_model() -> Folder {
     let mut fixture = fixture();
     let config = &mut fixture["config"];
@@ -61,7 +61,7 @@ pub fn wide_model() -> Folder {
     model(config.clone(), fixture["vocab"].as_array().expect("as the test wrote it"))
 }
 
-/// As the real one: even its truncation and its padding, both of which the server must overrule.
+/// Like the real one, including its truncation and padding, both of which the server must override.
 fn tokenizer(vocab: &[Value]) -> Value {
     let special: Vec<Value> = vocab[..5]
         .iter()
@@ -100,7 +100,7 @@ fn tokenizer(vocab: &[Value]) -> Value {
     })
 }
 
-/// Every tensor's name and shape. The last two are in the real file as well, and of no use here.
+/// Returns every tensor's name and shape. The last two are in the real file as well, but unused here.
 pub fn tensors(config: &Value) -> Vec<(String, Vec<usize>)> {
     let size = |name: &str| {
         usize::try_from(config[name].as_u64().expect("as the test wrote it")).expect("as the test wrote it")
@@ -156,7 +156,7 @@ fn write_weights(path: &Path, config: &Value) {
     file.into_inner().expect("as the test wrote it");
 }
 
-/// The numbers of a tensor, as `about` in `tests/retrieval/local.json` says.
+/// Returns the numbers of a tensor, as described under `about` in `tests/retrieval/local.json`.
 fn numbers(name: &str) -> impl Iterator<Item = f32> + '_ {
     let hash = name
         .bytes()

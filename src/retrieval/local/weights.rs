@@ -1,7 +1,7 @@
-//! The numbers of a model, from a file in the format safetensors: eight bytes that say how long the
-//! header is, the header (JSON: name → type, shape and place of each tensor), and the numbers.
+//! A model's numbers, from a file in the safetensors format: eight bytes with the length of the header, the header
+//! (JSON: name → type, shape and position of each tensor), and the numbers.
 //!
-//! Read by hand, since the format's own crate wants the whole file in memory beside the numbers.
+//! Parsed by hand, since the format's own crate needs the whole file in memory in addition to the numbers.
 
 use std::{
     collections::HashMap,
@@ -14,19 +14,19 @@ use serde::{Deserialize, de::IgnoredAny};
 
 /// The longest header; that of all-MiniLM-L6-v2 has 11 KB.
 const MAX_HEADER: u64 = 1 << 20;
-/// Read at one go, in bytes.
+/// Bytes per read.
 const PIECE: usize = 1 << 16;
 
-/// Appends the numbers that the bytes spell.
+/// Decodes bytes and appends the numbers.
 type Decode = fn(&[u8], &mut Vec<f32>);
 
-/// An open file whose header was read. What cannot be used is said in a few words.
+/// An open file whose header was read. Errors are short phrases.
 pub struct Weights {
     file: File,
     tensors: HashMap<String, Tensor>,
-    /// Where the numbers begin, in bytes from the start of the file.
+    /// The position of the numbers, in bytes from the start of the file.
     begin: u64,
-    /// How many bytes follow there.
+    /// The number of bytes from there to the end.
     room: u64,
 }
 
@@ -43,7 +43,7 @@ struct Header {
 struct Tensor {
     dtype: String,
     shape: Vec<u64>,
-    /// Begin and end, in bytes from where the numbers begin.
+    /// Begin and end, in bytes from the position of the numbers.
     data_offsets: (u64, u64),
 }
 
@@ -58,7 +58,7 @@ impl Weights {
         if length > MAX_HEADER {
             return Err(format!("its header would have {length} bytes, so it is no safetensors file"));
         }
-        // At most a mebibyte, as was checked.
+        // At most a mebibyte, as checked above.
         let mut header = vec![0; usize::try_from(length).unwrap_or_default()];
         file.read_exact(&mut header).map_err(cut)?;
         let header: Header =
@@ -67,10 +67,10 @@ impl Weights {
         Ok(Self { file, tensors: header.tensors, begin, room: end.saturating_sub(begin) })
     }
 
-    /// The numbers of the tensor of this name, which must have this shape, row by row. Files of other
-    /// kinds of BERT put `bert.` before every name.
+    /// Reads the numbers of a tensor, row by row; it must have this shape. Files of other BERT variants prefix every
+    /// name with `bert.`.
     ///
-    /// Takes no memory before it is certain that the file has that many numbers.
+    /// Allocates no memory before it has checked that the file has that many numbers.
     pub fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
         let prefixed = format!("bert.{name}");
         let tensor = self.tensors.get(name).or_else(|| self.tensors.get(&prefixed));
@@ -113,13 +113,13 @@ impl Weights {
     }
 }
 
-/// The size in bytes of a file, which must be one: opening a pipe might never end.
+/// Returns the size in bytes of a regular file: opening a pipe might block forever.
 pub fn size(path: &Path) -> Result<u64, String> {
     let about = std::fs::metadata(path).map_err(|error| error.to_string())?;
     about.is_file().then_some(about.len()).ok_or_else(|| "it is not a file".to_owned())
 }
 
-/// `bytes` in groups of `N`; it holds a whole number of them.
+/// Splits `bytes` into groups of `N`; its length is a multiple of `N`.
 fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
     bytes.as_chunks::<N>().0.iter().copied()
 }

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future::join_all;
 use tokio::process::Child;
 
 use super::{ask, retry_after};
@@ -148,7 +149,7 @@ async fn without_redis_at_the_start_a_server_counts_by_itself() {
     let nobody = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = nobody.local_addr().expect("an address").port();
     // A listener that never answers, and one that speaks no TLS.
-    for scheme in ["redis", "rediss"] {
+    join_all(["redis", "rediss"].map(async |scheme| {
         let server = Server::start(&database, &format!("{scheme}://:{PASSWORD}@127.0.0.1:{port}"), "2").await;
         let user = User::create(&database.pool, &[]).await;
         let (answered, longest) = server.take(&user, 3).await;
@@ -156,7 +157,8 @@ async fn without_redis_at_the_start_a_server_counts_by_itself() {
         assert!(longest < Duration::from_secs(3), "{longest:?}");
         server.says(AWAY, 1).await;
         assert_eq!(server.said(PASSWORD), 0);
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]

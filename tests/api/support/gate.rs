@@ -2,7 +2,7 @@
 //! comes, goes, or stops answering.
 
 use std::{
-    net::{SocketAddr, TcpListener as StdListener},
+    net::SocketAddr,
     sync::{Arc, Mutex},
 };
 
@@ -15,6 +15,8 @@ use tokio::{
     sync::watch,
     task::JoinSet,
 };
+
+use super::ports::Port;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -30,17 +32,17 @@ pub struct Gate {
     way: Arc<watch::Sender<Way>>,
     stuck: Arc<watch::Sender<bool>>,
     last: Arc<Mutex<Vec<u8>>>,
+    _port: Port,
 }
 
 impl Gate {
     pub fn new() -> Self {
-        let free = StdListener::bind("127.0.0.1:0").expect("a free port");
-        let address = free.local_addr().expect("an address");
-        drop(free);
+        let port = Port::reserve();
+        let address = port.address;
         let (way, stuck) = (Arc::new(watch::Sender::new(Way::Closed)), Arc::new(watch::Sender::new(false)));
         let last = Arc::default();
         tokio::spawn(run(address, way.subscribe(), stuck.subscribe(), Arc::clone(&last)));
-        Self { address, way, stuck, last }
+        Self { address, way, stuck, last, _port: port }
     }
 
     pub fn open(&self, to: SocketAddr) {

@@ -4,12 +4,20 @@
 pub mod binary;
 pub mod gate;
 pub mod pgbouncer;
+#[path = "../../support/ports.rs"]
+pub mod ports;
 pub mod postgres;
+#[path = "../../support/programs.rs"]
 pub mod programs;
 pub mod redis;
 pub mod retrieval;
+#[path = "../../support/rows.rs"]
+pub mod rows;
+#[path = "../../support/supabase.rs"]
+pub mod supabase;
 pub mod tls;
 pub mod tokens;
+#[path = "../../support/upstream/mod.rs"]
 pub mod upstream;
 
 use std::{
@@ -19,7 +27,7 @@ use std::{
 
 use chatbot_ui_api::{
     config::{Config, Variables},
-    http_client::guard,
+    http_client::ssrf_guard,
     server,
 };
 use reqwest::{RequestBuilder, header::AUTHORIZATION};
@@ -46,10 +54,10 @@ impl Drop for App {
 impl App {
     /// A server with these settings besides what makes it run.
     pub async fn start(settings: &[(&str, &str)]) -> Self {
-        Self::start_on(postgres::database().await, settings, guard::system_lookup).await
+        Self::start_on(postgres::database().await, settings, ssrf_guard::system_lookup).await
     }
 
-    pub async fn start_on(database: postgres::Database, settings: &[(&str, &str)], lookup: guard::Lookup) -> Self {
+    pub async fn start_on(database: postgres::Database, settings: &[(&str, &str)], lookup: ssrf_guard::Lookup) -> Self {
         let mut variables = Variables::from([("DATABASE_URL".to_owned(), database.role_url.clone())]);
         variables.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let config = Config::new(&variables).expect("settings");
@@ -107,18 +115,7 @@ impl User {
 
     /// The user's rows, with the profile that a trigger makes.
     pub async fn insert(&self, db: &PgPool) {
-        sqlx::query("insert into auth.users (id, aud, role, email) values ($1, 'authenticated', 'authenticated', $2)")
-            .bind(self.id)
-            .bind(tokens::email(self.id))
-            .execute(db)
-            .await
-            .expect("a user");
-        sqlx::query("insert into auth.sessions (id, user_id) values ($1, $2)")
-            .bind(self.session)
-            .bind(self.id)
-            .execute(db)
-            .await
-            .expect("a session");
+        rows::account(db, self.id, self.session, &tokens::email(self.id)).await;
     }
 
     pub fn bearer(&self) -> String {

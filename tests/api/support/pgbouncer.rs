@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -11,13 +11,14 @@ use std::{
 
 use uuid::Uuid;
 
-use super::programs;
+use super::{ports::Port, programs};
 
 /// A pooler in transaction mode with two connections; it ends when dropped.
 pub struct PgBouncer {
     pub address: SocketAddr,
     child: Child,
     folder: PathBuf,
+    _port: Port,
 }
 
 impl PgBouncer {
@@ -27,9 +28,8 @@ impl PgBouncer {
         let url = url::Url::parse(role_url).expect("a URL");
         let folder = std::env::temp_dir().join(format!("chatbot-ui-api-pgbouncer-{}", Uuid::new_v4().simple()));
         fs::create_dir(&folder).expect("a folder");
-        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = free.local_addr().expect("an address");
-        drop(free);
+        let port = Port::reserve();
+        let address = port.address;
         let file = |name: &str, text: String| {
             let path = folder.join(name);
             fs::write(&path, text).expect("written");
@@ -55,7 +55,7 @@ impl PgBouncer {
             command.uid(65534).gid(65534);
         }
         let child = command.spawn().expect("it runs");
-        let started = Self { address, child, folder };
+        let started = Self { address, child, folder, _port: port };
         let deadline = Instant::now() + Duration::from_secs(5);
         while tokio::net::TcpStream::connect(address).await.is_err() {
             assert!(Instant::now() < deadline, "PgBouncer does not get ready");

@@ -1,7 +1,6 @@
 //! The real Redis, where this machine has one.
 
 use std::{
-    net::TcpListener,
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
@@ -10,7 +9,7 @@ use std::{
 use redis::aio::MultiplexedConnection;
 use tokio::process::{Child, Command};
 
-use super::programs;
+use super::{ports::Port, programs};
 
 /// A Redis with a port, a folder and a password of its own; it keeps nothing.
 pub struct Redis {
@@ -19,19 +18,19 @@ pub struct Redis {
     password: &'static str,
     pub port: u16,
     process: Child,
+    _port: Port,
 }
 
 impl Redis {
     /// `None` where this machine has none.
     pub async fn start(password: &'static str) -> Option<Self> {
         let program = programs::find("redis-server", "redis-server")?;
-        let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = taken.local_addr().expect("an address").port();
-        drop(taken);
+        let reserved = Port::reserve();
+        let port = reserved.number();
         let folder = std::env::temp_dir().join(format!("chatbot-ui-api-test-redis-{port}"));
         std::fs::create_dir_all(&folder).expect("a folder");
         let process = spawn(&program, &folder, port, password);
-        let redis = Self { program, folder, password, port, process };
+        let redis = Self { program, folder, password, port, process, _port: reserved };
         redis.answers().await;
         Some(redis)
     }

@@ -1,19 +1,20 @@
-//! A stand-in for what retrieval asks: Supabase Storage, and a provider whose
+//! A stand-in for what retrieval needs: Supabase Storage, and a provider whose
 //! vectors depend on the text alone, as those of the recordings did.
 
 use std::{
     collections::HashMap,
-    net::TcpListener,
     sync::{Arc, Mutex},
 };
 
-use actix_web::{
-    App as Web, HttpRequest, HttpResponse, HttpServer,
-    http::StatusCode,
-    web::{self, Bytes, Data},
-};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+
+use super::{
+    supabase::{ANON_KEY, Project},
+    upstream::{Recorded, Reply, Upstream},
+};
+
+pub use super::supabase::SERVICE_KEY;
 
 /// One call for vectors.
 #[derive(Debug, Clone)]
@@ -23,85 +24,64 @@ pub struct Asked {
     pub body: Value,
 }
 
-#[derive(Default)]
-struct Shared {
-    objects: Mutex<HashMap<String, Vec<u8>>>,
-    /// By key: what to answer before vectors, and how often.
-    failures: Mutex<HashMap<String, (u16, usize, Value)>>,
-    asked: Mutex<HashMap<String, Vec<Asked>>>,
-}
+/// By key: the answer that comes before vectors, and how often.
+type Failures = Arc<Mutex<HashMap<String, (u16, usize, Value)>>>;
 
 /// Storage and embeddings at one address.
 pub struct Stand {
     pub url: String,
-    shared: Data<Shared>,
+    project: Project,
+    failures: Failures,
+    upstream: Upstream,
 }
-
-pub const SERVICE_KEY: &str = "the-service-key";
 
 impl Stand {
     pub fn start() -> Self {
-        let shared = Data::from(Arc::new(Shared::default()));
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let data = shared.clone();
-        std::thread::spawn(move || {
-            let server = HttpServer::new(move || {
-                Web::new()
-                    .app_data(data.clone())
-                    .app_data(web::PayloadConfig::new(64 << 20))
-                    .route("/storage/v1/object/files/{path:.*}", web::get().to(object))
-                    .route("/{path:.*}/embeddings", web::post().to(embeddings))
-            });
-            let server = server.workers(1).disable_signals().listen(listener).expect("listens").run();
-            actix_web::rt::System::new().block_on(server)
-        });
-        Self { url, shared }
+        let (project, failures) = (Project::new(ANON_KEY, SERVICE_KEY), Failures::default());
+        let (storage, failing) = (project.clone(), failures.clone());
+        let upstream =
+            Upstream::answering(
+                move |request| {
+                    if is_call(request) { embeddings(request, &failing) } else { storage.answer(request) }
+                },
+            );
+        Self { url: upstream.url(), project, failures, upstream }
     }
 
     pub fn put(&self, path: &str, bytes: Vec<u8>) {
-        self.shared.objects.lock().expect("no panic").insert(path.to_owned(), bytes);
+        self.project.put(path, bytes);
     }
 
     /// The first `times` calls with this key fail so.
     pub fn fail(&self, key: &str, status: u16, times: usize, body: Value) {
-        self.shared.failures.lock().expect("no panic").insert(key.to_owned(), (status, times, body));
+        self.failures.lock().expect("no panic").insert(key.to_owned(), (status, times, body));
     }
 
+    /// The calls for vectors with this key.
     pub fn asked(&self, key: &str) -> Vec<Asked> {
-        self.shared.asked.lock().expect("no panic").get(key).cloned().unwrap_or_default()
+        let calls = self.upstream.requests(key).into_iter().filter(is_call);
+        calls
+            .map(|call| Asked {
+                body: serde_json::from_slice(&call.body).expect("JSON"),
+                path: call.path,
+                headers: call.headers.into_iter().collect(),
+            })
+            .collect()
     }
 }
 
-async fn object(shared: Data<Shared>, path: web::Path<String>, request: HttpRequest) -> HttpResponse {
-    let header =
-        |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-    if header("authorization") != format!("Bearer {SERVICE_KEY}") || header("apikey") != SERVICE_KEY {
-        return HttpResponse::BadRequest()
-            .json(json!({ "statusCode": "403", "message": "new row violates row-level security policy" }));
-    }
-    match shared.objects.lock().expect("no panic").get(path.as_str()) {
-        Some(bytes) => HttpResponse::Ok().body(bytes.clone()),
-        None => HttpResponse::BadRequest().json(json!({ "statusCode": "404", "message": "Object not found" })),
-    }
+fn is_call(request: &Recorded) -> bool {
+    request.method == "POST" && request.path.ends_with("/embeddings")
 }
 
-async fn embeddings(shared: Data<Shared>, request: HttpRequest, body: Bytes) -> HttpResponse {
-    let body: Value = serde_json::from_slice(&body).expect("JSON");
-    let headers: HashMap<String, String> = request
-        .headers()
-        .iter()
-        .map(|(name, value)| (name.to_string(), value.to_str().expect("ascii").to_owned()))
-        .collect();
-    let key = headers["authorization"].trim_start_matches("Bearer ").to_owned();
-    let asked = Asked { path: request.path().to_owned(), headers, body: body.clone() };
-    shared.asked.lock().expect("no panic").entry(key.clone()).or_default().push(asked);
-    if let Some((status, times, body)) = shared.failures.lock().expect("no panic").get_mut(&key)
+fn embeddings(request: &Recorded, failures: &Failures) -> Reply {
+    if let Some((status, times, body)) = failures.lock().expect("no panic").get_mut(&request.key)
         && *times > 0
     {
         *times -= 1;
-        return HttpResponse::build(StatusCode::from_u16(*status).expect("a status")).json(&body);
+        return Reply::json(*status, body);
     }
+    let body: Value = serde_json::from_slice(&request.body).expect("JSON");
     let texts: Vec<&str> = match &body["input"] {
         Value::Array(texts) => texts.iter().map(|text| text.as_str().expect("text")).collect(),
         text => vec![text.as_str().expect("text")],
@@ -113,7 +93,7 @@ async fn embeddings(shared: Data<Shared>, request: HttpRequest, body: Bytes) -> 
         .rev()
         .map(|(index, text)| json!({ "index": index, "embedding": vector(text) }))
         .collect();
-    HttpResponse::Ok().json(json!({ "object": "list", "data": data }))
+    Reply::json(200, &json!({ "object": "list", "data": data }))
 }
 
 /// A unit vector of 1,536 numbers that depends on the text alone.

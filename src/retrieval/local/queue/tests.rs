@@ -1,4 +1,4 @@
-//! Without a model: what embeds waits for a go-ahead and writes down what it was given.
+//! Tests without a model: the embedding function waits for a signal and records its input.
 
 use std::{
     sync::{Arc, Mutex, atomic::AtomicUsize, atomic::Ordering},
@@ -14,7 +14,7 @@ fn texts(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|&text| text.to_owned()).collect()
 }
 
-/// A queue that embeds a text for each message, and the list of those it did.
+/// A queue that embeds a text for each signal, and the list of finished texts.
 fn gated(places: usize) -> (Queue, Sender<()>, Arc<Mutex<Vec<String>>>) {
     let (go, gate) = mpsc::channel();
     let gate = Mutex::new(gate);
@@ -55,7 +55,7 @@ async fn calls_take_turns_a_text_at_a_time() {
     assert!((&mut long).now_or_never().is_none());
     let mut question = Box::pin(queue.embed(texts(&["?"])));
     assert!((&mut question).now_or_never().is_none());
-    // The first text may have been under way before the question came, and the second is not.
+    // The first text may have been started before the second call came.
     (0..5).for_each(|_| go.send(()).unwrap());
     assert_eq!(long.await.unwrap().len(), 4);
     assert_eq!(question.await.unwrap().len(), 1);
@@ -75,7 +75,7 @@ async fn who_leaves_is_not_worked_for() {
     (0..2).for_each(|_| go.send(()).unwrap());
     first.await.unwrap();
     until(|| done.lock().unwrap().len() == 2).await;
-    // "e" is under way or about to be; "c" waits behind it.
+    // "e" is running or next; "c" waits behind it.
     drop(long);
     (0..2).for_each(|_| go.send(()).unwrap());
     waiting.await.unwrap();

@@ -1,11 +1,11 @@
-//! Where the URLs that users choose may lead: custom models, tools, Azure
-//! endpoints. Without a guard anyone who may write such a URL could read what
-//! only this server can reach.
+//! Protection against server-side request forgery (SSRF) through the URLs that
+//! users choose: custom models, tools, Azure endpoints. Without it, users could
+//! read what only this server can reach.
 //!
-//! A URL is checked when it is used (host literals in every notation, since
-//! the URL parser brings them to one), at every redirect, and once more when
-//! its name is resolved: the connection goes to the very addresses that were
-//! checked, so a name that resolves differently the second time gains nothing.
+//! A URL is checked when it is used (host literals in every notation, since the
+//! URL parser normalizes them), at every redirect, and once more when its name
+//! is resolved: the connection goes to the very addresses that were checked, so
+//! DNS rebinding gains nothing.
 
 use std::{
     error::Error as StdError,
@@ -20,11 +20,12 @@ use ipnet::IpNet;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
-/// What `PRIVATE_UPSTREAMS` says: the word `allow` or `deny`, hosts, addresses
-/// and networks, separated by commas.
+/// The policy of `PRIVATE_UPSTREAMS`: the word `allow` or `deny`, hosts,
+/// addresses and networks, separated by commas.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PrivateUpstreams {
-    /// Private addresses are open, but not link-local and metadata ones.
+pub struct UpstreamPolicy {
+    /// Whether private addresses are allowed, except link-local and metadata
+    /// ones.
     pub allow: bool,
     hosts: Vec<String>,
     networks: Vec<IpNet>,
@@ -32,7 +33,7 @@ pub struct PrivateUpstreams {
 
 const SWITCHES: [&str; 10] = ["yes", "no", "true", "false", "on", "off", "1", "0", "all", "none"];
 
-impl FromStr for PrivateUpstreams {
+impl FromStr for UpstreamPolicy {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -41,9 +42,11 @@ impl FromStr for PrivateUpstreams {
             match entry {
                 "allow" => policy.allow = true,
                 "deny" => policy.allow = false,
-                // Meant as an answer, and a host's name to nobody.
+                // Meant as a switch: no host has such a name.
                 word if SWITCHES.iter().any(|switch| switch.eq_ignore_ascii_case(word)) => {
-                    return Err("must be `allow` or `deny` (or a list of hosts and networks), no switch".to_owned());
+                    return Err(
+                        "must be `allow` or `deny` (or a list of hosts and networks), not another switch".to_owned()
+                    );
                 }
                 _ => {
                     if let Ok(address) = entry.trim_matches(['[', ']']).parse::<IpAddr>() {
@@ -62,14 +65,16 @@ impl FromStr for PrivateUpstreams {
     }
 }
 
-/// Why a URL is not used. Said to the user, so it holds no resolved address.
+/// The reason why a URL is refused. Shown to users, so it contains no resolved
+/// address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Not something that can be asked over HTTP.
+    /// The scheme is neither http nor https.
     #[error("`{0}` is not a URL that begins with http:// or https://")]
     NotHttp(String),
-    /// `http://name:password@host`: such URLs are written to deceive.
-    #[error("a URL with a user name or password in it is not used")]
+    /// The URL contains credentials (`http://name:password@host`), which serve
+    /// to deceive.
+    #[error("a URL must not contain a user name or password")]
     Credentials,
     /// The host is, or resolves to, an address that is not public.
     #[error(
@@ -78,25 +83,26 @@ pub enum Refusal {
     Private(String),
 }
 
-/// Ordered by how much it takes to be let through.
+/// The class of an address, the most restricted last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Reach {
+enum AddressClass {
     Public,
     Private,
     /// Link-local addresses and the clouds' metadata services.
     Metadata,
 }
 
-impl PrivateUpstreams {
-    /// Everything private is open: for a server that only its own machine reaches.
+impl UpstreamPolicy {
+    /// A policy that allows private addresses, for a server that listens on
+    /// loopback only.
     pub fn allow() -> Self {
         Self { allow: true, ..Self::default() }
     }
 
-    /// Checks a URL as far as can be seen without resolving its name.
+    /// Checks a URL as far as possible without resolving its name.
     ///
     /// # Errors
-    /// Why it is refused.
+    /// If the URL is refused.
     pub fn check_url(&self, url: &Url) -> Result<(), Refusal> {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(Refusal::NotHttp(url.as_str().chars().take(200).collect()));
@@ -115,34 +121,34 @@ impl PrivateUpstreams {
     /// Checks an address that `host` is or resolved to.
     ///
     /// # Errors
-    /// [`Refusal::Private`], with the host.
+    /// [`Refusal::Private`], with the host, if the address is refused.
     pub fn check_address(&self, address: IpAddr, host: &str) -> Result<(), Refusal> {
         let inner = embedded(address);
-        let reach = inner.map_or(Reach::Public, reach).max(reach(address));
-        let allowed = match reach {
-            Reach::Public => true,
-            Reach::Private => self.allow,
-            Reach::Metadata => false,
+        let class = inner.map_or(AddressClass::Public, classify).max(classify(address));
+        let allowed = match class {
+            AddressClass::Public => true,
+            AddressClass::Private => self.allow,
+            AddressClass::Metadata => false,
         };
-        if allowed || self.lists(address, host, reach) || inner.is_some_and(|inner| self.lists(inner, host, reach)) {
+        if allowed || self.lists(address, host, class) || inner.is_some_and(|inner| self.lists(inner, host, class)) {
             return Ok(());
         }
         Err(Refusal::Private(host.to_owned()))
     }
 
-    fn lists(&self, address: IpAddr, host: &str, wanted: Reach) -> bool {
+    fn lists(&self, address: IpAddr, host: &str, wanted: AddressClass) -> bool {
         let host = host.trim_end_matches('.');
         self.hosts.iter().any(|listed| listed.eq_ignore_ascii_case(host))
             || self.networks.iter().any(|network| {
                 // 0.0.0.0/0 does not name the metadata service.
-                let named =
-                    wanted < Reach::Metadata || (reach(network.network()) == wanted && network.prefix_len() >= 10);
+                let named = wanted < AddressClass::Metadata
+                    || (classify(network.network()) == wanted && network.prefix_len() >= 10);
                 named && network.contains(&address)
             })
     }
 }
 
-/// Whether a host as written in a setting is this machine.
+/// Returns whether a host, as written in a setting, is this machine.
 pub fn is_this_machine(host: &str) -> bool {
     match host.trim_matches(['[', ']']).parse::<IpAddr>() {
         Ok(address) => address.is_loopback(),
@@ -150,7 +156,7 @@ pub fn is_this_machine(host: &str) -> bool {
     }
 }
 
-/// The IPv4 address that an IPv6 one carries inside: mapped, compatible,
+/// Returns the IPv4 address that is embedded in an IPv6 one: mapped, compatible,
 /// NAT64, 6to4, Teredo, ISATAP.
 fn embedded(address: IpAddr) -> Option<IpAddr> {
     let IpAddr::V6(address) = address else {
@@ -176,20 +182,20 @@ fn embedded(address: IpAddr) -> Option<IpAddr> {
     }
 }
 
-fn reach(address: IpAddr) -> Reach {
+fn classify(address: IpAddr) -> AddressClass {
     match address {
-        IpAddr::V4(address) => reach_v4(address),
-        IpAddr::V6(address) => reach_v6(address),
+        IpAddr::V4(address) => classify_v4(address),
+        IpAddr::V6(address) => classify_v6(address),
     }
 }
 
-fn reach_v4(address: Ipv4Addr) -> Reach {
+fn classify_v4(address: Ipv4Addr) -> AddressClass {
     match address.octets() {
         // Link-local with AWS', Google's and Azure's metadata service;
         // Alibaba's; Oracle's; Azure's platform address, public by its number.
-        [169, 254, ..] | [100, 100, 100, 200] | [192, 0, 0, 192] | [168, 63, 129, 16] => Reach::Metadata,
-        // The special-purpose registry (RFC 6890 and its followers), multicast
-        // and the rest of what is not globally reachable.
+        [169, 254, ..] | [100, 100, 100, 200] | [192, 0, 0, 192] | [168, 63, 129, 16] => AddressClass::Metadata,
+        // The special-purpose registry (RFC 6890 and its successors), multicast
+        // and everything else that is not globally reachable.
         [0 | 10 | 127, ..]
         | [100, 64..=127, ..]
         | [172, 16..=31, ..]
@@ -199,41 +205,41 @@ fn reach_v4(address: Ipv4Addr) -> Reach {
         | [198, 18 | 19, ..]
         | [198, 51, 100, _]
         | [203, 0, 113, _]
-        | [224..=255, ..] => Reach::Private,
-        _ => Reach::Public,
+        | [224..=255, ..] => AddressClass::Private,
+        _ => AddressClass::Public,
     }
 }
 
-fn reach_v6(address: Ipv6Addr) -> Reach {
+fn classify_v6(address: Ipv6Addr) -> AddressClass {
     match address.segments() {
         // AWS' services, and Google's metadata server.
-        [0xfd00, 0x0ec2, ..] | [0xfd20, 0x00ce, ..] => Reach::Metadata,
-        [0xfe80..=0xfebf, ..] => Reach::Metadata,
-        // Documentation, and what protocols have for their own use: benchmarks,
-        // hashes for addresses. Teredo (2001:0::) counts by what it carries.
-        [0x2001, 0x0db8, ..] | [0x3fff, 0..=0x0fff, ..] | [0x2001, 0x0001..=0x01ff, ..] => Reach::Private,
-        // All that has ever been handed out for use on the internet.
-        [0x2000..=0x3fff, ..] => Reach::Public,
-        // The IPv4 address inside says it.
-        _ if embedded(address.into()).is_some() => Reach::Public,
+        [0xfd00, 0x0ec2, ..] | [0xfd20, 0x00ce, ..] => AddressClass::Metadata,
+        [0xfe80..=0xfebf, ..] => AddressClass::Metadata,
+        // Documentation and protocol assignments: benchmarking, ORCHID. Teredo
+        // (2001:0::) counts by its embedded address.
+        [0x2001, 0x0db8, ..] | [0x3fff, 0..=0x0fff, ..] | [0x2001, 0x0001..=0x01ff, ..] => AddressClass::Private,
+        // Global unicast: all that has ever been allocated.
+        [0x2000..=0x3fff, ..] => AddressClass::Public,
+        // Decided by the embedded IPv4 address.
+        _ if embedded(address.into()).is_some() => AddressClass::Public,
         // Loopback, unique local, site-local, multicast, discard-only,
-        // local-use NAT64, segment routing, and what nobody has yet.
-        _ => Reach::Private,
+        // local-use NAT64, segment routing, and unallocated space.
+        _ => AddressClass::Private,
     }
 }
 
-/// How a name becomes addresses; the system's way but in tests.
+/// A resolver of names; tests have their own.
 pub type Lookup = fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>>;
 
-/// Asks the system's resolver.
+/// Resolves a name by the system's resolver.
 pub fn system_lookup(host: String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
     Box::pin(async move { Ok(tokio::net::lookup_host((host, 0)).await?.map(|found| found.ip()).collect()) })
 }
 
-/// Resolves names for the guarded client, and gives it only addresses that
-/// the policy lets through.
+/// A resolver for reqwest that returns only the addresses that the policy
+/// allows.
 pub(super) struct GuardedResolver {
-    pub policy: Arc<PrivateUpstreams>,
+    pub policy: Arc<UpstreamPolicy>,
     pub lookup: Lookup,
 }
 
@@ -244,13 +250,14 @@ impl Resolve for GuardedResolver {
     }
 }
 
-/// A name's addresses, as many as the policy lets through where there is one.
-/// Their port is for the caller to set.
+/// Resolves a name to the addresses that the policy, if there is one, allows.
+/// The port is for the caller to set.
 ///
 /// # Errors
-/// [`Refusal`] where it lets none through, or why the name was not resolved.
+/// [`Refusal`] if the policy allows none of them; an IO error if the name
+/// cannot be resolved.
 pub(super) async fn addresses(
-    policy: Option<&PrivateUpstreams>,
+    policy: Option<&UpstreamPolicy>,
     lookup: Lookup,
     host: String,
 ) -> Result<Vec<SocketAddr>, Box<dyn StdError + Send + Sync>> {
@@ -270,11 +277,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn policy(text: &str) -> PrivateUpstreams {
+    fn policy(text: &str) -> UpstreamPolicy {
         text.parse().expect(text)
     }
 
-    fn check(policy: &PrivateUpstreams, url: &str) -> Result<(), Refusal> {
+    fn check(policy: &UpstreamPolicy, url: &str) -> Result<(), Refusal> {
         policy.check_url(&Url::parse(url).expect(url))
     }
 
@@ -428,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn other_schemes_and_credentials_do_not() {
+    fn other_schemes_and_credentials_are_refused() {
         for text in ["allow", "deny"] {
             assert!(matches!(check(&policy(text), "file:///etc/passwd"), Err(Refusal::NotHttp(_))));
             assert!(matches!(check(&policy(text), "gopher://1.1.1.1/"), Err(Refusal::NotHttp(_))));
@@ -438,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_host_is_no_url() {
+    fn invalid_hosts_make_no_url() {
         for text in [
             "http://[fe80::1%25eth0]/",
             "http://[fe80::1%eth0]/",
@@ -454,7 +461,7 @@ mod tests {
         ] {
             assert!(Url::parse(text).is_err(), "{text}: {:?}", Url::parse(text));
         }
-        // What stands before the @ is a user's name, whatever it looks like.
+        // The part before the @ is a user name, whatever it looks like.
         for text in
             ["http://1.1.1.1@127.0.0.1/", "http://1.1.1.1:80@127.0.0.1/", "http://a:b@[::1]/", "http://%40@1.1.1.1/"]
         {
@@ -463,16 +470,16 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_is_no_list() {
+    fn switches_are_not_taken_as_hosts() {
         for word in ["yes", "no", "True", "false", "on", "OFF", "1", "0", "allow,yes", "ollama,true"] {
-            let problem = word.parse::<PrivateUpstreams>().expect_err(word);
+            let problem = word.parse::<UpstreamPolicy>().expect_err(word);
             assert!(problem.contains("`allow` or `deny`"), "{problem}");
         }
-        assert!("yes.example,1.example,on-premises".parse::<PrivateUpstreams>().is_ok());
+        assert!("yes.example,1.example,on-premises".parse::<UpstreamPolicy>().is_ok());
     }
 
     #[test]
-    fn a_list_opens_what_it_names() {
+    fn a_list_allows_its_hosts_and_networks() {
         let listed = policy("ollama, 10.0.0.0/8,[::1]");
         assert_eq!(check(&listed, "http://10.9.8.7/"), Ok(()));
         assert_eq!(check(&listed, "http://[::1]:11434/"), Ok(()));
@@ -482,33 +489,33 @@ mod tests {
         assert_eq!(listed.check_address(address, "Ollama."), Ok(()));
         assert!(listed.check_address(address, "ollama.evil.example").is_err());
         for wrong in ["10.0.0.0/40", "http://ollama", "a b", "ollama:11434"] {
-            assert!(wrong.parse::<PrivateUpstreams>().is_err(), "{wrong}");
+            assert!(wrong.parse::<UpstreamPolicy>().is_err(), "{wrong}");
         }
     }
 
     proptest! {
         #[test]
-        fn an_ipv4_address_fares_alike_in_every_ipv6_dress(bits: u32, allow: bool) {
+        fn an_ipv4_address_is_treated_alike_in_every_ipv6_form(bits: u32, allow: bool) {
             let v4 = Ipv4Addr::from_bits(bits);
-            let policy = PrivateUpstreams { allow, ..PrivateUpstreams::default() };
+            let policy = UpstreamPolicy { allow, ..UpstreamPolicy::default() };
             let plain = policy.check_address(v4.into(), "h");
             let [a, b, c, d] = v4.octets();
             let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-            for dressed in [
+            for embedding in [
                 v4.to_ipv6_mapped(),
                 Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, high, low),
                 Ipv6Addr::new(0x2002, high, low, 0, 0, 0, 0, 1),
                 Ipv6Addr::new(0x2001, 0, 5, 5, 5, 5, !high, !low),
             ] {
-                prop_assert_eq!(&policy.check_address(dressed.into(), "h"), &plain, "{} as {}", v4, dressed);
+                prop_assert_eq!(&policy.check_address(embedding.into(), "h"), &plain, "{} as {}", v4, embedding);
             }
         }
 
         #[test]
         fn any_text_is_parsed_or_refused(text in ".{0,60}") {
-            let _ = text.parse::<PrivateUpstreams>();
+            let _ = text.parse::<UpstreamPolicy>();
             if let Ok(url) = Url::parse(&text) {
-                let _ = PrivateUpstreams::default().check_url(&url);
+                let _ = UpstreamPolicy::default().check_url(&url);
             }
         }
     }
