@@ -6,6 +6,7 @@ pub mod answer;
 pub mod anthropic;
 pub mod azure;
 mod content;
+pub mod functions;
 pub mod google;
 mod history;
 pub mod limits;

@@ -223,7 +223,7 @@ mod tests {
         let document = json!({ "openapi": "3.0.0", "servers": [{ "url": "http://h/base?key=1" }], "paths": { path: { method: operation } } });
         let headers = RawValue::from_string(headers.to_string()).expect("JSON");
         let tool =
-            Tool { name: "T".to_owned(), document: Ok(document.to_string()), location: None, headers: Some(&headers) };
+            Tool { name: "T".to_owned(), document: Ok(document.to_string()), location: None, headers: Some(headers) };
         let mut offer = offer(vec![tool], Budget::default());
         assert_eq!(offer.unusable, Vec::<String>::new());
         offer.functions.remove(0)
