@@ -18,6 +18,7 @@ mod layers;
 mod limits;
 mod metrics;
 mod migrate;
+mod models;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod process;
