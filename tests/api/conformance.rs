@@ -198,8 +198,8 @@ const SERVER_KEYS: [(&str, &str); 13] = [
 ];
 
 /// The cases name models that nobody serves any more, and record what was sent
-/// for those.
-const OTHERS: [(&str, &str); 1] = [("MODEL_ALIASES", "off")];
+/// for those, and texts to which nothing was added.
+const OTHERS: [(&str, &str); 2] = [("MODEL_ALIASES", "off"), ("ANSWER_NOTES", "off")];
 
 async fn replay_cases(cases: Vec<Value>, keys: &[(&str, &str)], at_once: usize) {
     let upstream = Upstream::start().await;

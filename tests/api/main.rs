@@ -11,6 +11,7 @@ mod conformance;
 mod custom;
 mod database;
 mod docs;
+mod endings;
 mod frontend;
 mod headers;
 mod health;

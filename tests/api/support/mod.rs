@@ -141,6 +141,18 @@ pub fn chat_body() -> Value {
     })
 }
 
+/// The rest of an answer that is cut off.
+pub async fn cut(mut response: reqwest::Response) -> String {
+    let mut text = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) => text.extend_from_slice(&chunk),
+            Ok(None) => panic!("ended like a whole answer: {}", String::from_utf8_lossy(&text)),
+            Err(_) => return String::from_utf8(text).expect("UTF-8"),
+        }
+    }
+}
+
 /// The message of a JSON error.
 pub async fn message(response: reqwest::Response) -> (u16, String) {
     let status = response.status().as_u16();
