@@ -8,7 +8,7 @@ pub mod budget;
 pub mod document;
 mod headers;
 pub mod invoke;
-mod names;
+pub mod names;
 pub mod offer;
 pub mod parameter;
 mod references;

@@ -104,7 +104,7 @@ struct Read {
 
 /// Reads the tools' documents and offers their operations. If there are too
 /// many, the largest documents give up theirs first.
-pub fn offer(tools: Vec<Tool>, mut budget: Budget) -> Offer {
+pub fn offer(tools: Vec<Tool>, mut names: Names, mut budget: Budget) -> Offer {
     let mut offer = Offer::default();
     let budget = &mut budget;
     let mut read = Vec::new();
@@ -133,7 +133,6 @@ pub fn offer(tools: Vec<Tool>, mut budget: Budget) -> Offer {
     let kept = shares(&candidates.iter().map(|(_, found, _)| found.len()).collect::<Vec<_>>());
     let total: usize = kept.iter().sum();
     let room = (ROOM / total.max(1)).clamp(FUNCTION_ROOM.1, FUNCTION_ROOM.0);
-    let mut names = Names::default();
     for ((tool, found, all), kept) in candidates.into_iter().zip(kept) {
         let functions: Result<Vec<Function>, Exhausted> =
             found.iter().take(kept).map(|candidate| function(tool, candidate, &mut names, room, budget)).collect();
@@ -297,7 +296,7 @@ mod tests {
     }
 
     fn offered(tools: Vec<Tool>) -> Offer {
-        offer(tools, Budget::default())
+        offer(tools, Names::default(), Budget::default())
     }
 
     fn document(paths: Value) -> Value {

@@ -30,6 +30,7 @@ use crate::{
     tools::{
         ToolClient,
         budget::Budget,
+        names::Names,
         offer::{self, Offer, Tool, offer},
         source,
     },
@@ -70,7 +71,8 @@ pub async fn reply(
     let tools: Vec<Tool> =
         stream::iter(&selected).map(|tool| source::tool(&client, tool)).buffered(FETCHED_AT_ONCE).collect().await;
     let any_selected = !tools.is_empty();
-    let Offer { functions, unusable, partial } = usable(offered(tools, user.id, &turns).await?, &client);
+    let names = Names::new(target.form == Form::Google);
+    let Offer { functions, unusable, partial } = usable(offered(tools, names, user.id, &turns).await?, &client);
     if any_selected && functions.is_empty() {
         return Err(Error::BadRequest(unusable.join(" ")));
     }
@@ -106,15 +108,15 @@ pub async fn reply(
 }
 
 /// Reads the tools' documents, large ones aside.
-async fn offered(tools: Vec<Tool>, user: Uuid, turns: &Data<Turns>) -> Result<Offer, Error> {
+async fn offered(tools: Vec<Tool>, names: Names, user: Uuid, turns: &Data<Turns>) -> Result<Offer, Error> {
     let bytes: usize = tools.iter().map(|tool| tool.document.as_ref().map_or(0, String::len)).sum();
     if bytes < BLOCKING_FROM {
-        return Ok(offer(tools, Budget::default()));
+        return Ok(offer(tools, names, Budget::default()));
     }
     let turn = turns.wait(user).await;
     let read = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        offer(tools, Budget::default())
+        offer(tools, names, Budget::default())
     });
     read.await.map_err(|error| Error::Internal(error.to_string()))
 }
