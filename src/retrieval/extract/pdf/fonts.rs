@@ -32,7 +32,7 @@ impl<'a> Fonts<'a> {
             FontQuery::Standard(font) => Some(font.get_font_data()),
             FontQuery::Fallback(query) => Some(query.pick_standard_font().get_font_data()),
         });
-        Self { cache: FontCache::new(), fonts: HashMap::new(), standard, cmaps: Arc::new(|name| load_embedded(name)) }
+        Self { cache: FontCache::new(), fonts: HashMap::new(), standard, cmaps: Arc::new(load_embedded) }
     }
 
     /// The font that a dictionary describes; a standard font in place of one that cannot be read.
