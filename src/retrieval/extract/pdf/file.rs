@@ -275,9 +275,11 @@ fn header_before(bytes: &[u8], word: usize) -> Option<(ObjectIdentifier, usize)>
     Some((ObjectIdentifier::new(id, i32::try_from(generation).ok()?), at))
 }
 
-/// The dictionary that is the object here: where it starts, its bytes, and where what follows it is.
-/// Any other object is skipped.
-fn object_after<'a>(bytes: &'a [u8], at: usize, budget: &Budget) -> Result<Option<(usize, &'a [u8], usize)>, Error> {
+/// A dictionary: where it starts, its bytes, and where what follows it is.
+type Found<'a> = (usize, &'a [u8], usize);
+
+/// The dictionary that is the object here; any other object is skipped.
+fn object_after<'a>(bytes: &'a [u8], at: usize, budget: &Budget) -> Result<Option<Found<'a>>, Error> {
     let mut reader = Reader::new_with(bytes, at);
     reader.skip_white_spaces_and_comments();
     let at = reader.offset();

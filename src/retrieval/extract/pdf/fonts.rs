@@ -32,7 +32,7 @@ impl<'a> Fonts<'a> {
             FontQuery::Standard(font) => Some(font.get_font_data()),
             FontQuery::Fallback(query) => Some(query.pick_standard_font().get_font_data()),
         });
-        Self { cache: FontCache::new(), fonts: HashMap::new(), standard, cmaps: Arc::new(|name| load_embedded(name)) }
+        Self { cache: FontCache::new(), fonts: HashMap::new(), standard, cmaps: Arc::new(load_embedded) }
     }
 
     /// The font that a dictionary describes; a standard font in place of one that cannot be read.
@@ -54,22 +54,16 @@ impl<'a> Fonts<'a> {
     }
 
     fn read(&self, dict: &Dict<'a>, budget: &Budget) -> Result<Option<Rc<Font<'a>>>, Error> {
-        let font = match stream::font_is_bounded(dict, budget)? {
-            true => self.cache.font(dict, &self.standard, &self.cmaps),
-            false => None,
+        let (font, cjk) = match stream::font_is_bounded(dict, budget)? {
+            true => (self.cache.font(dict, &self.standard, &self.cmaps), Cjk::read(dict)),
+            false => (None, None),
         };
         let font = font.or_else(|| self.cache.standard_font(StandardFont::Helvetica, &self.standard));
         let Some(font) = font else {
             return Ok(None);
         };
-        let kind = Kind::of(dict);
-        Ok(Some(Rc::new(Font {
-            cjk: Cjk::read(dict),
-            kind,
-            font,
-            texts: RefCell::default(),
-            by_glyph: RefCell::default(),
-        })))
+        let (kind, texts, by_glyph) = (Kind::of(dict), RefCell::default(), RefCell::default());
+        Ok(Some(Rc::new(Font { font, cjk, kind, texts, by_glyph })))
     }
 }
 

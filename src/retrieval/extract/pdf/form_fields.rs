@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use hayro_syntax::object::{Array, Dict, Name, Object, String as PdfString};
 
-use super::super::{Budget, Error};
+use super::super::{Budget, Error, encoding::decode};
 
 /// The most annotations of a page that are looked at.
 const ANNOTATIONS: usize = 1 << 14;
@@ -57,14 +57,8 @@ fn inherited<'a>(field: &Dict<'a>, key: &str) -> Option<Object<'a>> {
     None
 }
 
-/// A text string: UTF-16 or UTF-8 after their marks, else PDFDocEncoding.
+/// A text string, or several: UTF-16 or UTF-8 after their marks, else close to Latin-1.
 fn string(object: &Object<'_>) -> Option<String> {
-    let decode = |text: &PdfString<'_>| match &**text {
-        [0xfe, 0xff, rest @ ..] => encoding_rs::UTF_16BE.decode_without_bom_handling(rest).0.into_owned(),
-        [0xff, 0xfe, rest @ ..] => encoding_rs::UTF_16LE.decode_without_bom_handling(rest).0.into_owned(),
-        [0xef, 0xbb, 0xbf, rest @ ..] => String::from_utf8_lossy(rest).into_owned(),
-        other => encoding_rs::WINDOWS_1252.decode_without_bom_handling(other).0.into_owned(),
-    };
     match object {
         Object::String(text) => Some(decode(text)),
         Object::Array(several) => {
