@@ -203,7 +203,7 @@ async fn requests_in_a_row_are_answered_in_their_order() {
         ],
     );
     let body = chat_body().to_string();
-    let ask = head(&user, "/api/chat/openai", &format!("content-length: {}\r\n", body.len())) + &body;
+    let ask = head(&user, "/api/chat/openai", &format!("content-length: {}\r\n", body.len())) + body.as_str();
     let last = "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let mut connection = connect(&app).await;
     connection.write_all(format!("{ask}{ask}{last}").as_bytes()).await.expect("writes");

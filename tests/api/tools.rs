@@ -185,7 +185,7 @@ async fn anthropics_and_googles_models_call_tools_too() {
     let named = |name: &str, data: Value| format!("event: {name}\ndata: {data}\n\n");
     let use_tool = json!({ "type": "content_block_start", "index": 0, "content_block": { "type": "tool_use", "id": "t1", "name": "a", "input": {} } });
     let say = json!({ "type": "content_block_delta", "index": 0, "delta": { "type": "text_delta", "text": "Hello" } });
-    let stop = |reason: &str| named("message_delta", json!({ "type": "message_delta", "delta": { "stop_reason": reason } })) + &named("message_stop", json!({ "type": "message_stop" }));
+    let stop = |reason: &str| named("message_delta", json!({ "type": "message_delta", "delta": { "stop_reason": reason } })) + named("message_stop", json!({ "type": "message_stop" })).as_str();
     let parts = |parts: Value| format!("data: {}\n\n", json!({ "candidates": [{ "content": { "parts": parts }, "finishReason": "STOP" }] }));
     for (model, first, second) in [
         ("claude-3-haiku-20240307", named("content_block_start", use_tool) + &stop("tool_use"), named("content_block_delta", say) + &stop("end_turn")),
