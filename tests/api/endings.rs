@@ -110,7 +110,8 @@ async fn on_custom_a_complete_transfer_is_an_end() {
     };
     on.script(&[DELTA]);
     assert_eq!(ask().await.text().await.expect("whole"), "Hello");
-    on.upstream.script(KEY, vec![Reply { end: End::Reset, ..Reply::events(&[DELTA], Step::Wait(Duration::from_millis(50))) }]);
+    on.upstream
+        .script(KEY, vec![Reply { end: End::Reset, ..Reply::events(&[DELTA], Step::Wait(Duration::from_millis(50))) }]);
     assert!(cut(ask().await).await.ends_with("the connection to the provider broke.*"));
     // Without text it is no answer, and a server that sends no text for ever
     // is left.
@@ -161,7 +162,11 @@ async fn a_client_that_takes_events_hears_a_heartbeat() {
     assert!(told.matches(": keep-alive\n").count() >= 3, "{told}");
     assert!(told.contains("event: delta\n") && told.contains("event: done\n"), "{told}");
     // A failure after the first heartbeat is an event.
-    let failing = Reply { status: 400, steps: vec![pause(), Step::Write(b"{\"error\":{\"message\":\"no\"}}".to_vec())], ..Reply::default() };
+    let failing = Reply {
+        status: 400,
+        steps: vec![pause(), Step::Write(b"{\"error\":{\"message\":\"no\"}}".to_vec())],
+        ..Reply::default()
+    };
     on.upstream.script(KEY, vec![failing]);
     let told = on.events().await;
     assert!(told.ends_with("event: error\ndata: {\"message\":\"400 no\"}\n\n"), "{told}");
@@ -174,19 +179,27 @@ async fn a_client_that_takes_events_hears_a_heartbeat() {
 async fn what_was_added_does_not_come_back_to_the_model() {
     let on = Setting::new(&[]).await;
     let mut body = chat_body();
-    let answer = "Half\n\n*Sources:*\n\n1. [A](https://a.example/)\n\n*The answer stops here: it reached the limit of tokens.*";
+    let answer =
+        "Half\n\n*Sources:*\n\n1. [A](https://a.example/)\n\n*The answer stops here: it reached the limit of tokens.*";
     let turn = |role: &str, content: &str| json!({ "role": role, "content": content });
-    body["messages"] =
-        json!([turn("system", "S"), turn("user", "a"), turn("assistant", answer), turn("user", "b"), turn("assistant", " ")]);
+    body["messages"] = json!([
+        turn("system", "S"),
+        turn("user", "a"),
+        turn("assistant", answer),
+        turn("user", "b"),
+        turn("assistant", " ")
+    ]);
     for route in ["openai", "groq", "anthropic"] {
-        let sent = |number: usize| -> Value {
-            serde_json::from_slice(&on.upstream.requests(KEY)[number].body).expect("JSON")
-        };
+        let sent =
+            |number: usize| -> Value { serde_json::from_slice(&on.upstream.requests(KEY)[number].body).expect("JSON") };
         let number = on.upstream.requests(KEY).len();
         on.script(&[DELTA, DONE]);
         on.app.chat(route, &on.user).body(body.to_string()).send().await.expect("an answer");
         let messages = sent(number)["messages"].to_string();
-        assert!(messages.contains("Half") && !messages.contains("stops here") && !messages.contains("Sources"), "{messages}");
+        assert!(
+            messages.contains("Half") && !messages.contains("stops here") && !messages.contains("Sources"),
+            "{messages}"
+        );
         assert!(!messages.contains("\" \""), "{route}: {messages}");
     }
 }

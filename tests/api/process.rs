@@ -131,6 +131,8 @@ pub async fn serve_and_listen(settings: &[(&str, &str)]) -> (Child, String, Arc<
     (child, url, written)
 }
 
+const DONE: &str = "data: [DONE]\n\n";
+
 fn delta(text: &str) -> Vec<u8> {
     format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n").into_bytes()
 }
@@ -156,7 +158,10 @@ async fn after_sigterm_new_requests_are_refused_and_those_in_flight_may_finish()
     upstream.script(
         "sk-case-term",
         vec![
-            Reply { steps: vec![Step::Write(delta("one")), pause, Step::Write(delta(" two"))], ..Reply::default() },
+            Reply {
+                steps: vec![Step::Write(delta("one")), pause, Step::Write([delta(" two"), DONE.into()].concat())],
+                ..Reply::default()
+            },
             Reply::events(&["data: {\"choices\":[{\"text\":\"late\"}]}\n\n"], Step::Wait(Duration::ZERO)),
         ],
     );
@@ -302,7 +307,7 @@ async fn settings_come_from_two_files_and_the_environment_in_rising_order() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("LOG_FORMAT must be"), "what follows is read");
     let output = command(&["check"], &[]).current_dir(&folder).output().await.expect("it runs");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.contains("line 3 of .env.local is no NAME=value"), "{said}");
+    assert!(said.contains("line 3 of .env.local is not NAME=value"), "{said}");
 }
 
 #[tokio::test]

@@ -25,10 +25,7 @@ use rustls::ClientConfig;
 use tower_service::Service;
 use url::{Position, Url};
 
-use super::{
-    error::Error,
-    socket::Socket,
-};
+use super::{error::Error, socket::Socket};
 use crate::http_client::ssrf_guard::{Lookup, UpstreamPolicy, addresses};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
