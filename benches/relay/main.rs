@@ -1,14 +1,11 @@
-//! The cost of the relay, next to nginx as a plain proxy and to no proxy at
-//! all: `cargo bench --bench relay`. Takes about six minutes; `ROUNDS=1`
-//! takes two, `ONLY=paced` (or another word of a row) one part of it.
+//! The cost of the relay, next to nginx as a plain proxy and to no proxy at all: `cargo bench --bench relay`. Takes
+//! about six minutes; `ROUNDS=1` takes two, `ONLY=paced` (or another word of a row) one part of it.
 //!
-//! Everything runs on this machine: a scripted provider, a Postgres, the
-//! release server with the session check and the database read in each
-//! request, and, where it is installed, nginx in front of the same provider
-//! with buffering off. `BESIDE=name=path,name=path` adds other builds of this
-//! server. The provider and the clients share one process and two threads.
-//! Rounds alternate between the servers, and the table has the median round of
-//! each; figures move with the machine, the ratios less so.
+//! Everything runs on this machine: a scripted provider, a Postgres, the release server with the session check and the
+//! database read in each request, and, where it is installed, nginx in front of the same provider with buffering off.
+//! `BESIDE=name=path,name=path` adds other builds of this server. The provider and the clients share one process and
+//! two threads. Rounds alternate between the servers, and the table has the median round of each; figures move with the
+//! machine, the ratios less so.
 
 mod load;
 mod process;
@@ -57,7 +54,7 @@ fn main() {
     });
 }
 
-/// Streams that are read.
+/// Streams that clients read.
 struct Case {
     name: &'static str,
     wire: Wire,
@@ -67,7 +64,7 @@ struct Case {
     rows: &'static [Row],
 }
 
-/// How the provider is called.
+/// Transport to the provider.
 #[derive(Clone, Copy)]
 enum Wire {
     Plain,
@@ -133,7 +130,7 @@ const CASES: [Case; 14] = [
     burst("TLS, burst, 32 streams", Wire::Tls, 32),
 ];
 
-/// Streams that are held open and not read.
+/// Streams that clients hold open without reading.
 struct Held {
     name: &'static str,
     wire: Wire,
@@ -154,7 +151,7 @@ const HELD: [Held; 4] = [
 struct Round {
     seen: Seen,
     took: Duration,
-    /// Nanoseconds of processor time; none where there is no server.
+    /// Nanoseconds of processor time; `None` without a server.
     cpu: Option<u64>,
     peak: Option<u64>,
 }
@@ -219,7 +216,7 @@ impl Row {
     }
 }
 
-/// Milliseconds, of nanoseconds.
+/// Returns a quantile in milliseconds.
 fn quantile(values: &[u64], at: f64) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_unstable();
@@ -233,8 +230,8 @@ fn median(values: Vec<Option<f64>>) -> Option<f64> {
     values.get(values.len() / 2).copied()
 }
 
-/// The columns of ratios: this server's to nginx's, and other builds' to this
-/// server's; each with the two columns that it divides.
+/// The columns of ratios: this server's to nginx's, and other builds' to this server's; each with the two columns that
+/// it divides.
 fn ratios(servers: &[Server]) -> Vec<(String, usize, usize)> {
     let column = |name: &str| servers.iter().position(|server| server.name == name);
     let Some(ours) = column(OURS) else { return Vec::new() };
@@ -259,7 +256,7 @@ fn line(servers: &[Server], what: &str, figures: &[Option<f64>]) {
     say(&format!("| {what} | {} |", cells.join(" | ")));
 }
 
-/// The memory that each of a case's streams costs.
+/// Measures the memory of each of a case's streams.
 async fn hold(stand: &Stand, held: &Held) {
     let mut figures = Vec::new();
     for server in &stand.servers {
@@ -283,7 +280,7 @@ async fn hold(stand: &Stand, held: &Held) {
     line(&stand.servers, &format!("{}: memory each, KB", held.name), &figures);
 }
 
-/// The resident memory once it has stopped growing for a second, within ten.
+/// Returns the resident memory once it has stopped growing for a second, within ten.
 async fn settled(process: &Process) -> u64 {
     let (mut most, mut since) = (0, 0);
     for _ in 0..100 {

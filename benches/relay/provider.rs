@@ -1,5 +1,5 @@
-//! The scripted provider: a real server on loopback, plain and over TLS, that
-//! writes stamped chunks of OpenAI's wire, paced or as fast as they are taken.
+//! The scripted provider: a real server on loopback, plain and over TLS, that writes stamped chunks of OpenAI's wire,
+//! paced or as fast as they are taken.
 
 use std::{
     io,
@@ -25,11 +25,11 @@ use tokio_rustls::{
 pub enum Script {
     /// One chunk every `interval`, the first at once.
     Paced { chunks: usize, interval: Duration },
-    /// All of them, `together` in each write.
+    /// All chunks, `together` in each write.
     Burst { chunks: usize, together: usize },
-    /// A head, and nothing more.
+    /// A response head, and nothing more.
     Silent,
-    /// Chunks for as many bytes, as they are taken.
+    /// Chunks of `bytes` in total, as fast as they are read.
     Flood { bytes: usize },
 }
 
@@ -105,7 +105,7 @@ fn acceptor() -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config.expect("a pair")))
 }
 
-/// Answers one request after another until the other side leaves.
+/// Answers one request after another until the peer disconnects.
 async fn answer_all(mut stream: impl AsyncRead + AsyncWrite + Unpin, script: Arc<RwLock<Script>>) -> io::Result<()> {
     let mut request = Vec::new();
     loop {
@@ -146,7 +146,7 @@ async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), script: Scri
     let mut out = HEAD.to_vec();
     match script {
         Script::Paced { chunks, interval } => {
-            // The streams shall not all speak at the same moment.
+            // Spread, so that the streams do not send at the same moment.
             let mut next = tokio::time::Instant::now() + interval.mul_f64(rand::random());
             for _ in 0..chunks {
                 write_events(&mut out, 1);
@@ -170,7 +170,7 @@ async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), script: Scri
         Script::Silent => {
             stream.write_all(&out).await?;
             stream.flush().await?;
-            // Until the other side leaves.
+            // Until the peer disconnects.
             stream.read_u8().await?;
         }
         Script::Flood { bytes } => {

@@ -1,5 +1,5 @@
-//! The servers that are measured: the provider alone, nginx in front of it,
-//! this server in front of it, and other builds of this server.
+//! The servers that are measured: the provider alone, nginx in front of it, this server in front of it, and other
+//! builds of this server.
 
 use std::{
     fs,
@@ -35,7 +35,7 @@ pub struct Server {
     pub plain: Target,
     /// A request for which the provider is called over TLS.
     pub tls: Option<Target>,
-    /// None where nothing stands between.
+    /// `None` without a proxy in between.
     pub process: Option<Process>,
 }
 
@@ -111,8 +111,7 @@ impl Stand {
     }
 }
 
-/// Other builds of this server that `BESIDE=name=path,name=path` puts into the
-/// same run.
+/// Other builds of this server that `BESIDE=name=path,name=path` puts into the same run.
 fn beside() -> Vec<(String, PathBuf)> {
     let list = std::env::var("BESIDE").unwrap_or_default();
     let entries = list.split(',').filter_map(|entry| entry.split_once('='));
@@ -195,8 +194,7 @@ fn find_nginx() -> Option<PathBuf> {
     folders.map(|folder| folder.join("nginx")).find(|program| program.is_file())
 }
 
-/// One worker a core, as this server has; no log, which it would not be
-/// asked for in front of another that logs.
+/// One worker per core, like this server; no access log, which a proxy in front of a server that logs would not have.
 fn start_nginx(program: &Path, folder: &Path, address: SocketAddr, provider: &Provider) -> Process {
     let Provider { address: plain, tls_address: tls, .. } = provider;
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]

@@ -1,11 +1,9 @@
-//! The soak test: `cargo run --release --example soak`, for ten minutes or as
-//! many seconds as the argument says.
+//! The soak test: `cargo run --release --example soak`, for ten minutes or as many seconds as the argument says.
 //!
-//! The server as people run it, a Postgres of its own that is stopped and
-//! started twice, a Redis that is never there, a provider with every kind of
-//! failure ([`provider`]), and clients of every kind ([`clients`]), all at
-//! once. It is watched from outside ([`watch`]); at the end it must hold no
-//! more than after the warm-up, and no answer may have been wrong.
+//! The server as people run it, a Postgres of its own that is stopped and started twice, a Redis that is never there, a
+//! provider with every kind of failure ([`provider`]), and clients of every kind ([`clients`]), all at once. It is
+//! watched from outside ([`watch`]); at the end it must hold no more than after the warm-up, and no answer may have
+//! been wrong.
 
 mod clients;
 #[path = "../../tests/support/ports.rs"]
@@ -36,15 +34,14 @@ use world::World;
 
 /// Clients at once, each a user of its own.
 const CLIENTS: usize = 64;
-/// From the end of the traffic until nothing may be left of it: longer than
-/// connections are kept alive and idle threads wait.
+/// Time after the end of the traffic until its resources must be released: longer than connections are kept alive and
+/// idle threads wait.
 const SETTLE: Duration = Duration::from_secs(15);
-/// Length of an outage of Postgres, and time after it in which a request may still
-/// be told so.
+/// Length of an outage of Postgres, and time after it in which a request may still be told so.
 const OUTAGE: Duration = Duration::from_secs(5);
 const RECOVERY: Duration = Duration::from_secs(3);
-/// By how much memory may have grown between the second and the last tenth of
-/// the time: more is a leak, less the allocator.
+/// The allowed growth of memory between the second and the last tenth of the time: more is a leak, less is the
+/// allocator.
 const GROWTH: f64 = 1.10;
 const GROWTH_MEGABYTES: f64 = 8.0;
 
@@ -72,8 +69,7 @@ fn say(words: &str) {
 /// The results of the clients.
 #[derive(Default)]
 struct Tally {
-    /// By kind: how many went as they should, and how many were told that the
-    /// database is away while it was.
+    /// By kind: the number of expected results, and of reports of the unavailable database while it was.
     counts: BTreeMap<&'static str, (usize, usize)>,
     wrong: BTreeMap<String, usize>,
 }
@@ -124,15 +120,14 @@ async fn soak(length: Duration) -> Result<(), usize> {
     report(&tally.lock().expect("no panic"), &before, &after, memory, &log, length)
 }
 
-/// Lets every client do one thing after another until `end`.
+/// Lets every client perform one action after another until `end`.
 async fn traffic(world: &Arc<World>, tally: &Arc<Mutex<Tally>>, end: Instant) {
     let mut clients = JoinSet::new();
     for user in 0..CLIENTS {
         let (world, tally) = (world.clone(), tally.clone());
         clients.spawn(async move {
             let mut random = StdRng::seed_from_u64(user as u64);
-            // Once through all kinds, so that each has been met by the end of
-            // the warm-up, and what it takes has been taken.
+            // Once through all kinds, so that each has occurred by the end of the warm-up, with its memory allocated.
             let mut next = Kind::number(user);
             while Instant::now() < end {
                 let kind = std::mem::replace(&mut next, Kind::any(&mut random));

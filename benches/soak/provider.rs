@@ -1,6 +1,5 @@
-//! The soak's provider: every kind of conduct, good and bad. A request's
-//! conduct is in the model's name (`soak/<what>/<request>/<words>`) and its
-//! user in the key, so that every answer says whose it is.
+//! The soak's provider: every kind of conduct, good and bad. A request's conduct is in the model's name
+//! (`soak/<what>/<request>/<words>`) and its user in the key, so that every answer says whose it is.
 
 use std::{collections::HashSet, sync::Mutex, time::Duration};
 
@@ -9,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::upstream::{End, Recorded, Reply, Step, Upstream};
 
-/// When it closes an idle connection, so that the server's pool of connections
-/// to it is empty once the traffic is over.
+/// Time until it closes an idle connection, so that the server's pool of connections to it is empty once the traffic is
+/// over.
 const IDLE: Duration = Duration::from_secs(2);
 /// One line without an end, more than the server takes.
 const HUGE: usize = 20 * 1024 * 1024;
@@ -29,7 +28,7 @@ pub fn start() -> Upstream {
     })
 }
 
-/// `None` if the request is none of the soak's.
+/// Parses a request; `None` if it is not one of the soak's.
 fn answer(request: &Recorded, refused: &Mutex<HashSet<String>>) -> Option<Reply> {
     let user = request.key.strip_prefix("sk-soak-")?;
     let body: Value = serde_json::from_slice(&request.body).ok()?;
@@ -78,7 +77,7 @@ fn delta(text: &str) -> Vec<u8> {
     format!("data: {}\n\n", json!({ "choices": [{ "delta": { "content": text } }] })).into_bytes()
 }
 
-/// All words, in chunks whose borders are anywhere.
+/// Returns all words, in chunks with arbitrary boundaries.
 fn torn(user: &str, request: &str, words: usize, pace: Duration) -> Reply {
     let mut random = StdRng::seed_from_u64(words as u64);
     let text = text(user, request, words);

@@ -1,5 +1,4 @@
-//! All that the soak starts: the server, its Postgres behind a door that stays
-//! where it is, its users and its provider.
+//! The processes of the soak: the server, its Postgres behind a gate with a fixed address, its users and its provider.
 
 use std::{
     net::SocketAddr,
@@ -34,7 +33,7 @@ const ROLE: &str = include_str!("../../docs/role.sql");
 const ROLE_PASSWORD: &str = "only-for-the-soak";
 const DATABASE: Options = Options { durable: false, max_connections: 50, remove: false };
 
-/// Somebody who is signed in.
+/// A signed-in user.
 pub struct User {
     /// The user as the provider knows it: the end of the key.
     pub name: String,
@@ -43,7 +42,7 @@ pub struct User {
     pub custom_model: Uuid,
 }
 
-/// Everything that runs.
+/// All running processes.
 pub struct World {
     pub address: SocketAddr,
     pub metrics: SocketAddr,
@@ -54,7 +53,7 @@ pub struct World {
     programs: Programs,
     database: Mutex<Option<Server>>,
     /// Current address of Postgres, to which the gate connects.
-    behind_the_door: Arc<Mutex<Option<Url>>>,
+    current_database: Arc<Mutex<Option<Url>>>,
     outages: Mutex<Vec<Range<Instant>>>,
     _provider: Upstream,
     /// Theirs as long as the server may be started anew; nobody has Redis'.
@@ -81,22 +80,21 @@ impl World {
         let base = format!("{}/v1", provider.url());
         let users = make_users(&url, users, &base).await;
 
-        let door = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let door_port = door.local_addr().expect("an address").port();
-        let behind_the_door = Arc::new(Mutex::new(Some(url)));
-        tokio::spawn(open_door(door, behind_the_door.clone()));
+        let gate = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let gate_port = gate.local_addr().expect("an address").port();
+        let current_database = Arc::new(Mutex::new(Some(url)));
+        tokio::spawn(forward(gate, current_database.clone()));
 
         let [server, metrics, redis] = [Port::reserve(), Port::reserve(), Port::reserve()];
         let settings = [
             ("PORT", server.number().to_string()),
             ("METRICS_ADDR", metrics.address.to_string()),
-            ("DATABASE_URL", format!("postgresql://chatbot_ui_api:{ROLE_PASSWORD}@127.0.0.1:{door_port}/postgres")),
+            ("DATABASE_URL", format!("postgresql://chatbot_ui_api:{ROLE_PASSWORD}@127.0.0.1:{gate_port}/postgres")),
             ("DATABASE_POOL_SIZE", POOL_SIZE.to_string()),
             ("OPENAI_BASE_URL", base),
             ("PROVIDER_IDLE_TIMEOUT", "20".to_owned()),
             ("MAX_BODY_BYTES", MAX_BODY_BYTES.to_string()),
-            // So low that a slot or a place that is not given back is noticed:
-            // no user asks for two things at once.
+            // So low that a leaked slot or permit is noticed: no user sends two requests at once.
             ("MAX_STREAMS_PER_USER", "3".to_owned()),
             ("MAX_REQUESTS", "150".to_owned()),
             ("RATE_LIMIT_PER_MINUTE", "1000000".to_owned()),
@@ -107,7 +105,7 @@ impl World {
         let mut command = Command::new(server_program());
         command.arg("serve").env_clear().envs(settings).current_dir(&folder);
         let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("it runs");
-        // Shorter than the server keeps connections: who comes late is refused.
+        // Shorter than the server's keep-alive, because a late request would be refused.
         let http = reqwest::Client::builder().pool_idle_timeout(Duration::from_secs(2)).build().expect("a client");
         let world = Self {
             address: server.address,
@@ -118,7 +116,7 @@ impl World {
             folder,
             programs,
             database: Mutex::new(Some(database)),
-            behind_the_door,
+            current_database,
             outages: Mutex::default(),
             _provider: provider,
             _ports: [server, metrics, redis],
@@ -139,20 +137,20 @@ impl World {
         self.process.lock().expect("no panic").id()
     }
 
-    /// All that the server wrote.
+    /// Returns the server's log.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
-    /// Postgres' own address, for its superuser.
+    /// Returns Postgres' own address, for its superuser.
     pub fn database_url(&self) -> Option<Url> {
-        self.behind_the_door.lock().expect("no panic").clone()
+        self.current_database.lock().expect("no panic").clone()
     }
 
     pub async fn stop_database(&self) {
-        // Over when it is over.
+        // The end is set when Postgres is back.
         self.outages.lock().expect("no panic").push(Instant::now()..Instant::now() + Duration::from_secs(3600));
-        *self.behind_the_door.lock().expect("no panic") = None;
+        *self.current_database.lock().expect("no panic") = None;
         let server = self.database.lock().expect("no panic").take();
         server.expect("it runs").stop().await.expect("Postgres stops");
     }
@@ -160,7 +158,7 @@ impl World {
     pub async fn start_database(&self, recovery: Duration) {
         let server = Server::start(&self.programs, &self.folder.join("postgres"), DATABASE).await;
         let server = server.expect("Postgres starts again");
-        *self.behind_the_door.lock().expect("no panic") = Some(Url::parse(&server.url("postgres")).expect("a URL"));
+        *self.current_database.lock().expect("no panic") = Some(Url::parse(&server.url("postgres")).expect("a URL"));
         *self.database.lock().expect("no panic") = Some(server);
         if let Some(outage) = self.outages.lock().expect("no panic").last_mut() {
             outage.end = Instant::now() + recovery;
@@ -173,7 +171,7 @@ impl World {
     }
 }
 
-/// Built as this program was.
+/// Returns the server's program, built with the same profile as this one.
 fn server_program() -> PathBuf {
     if let Some(program) = std::env::var_os("SOAK_SERVER") {
         return program.into();
@@ -208,21 +206,21 @@ async fn make_users(url: &Url, count: usize, provider: &str) -> Vec<User> {
         };
         users.push(User {
             token: token(Duration::from_secs(24 * 3600)),
-            // Runs out with this second; see below.
+            // Expires within this second; see below.
             expired: token(Duration::ZERO),
             custom_model,
             name,
         });
     }
-    // Until the last of those has run out.
+    // Until the last of those tokens has expired.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     users
 }
 
-/// Takes connections at an address that stays, to wherever Postgres is.
-async fn open_door(door: TcpListener, behind: Arc<Mutex<Option<Url>>>) {
+/// Accepts connections at a fixed address and forwards them to the current Postgres.
+async fn forward(gate: TcpListener, behind: Arc<Mutex<Option<Url>>>) {
     loop {
-        let Ok((mut client, _)) = door.accept().await else { continue };
+        let Ok((mut client, _)) = gate.accept().await else { continue };
         let port = behind.lock().expect("no panic").as_ref().and_then(Url::port);
         tokio::spawn(async move {
             let Some(port) = port else { return };

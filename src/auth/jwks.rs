@@ -270,7 +270,7 @@ mod tests {
     struct Publisher {
         url: Url,
         document: Arc<std::sync::Mutex<String>>,
-        asked: Arc<std::sync::atomic::AtomicUsize>,
+        requests: Arc<std::sync::atomic::AtomicUsize>,
     }
 
     impl Publisher {
@@ -278,13 +278,13 @@ mod tests {
             use tokio::io::{AsyncReadExt, AsyncWriteExt};
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             let url = format!("http://{}/", listener.local_addr().expect("an address")).parse().expect("a URL");
-            let publisher = Self { url, document: Arc::new(document.to_owned().into()), asked: Arc::default() };
-            let (document, asked) = (publisher.document.clone(), publisher.asked.clone());
+            let publisher = Self { url, document: Arc::new(document.to_owned().into()), requests: Arc::default() };
+            let (document, requests) = (publisher.document.clone(), publisher.requests.clone());
             tokio::spawn(async move {
                 loop {
                     let (mut socket, _) = listener.accept().await.expect("a connection");
                     let _ = socket.read(&mut [0; 4096]).await;
-                    asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    requests.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                     tokio::time::sleep(delay).await;
                     let body = document.lock().expect("no panic").clone();
                     let head =
@@ -299,8 +299,8 @@ mod tests {
             document.clone_into(&mut self.document.lock().expect("no panic"));
         }
 
-        fn asked(&self) -> usize {
-            self.asked.load(std::sync::atomic::Ordering::SeqCst)
+        fn requests(&self) -> usize {
+            self.requests.load(std::sync::atomic::Ordering::SeqCst)
         }
 
         fn key_set(&self) -> Arc<KeySet> {
@@ -337,10 +337,10 @@ mod tests {
         }
         pass(&set, FLOOR - SECOND);
         assert!(set.find(&http, "b").await.is_none());
-        assert_eq!(publisher.asked(), 1);
+        assert_eq!(publisher.requests(), 1);
         pass(&set, SECOND);
         assert!(set.find(&http, "b").await.is_some());
-        assert_eq!(publisher.asked(), 2);
+        assert_eq!(publisher.requests(), 2);
     }
 
     #[tokio::test]
@@ -364,7 +364,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert!(set.known(&http, "b").is_some());
-        assert_eq!(publisher.asked(), 2);
+        assert_eq!(publisher.requests(), 2);
     }
 
     #[tokio::test]
@@ -386,7 +386,7 @@ mod tests {
         for _ in 0..3 {
             assert!(set.find(&http, "a").await.is_none());
         }
-        assert_eq!(publisher.asked(), 1);
+        assert_eq!(publisher.requests(), 1);
         publisher.publish(&document(&["a"]));
         pass(&set, FLOOR_AFTER_FAILURE);
         assert!(set.find(&http, "a").await.is_some());
@@ -413,7 +413,7 @@ mod tests {
         assert!(set.find(&http, "key-1").await.is_none());
         assert!(set.known(&http, "a").is_some(), "what was known stays");
         assert!(set.state().keys.len() <= MAX_KEYS);
-        assert_eq!(publisher.asked(), 2);
+        assert_eq!(publisher.requests(), 2);
     }
 
     #[tokio::test]
@@ -427,7 +427,7 @@ mod tests {
             async move { set.find(http, &format!("made up {number}")).await.is_none() }
         }));
         let known = async {
-            while publisher.asked() < 2 {
+            while publisher.requests() < 2 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             let started = Instant::now();
@@ -437,7 +437,7 @@ mod tests {
         let (unknown, waited) = futures::join!(asking, known);
         assert!(unknown.into_iter().all(|none| none));
         assert!(waited < Duration::from_millis(200), "{waited:?}");
-        assert_eq!(publisher.asked(), 2);
+        assert_eq!(publisher.requests(), 2);
     }
 
     #[test]

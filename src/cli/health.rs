@@ -44,14 +44,14 @@ mod tests {
 
     #[test]
     fn every_address_to_listen_on_can_be_asked() {
-        for (listens, asked) in [
+        for (listens, expected) in [
             ("0.0.0.0", "127.0.0.1"),
             ("::", "[::1]"),
             ("[::]", "[::1]"),
             ("fd00::7", "[fd00::7]"),
             ("localhost", "localhost"),
         ] {
-            assert_eq!(host(listens), asked);
+            assert_eq!(host(listens), expected);
         }
     }
 }

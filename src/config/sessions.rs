@@ -32,7 +32,7 @@ impl Reader<'_> {
             Some(secret) if auth::is_published(secret) && !published_keys => {
                 return Err(wrong(
                     "SUPABASE_JWT_SECRET",
-                    "is a secret that Supabase publishes, and HOST and SUPABASE_URL are not both on this machine: anyone could sign in as anyone. Set the project's own (dashboard, JWT keys), leave it unset where the project signs with ES256 or RS256, or set PUBLISHED_KEYS=allow if this is meant",
+                    "is a secret that Supabase publishes, and HOST and SUPABASE_URL are not both on this machine: anyone could sign in as anyone. Set the project's own (dashboard, JWT keys), leave it unset if the project signs with ES256 or RS256, or set PUBLISHED_KEYS=allow if this is meant",
                 ));
             }
             Some(secret) => Some(SecretString::from(secret)),

@@ -42,7 +42,7 @@ fn the_published_secret_is_for_this_machine_only() {
     assert!(config(&[hosted]).expect("key set only").sessions.jwt_secret.is_none());
     assert!(
         problem(&[hosted, ("SUPABASE_JWT_SECRET", PUBLISHED_JWT_SECRET)])
-            .starts_with("SUPABASE_JWT_SECRET is the secret")
+            .starts_with("SUPABASE_JWT_SECRET is a secret that Supabase publishes")
     );
 }
 

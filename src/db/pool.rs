@@ -95,7 +95,7 @@ pub struct Db {
     /// Turns of long transactions: half of the connections, shared fairly between users.
     long_turns: Arc<Turns>,
     /// The last result of the readiness probe, and its time.
-    ready: Arc<Mutex<Option<(Instant, Result<(), String>)>>>,
+    ready: Arc<Mutex<Option<Readiness>>>,
 }
 
 /// Statistics of waiting for a connection.

@@ -133,7 +133,7 @@ async fn serve_demo(
 }
 
 fn what_to_try(url: &str, token: &str) -> String {
-    let ask = |route: &str, model: &str, question: &str, more: &str| {
+    let curl = |route: &str, model: &str, question: &str, more: &str| {
         format!(
             "curl -N {url}/api/chat/{route} -H 'Authorization: Bearer {token}' -d '{{\"chatSettings\":{{\"model\":\"{model}\",\"temperature\":0.5}},\"messages\":[{{\"role\":\"user\",\"content\":\"{question}\"}}]{more}}}'"
         )
@@ -141,8 +141,8 @@ fn what_to_try(url: &str, token: &str) -> String {
     let custom = format!(",\"customModelId\":\"{CUSTOM_MODEL}\"");
     format!(
         "
-Open {url}/ to try it in a browser. The demo runs until Ctrl-C and asks
-nobody outside this machine.
+Open {url}/ to try it in a browser. The demo runs until Ctrl-C and sends
+nothing to other machines.
 
 An answer, word by word:
 
@@ -155,8 +155,8 @@ A custom model of the user's own:
 The other providers' routes work too. Ask for an \"error\" to see one, or to be
 \"cut off\". {url}/readyz shows the state of the server.
 ",
-        ask("openai", "gpt-4o", "Count to 30", ""),
-        ask("custom", "llama3", "Hello there", &custom),
+        curl("openai", "gpt-4o", "Count to 30", ""),
+        curl("custom", "llama3", "Hello there", &custom),
     )
 }
 

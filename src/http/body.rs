@@ -3,6 +3,8 @@
 //! The front end's `fetch` sends strings, which makes the type `text/plain`, and the original never checks it.
 
 use std::{
+    borrow::Cow,
+    fmt,
     future::{Ready, ready},
     io,
     time::{Duration, Instant},
@@ -12,7 +14,10 @@ use actix_web::{
     FromRequest, HttpMessage, HttpRequest, dev::Payload, error::PayloadError, http::header::CONTENT_LENGTH, web::Bytes,
 };
 use futures::{Stream, StreamExt, stream};
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::{Value, value::RawValue};
 
 use super::{installed, user::User};
@@ -187,12 +192,36 @@ pub struct ChatBody<'a> {
     selected_tools: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default)]
 struct Settings<'a> {
-    #[serde(default)]
     model: Option<String>,
-    #[serde(borrow, default)]
     temperature: Option<&'a RawValue>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Settings<'a> {
+    // By hand, because of a key that is there twice the last counts, as in
+    // JavaScript.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Settings<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the settings of a chat")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut settings = Settings::default();
+                while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+                    match name.as_ref() {
+                        "model" => settings.model = map.next_value()?,
+                        "temperature" => settings.temperature = map.next_value()?,
+                        _ => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(settings)
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
 }
 
 impl Body {

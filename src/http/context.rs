@@ -1,6 +1,6 @@
 //! The context of a chat: access to providers, and the response.
 
-use std::future::{Ready, ready};
+use std::future::{Future, Ready, ready};
 
 use actix_web::{
     FromRequest, HttpMessage, HttpRequest, HttpResponse,
@@ -8,7 +8,7 @@ use actix_web::{
     http::header::{ACCEPT, HeaderMap},
     web::Data,
 };
-use futures::{StreamExt, future::Either, stream};
+use futures::{Stream, StreamExt, future::Either, stream};
 use serde_json::Value;
 
 use super::{
@@ -29,7 +29,7 @@ use crate::{
     telemetry::RequestLog,
 };
 
-/// One chat request's way to a provider and back.
+/// The components for a chat request.
 pub struct ChatContext {
     /// This worker's clients of providers.
     pub providers: Data<Providers>,
@@ -82,18 +82,40 @@ impl ChatContext {
     /// Sends a request to a model and relays its answer as it comes.
     ///
     /// # Errors
-    /// If it fails before the first text: as `map_err` words it. A later
-    /// failure cuts the answer.
+    /// If it fails before the first text: as `map_err` words it. A later failure cuts the answer.
     pub async fn relay(
         self,
         model_request: ModelRequest,
         make_call: impl Fn(&Attempt<'_>) -> Result<Call, Error> + 'static,
         map_err: impl Fn(Failure) -> Error + 'static,
     ) -> Result<HttpResponse, Error> {
-        let Self { providers, log, request, as_events, settings } = self;
-        let wanted = Wanted { reasoning: as_events, calls: false };
-        let charge = request.extensions_mut().remove::<Charge>();
-        let opening = open(providers, model_request, Box::new(make_call), charge, wanted, log.clone());
+        let wanted = Wanted { reasoning: self.as_events, calls: false };
+        let (providers, charge, log) = (self.providers.clone(), self.charge(), self.log.clone());
+        let opening = open(providers, model_request, Box::new(make_call), charge, wanted, log);
+        self.answer(opening, map_err).await
+    }
+
+    /// Takes what the request's body was charged, to be given back early.
+    pub fn charge(&self) -> Option<Charge> {
+        self.request.extensions_mut().remove::<Charge>()
+    }
+
+    /// Whether the client takes events.
+    pub fn as_events(&self) -> bool {
+        self.as_events
+    }
+
+    /// Answers with pieces, once `opening` has the first of them.
+    ///
+    /// # Errors
+    /// If `opening` fails: as `map_err` words it. A later failure cuts the
+    /// answer.
+    pub async fn answer<S: Stream<Item = Piece> + Unpin + 'static, E: Into<Unanswered> + 'static>(
+        self,
+        opening: impl Future<Output = Result<S, E>> + 'static,
+        map_err: impl Fn(Failure) -> Error + 'static,
+    ) -> Result<HttpResponse, Error> {
+        let Self { log, request, as_events, settings, .. } = self;
         let mut opening = Box::pin(opening);
         let heartbeat = settings.heartbeat.filter(|_| as_events);
         let opened = match heartbeat {
@@ -102,16 +124,16 @@ impl ChatContext {
         };
         match opened {
             Some(Ok(relay)) => Ok(respond(&request, as_events, settings, log, relay, map_err)),
-            Some(Err(unanswered)) => Err(unanswered.into_error(map_err)),
-            // A proxy on the client's way would not wait much longer, so the
-            // answer begins before the provider's does; a failure is an event.
+            Some(Err(unanswered)) => Err(unanswered.into().into_error(map_err)),
+            // A proxy on the client's way would not wait much longer, so the answer begins before the provider's does;
+            // a failure is an event.
             None => {
                 log.stream(false);
                 let record = log.clone();
                 let pieces = stream::once(opening).flat_map(move |opened| match opened {
                     Ok(relay) => Either::Left(relay),
                     Err(unanswered) => {
-                        let outcome = Err(unanswered.into_failure());
+                        let outcome = Err(unanswered.into().into_failure());
                         record_end(&record, &outcome);
                         Either::Right(stream::once(ready(ended(outcome))))
                     }

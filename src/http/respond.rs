@@ -1,5 +1,4 @@
-//! Streaming an answer: as plain text, or, with `Accept: text/event-stream`,
-//! as events.
+//! Streaming an answer: as plain text, or, with `Accept: text/event-stream`, as events.
 
 use std::{
     pin::Pin,
@@ -28,23 +27,22 @@ use crate::{
     telemetry::RequestLog,
 };
 
-/// What is added to answers.
+/// Additions to answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AnswerSettings {
-    /// `ANSWER_NOTES`, `on` (the default) or `off`: whether the text of an
-    /// answer that is not complete ends with a line that says why. `off`
-    /// leaves the text as the model wrote it, so also without its sources.
+    /// `ANSWER_NOTES`, `on` (the default) or `off`: the text of an incomplete answer ends with a line that gives the
+    /// reason. `off` leaves the text as the model wrote it, also without its sources.
     pub notes: bool,
-    /// `ANSWER_SOURCES`, `on` (the default) or `off`: whether the pages that
-    /// an answer cites are listed after its text, and sent as an event.
+    /// `ANSWER_SOURCES`, `on` (the default) or `off`: the pages that an answer cites are listed after its text, and
+    /// sent as an event.
     pub sources: bool,
-    /// `HEARTBEAT`, in seconds, default 15, 0 = none: how often a client that
-    /// takes events is sent a comment, from the start of the request.
+    /// `HEARTBEAT`, in seconds, default 15, 0 = none: interval of comments to a client that takes events, from the
+    /// start of the request.
     pub heartbeat: Option<Duration>,
 }
 
-/// Streams an answer's pieces: as plain text, or, with `as_events`, as events.
-/// As text, a failure cuts the connection, so that the client can tell.
+/// Streams an answer's pieces: as plain text, or, with `as_events`, as events. As text, a failure cuts the connection,
+/// so that the client can tell.
 pub(super) fn respond(
     request: &HttpRequest,
     as_events: bool,
@@ -65,21 +63,20 @@ pub(super) fn respond(
         HttpResponse::Ok().content_type("text/plain; charset=utf-8").streaming(text)
     };
     let headers = response.headers_mut();
-    // Next.js, where it passes `/api` on by a rewrite, compresses and so
-    // buffers an answer that may be transformed.
+    // Next.js, if it passes `/api` on by a rewrite, compresses and therefore buffers a response that may be
+    // transformed.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
-    // nginx buffers an answer before it passes it on otherwise.
+    // Keeps nginx from buffering the response.
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     response
 }
 
-/// Cuts the connection. It says nothing, because actix writes it to the log;
-/// what happened stands in the request's own line.
+/// Closes the connection. It has no details, because actix logs it; the request's own log line has them.
 #[derive(Debug, thiserror::Error)]
 #[error("the answer is cut")]
 struct Cut;
 
-/// An answer as text.
+/// Streams an answer as text.
 struct Text<S> {
     pieces: S,
     settings: AnswerSettings,
@@ -88,7 +85,7 @@ struct Text<S> {
 
 enum State {
     Streaming,
-    /// What was said is written out, before the connection is cut.
+    /// Pending output is written before the connection is closed.
     Flushing,
     Cutting,
     Ended,
@@ -127,7 +124,7 @@ impl<S: Stream<Item = Piece> + Unpin> Stream for Text<S> {
     }
 }
 
-/// What follows an answer's text.
+/// Returns the additions after an answer's text.
 fn tail(end: &End, settings: AnswerSettings) -> String {
     let mut tail = String::new();
     if settings.notes {
@@ -148,9 +145,9 @@ struct Delta<'a> {
 struct Done<'a> {
     /// `stop`, `length` or `tool_calls`; `null` if the provider gave none.
     finish_reason: Option<&'static str>,
-    /// As the client named it.
+    /// The model that the client named.
     model: Option<&'a str>,
-    /// The one that was asked, which may be its successor.
+    /// The model that was called, which may be its successor.
     effective_model: Option<&'a str>,
     usage: Option<&'a RawValue>,
 }
@@ -165,10 +162,9 @@ struct Cited<'a> {
     sources: &'a crate::llm::answer::sources::Sources,
 }
 
-/// A piece of an answer as events: `delta` (`{"text"}`), `reasoning`
-/// (`{"text"}`), and at the end `sources` (`{"sources": [{"url", "title"}]}`),
-/// `usage` (the provider's own count), and `done`
-/// (`{"finish_reason", "model", "effective_model", "usage"}`) or `error` (`{"message"}`).
+/// A piece of an answer as events: `delta` (`{"text"}`), `reasoning` (`{"text"}`), and at the end `sources`
+/// (`{"sources": [{"url", "title"}]}`), `usage` (the provider's own count), and `done` (`{"finish_reason", "model",
+/// "effective_model", "usage"}`) or `error` (`{"message"}`).
 fn events(piece: Piece, settings: AnswerSettings, log: &RequestLog, map_err: &impl Fn(Failure) -> Error) -> Vec<Event> {
     let end = match piece {
         Piece::Text(text) => return vec![event("delta", &Delta { text: &text })],
@@ -201,6 +197,6 @@ fn events(piece: Piece, settings: AnswerSettings, log: &RequestLog, map_err: &im
 }
 
 fn event(name: &'static str, data: &impl Serialize) -> Event {
-    // These are structs of strings, which always become JSON.
+    // Structs of strings, which always serialize.
     sse::Data::new(serde_json::to_string(data).unwrap_or_default()).event(name).into()
 }

@@ -28,13 +28,13 @@ async function signOut() {
   }
 }
 
-/** The access token; a new one, asked for once, where it has less than a minute left. */
+/** Returns the access token; refreshes it first, once for all callers, if it has less than a minute left. */
 async function accessToken() {
   if (session.expires_at - Date.now() / 1000 < 60) {
     const { refresh_token } = session;
     refreshing ??= supabase("/auth/v1/token?grant_type=refresh_token", json({ refresh_token }))
       .then(keep, (error) => {
-        // Refused, rather than not reached: the session has ended.
+        // Refused rather than unreachable: the session has ended.
         if (error.status) {
           keep(null);
           show();
@@ -81,11 +81,11 @@ async function supabase(path, options, token = settings.anonKey) {
 
 // -------------------------------------------------------- The server's routes
 
-/** Asks a chat route. The answer's text goes to `onText` piece by piece. */
+/** Calls a chat route. `onText` gets the answer's text piece by piece. */
 async function chat(provider, request, signal, onText) {
   const response = await api(`/api/chat/${provider}`, { ...json(request), signal });
   const reader = response.body.getReader();
-  // It keeps the first bytes of a character until the others are here.
+  // Keeps the first bytes of a character until the rest arrives.
   const decoder = new TextDecoder();
   for (;;) {
     const { done, value } = await reader.read().catch((error) => {
@@ -98,7 +98,7 @@ async function chat(provider, request, signal, onText) {
   }
 }
 
-/** Reads a file that was added into passages that can be found. */
+/** Processes an uploaded file into passages. */
 async function processFile(id, embeddingsProvider) {
   const form = new FormData();
   form.append("file_id", id);
@@ -113,7 +113,7 @@ async function passages(userInput, fileIds, embeddingsProvider, signal) {
   return (await response.json()).results;
 }
 
-/** Which keys the server holds, by provider; the others stand in the user's profile. */
+/** Returns the keys that the server has, by provider; the others are in the user's profile. */
 async function serverKeys() {
   const response = await reach("/api/keys", {});
   return (await response.json()).isUsingEnvKeyMap;
@@ -149,7 +149,7 @@ function json(body) {
   return { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
 }
 
-/** `fetch`, with an error whose message can be shown, be it ours or Supabase's. */
+/** `fetch`, with an error whose message can be shown, from this server or Supabase. */
 async function reach(url, options) {
   const response = await fetch(url, options).catch((error) => {
     throw error.name === "AbortError" ? error : new Error("The server cannot be reached");
@@ -160,7 +160,7 @@ async function reach(url, options) {
   try {
     body = JSON.parse(text);
   } catch {
-    // Some other server's page; or words, which do as they are.
+    // Another server's HTML page, or plain text, which is shown unchanged.
     if (text.length < 200 && !text.startsWith("<")) body.message = text;
   }
   const message = body.message || body.msg || body.error_description;
@@ -188,11 +188,11 @@ const SUGGESTIONS = settings.demoUser
 /** The elements by their ids. */
 const page = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
 
-/** What was said: `[{ role, content }]`. */
+/** The messages: `[{ role, content }]`. */
 let conversation = [];
 /** The files of this chat: `[{ id, name }]`. */
 let files = [];
-/** Stops the answer that is coming. */
+/** Aborts the current answer. */
 let stopper = null;
 let heldKeys = {};
 
@@ -202,7 +202,7 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
-/** Shows what went wrong, until it is closed or something is sent. */
+/** Shows an error until it is closed or the next message is sent. */
 function complain(error) {
   const close = make("button", { type: "button", textContent: "Close", onclick: clearComplaint });
   page.toast.replaceChildren(make("div", { className: "toast" }, make("p", { textContent: error.message }), close));
@@ -214,7 +214,7 @@ function clearComplaint() {
   if (hadFocus) page.question.focus();
 }
 
-/** Does something that may fail, with its button at rest meanwhile. */
+/** Runs an action that may fail, with its button disabled meanwhile. */
 async function attempt(button, work) {
   clearComplaint();
   button.disabled = true;
@@ -327,7 +327,7 @@ page.composer.onsubmit = (event) => {
 };
 
 page.question.onkeydown = (event) => {
-  // While an input method is at work, Enter belongs to it.
+  // During composition, Enter belongs to the input method.
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
     page.composer.requestSubmit();
@@ -404,7 +404,7 @@ async function ask(question) {
   if (stopper === stop) rest();
 }
 
-/** Where nothing came, the question goes back to where it can be sent again. */
+/** If no text arrived, puts the question back so that it can be sent again. */
 function takeBack(question, ...turns) {
   turns.forEach((turn) => turn.remove());
   page.empty.hidden = page.log.childElementCount > 0;
@@ -426,7 +426,7 @@ function note(turn, text, className = "") {
   follow(() => turn.append(make("p", { className: `note ${className}`, textContent: text })));
 }
 
-/** No answer is coming any more. */
+/** Ends the answer. */
 function rest() {
   stopper = null;
   page.stop.hidden = true;
@@ -434,12 +434,12 @@ function rest() {
   keepFocus();
 }
 
-/** The focus must not be lost with the button that had it. */
+/** Keeps the focus when the focused button disappears. */
 function keepFocus() {
   if (!document.activeElement?.checkVisibility() || document.activeElement === document.body) page.question.focus();
 }
 
-/** Changes the page, and stays at its end if it was there. */
+/** Changes the page, and stays scrolled to its end if it was there. */
 function follow(change) {
   const root = document.documentElement;
   const atTheEnd = root.scrollHeight - root.scrollTop - root.clientHeight < 80;
@@ -469,7 +469,7 @@ async function attach(file) {
   try {
     const id = await addFile(file);
     await processFile(id, page.embeddings.value);
-    // It may have been left out of the chat meanwhile, by starting another.
+    // The chat may have been replaced by a new one meanwhile.
     if (!item.isConnected) return;
     files.push({ id, name: file.name });
     state.replaceWith(
@@ -493,7 +493,7 @@ async function attach(file) {
   }
 }
 
-/** What of the files may answer a question; shown with the answer. */
+/** Finds passages of the files for a question; they are shown with the answer. */
 async function passagesFor(question, answer, signal) {
   if (files.length === 0) return [];
   const found = await passages(question, files.map(({ id }) => id), page.embeddings.value, signal);

@@ -25,9 +25,9 @@ pub fn requested(request: &HttpRequest) -> Option<&str> {
         return None;
     }
     let mut options = request.headers().get_all(CONNECTION).filter_map(|value| value.to_str().ok());
-    let asked = options.any(|value| value.split(',').any(|option| option.trim().eq_ignore_ascii_case("upgrade")));
+    let is_upgrade = options.any(|value| value.split(',').any(|option| option.trim().eq_ignore_ascii_case("upgrade")));
     let protocol = request.headers().get(UPGRADE)?.to_str().ok()?;
-    (asked && request.method() == Method::GET && protocol.eq_ignore_ascii_case("websocket")).then_some(protocol)
+    (is_upgrade && request.method() == Method::GET && protocol.eq_ignore_ascii_case("websocket")).then_some(protocol)
 }
 
 /// Joins the client's connection with the front end's until one side closes, or the server shuts down: such a

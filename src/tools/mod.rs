@@ -1,8 +1,21 @@
 //! Tools: OpenAPI documents that users enter, shown to the model as functions
 //! ([`openapi`]), and called when the model wants it ([`invoke`]).
 
+mod arguments;
+pub mod body;
+pub mod budget;
+pub mod document;
+mod headers;
 pub mod invoke;
+mod names;
+pub mod offer;
 pub mod openapi;
+pub mod parameter;
+mod references;
+pub mod request;
+mod schema;
+mod server;
+pub mod style;
 
 use std::time::Duration;
 

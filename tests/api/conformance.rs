@@ -197,18 +197,10 @@ const SERVER_KEYS: [(&str, &str); 13] = [
     ("OPENAI_ORGANIZATION_ID", "org-env"),
 ];
 
-/// The cases name models that nobody serves any more, and record what was sent
-/// for those.
-const OTHERS: [(&str, &str); 1] = [("MODEL_ALIASES", "off")];
-
 async fn replay_cases(cases: Vec<Value>, keys: &[(&str, &str)], at_once: usize) {
     let upstream = Upstream::start().await;
-    let settings: Vec<(&str, String)> = BASE_URLS
-        .iter()
-        .chain(&OTHERS)
-        .chain(keys)
-        .map(|(name, value)| (*name, value.replace("{{UP}}", &upstream.url())))
-        .collect();
+    let settings: Vec<(&str, String)> =
+        BASE_URLS.iter().chain(keys).map(|(name, value)| (*name, value.replace("{{UP}}", &upstream.url()))).collect();
     let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let app = App::start(&settings).await;
 

@@ -144,9 +144,7 @@ async fn requests_that_wait_when_the_server_cuts_them_leave_their_lines() {
             tokio::spawn(request.body(chat_body().to_string()).send())
         })
         .collect();
-    while upstream.requests(KEY).len() < 20 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    assert!(upstream.wait_for(KEY, Duration::from_secs(10), |requests| requests.len() == 20).await, "all are let in");
     signal(&child, "TERM");
     assert_eq!(ended(&mut child).await, Some(0));
     for request in waiting {

@@ -165,7 +165,7 @@ mod tests {
     fn a_line_is_one_line_and_says_what_to_do() {
         assert_eq!(ok("all is well").to_string(), "ok   all is well");
         assert_eq!(warn("two\nlines", "look").to_string(), "warn two lines → look");
-        assert_eq!(fail("broken", "mend it").to_string(), "FAIL broken → mend it");
+        assert_eq!(fail("broken", "fix it").to_string(), "FAIL broken → fix it");
     }
 
     #[test]

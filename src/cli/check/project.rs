@@ -295,7 +295,7 @@ mod tests {
                 anon.as_str(),
                 "is a key for the role anon, and must be one for service_role",
             ),
-            ("SUPABASE_SERVICE_ROLE_KEY", "hunter2", "SUPABASE_SERVICE_ROLE_KEY: is no key of Supabase's"),
+            ("SUPABASE_SERVICE_ROLE_KEY", "hunter2", "SUPABASE_SERVICE_ROLE_KEY: is not a Supabase key"),
             ("SUPABASE_JWT_SECRET", "sb_secret_hunter2", "SUPABASE_JWT_SECRET is an API key"),
             ("SUPABASE_JWT_SECRET", anon.as_str(), "SUPABASE_JWT_SECRET is an API key"),
         ] {
@@ -309,7 +309,7 @@ mod tests {
         let of = |project: &str, secret: &str, exp: u64| key("anon", project, secret, exp);
         let secret = ("SUPABASE_JWT_SECRET", SECRET);
         for (key, words) in [
-            (of("another", SECRET, NOW + 1), "is of the project another, SUPABASE_URL of abcdefgh"),
+            (of("another", SECRET, NOW + 1), "belongs to the project another, SUPABASE_URL to abcdefgh"),
             (of("abcdefgh", "hunter2-hunter2-hunter2", NOW + 1), "was not signed with SUPABASE_JWT_SECRET"),
             (of("abcdefgh", SECRET, NOW), "has expired"),
         ] {
@@ -317,7 +317,7 @@ mod tests {
             assert!(failures.contains(words), "{words}: {failures}");
         }
         let local = failures(&[("SUPABASE_ANON_KEY", &of("abcdefgh", SECRET, NOW + 1))]);
-        assert!(local.contains("is of the hosted project abcdefgh"), "{local}");
+        assert!(local.contains("belongs to the hosted project abcdefgh"), "{local}");
     }
 
     #[test]
@@ -335,7 +335,7 @@ mod tests {
             "postgresql://postgres:hunter2@db.another.supabase.co:5432/postgres",
         ] {
             let failed = failures(&[HOSTED, ("DATABASE_URL", url)]);
-            assert!(failed.contains("is of the project abcdefgh, DATABASE_URL of another"), "{failed}");
+            assert!(failed.contains("belongs to the project abcdefgh, DATABASE_URL to another"), "{failed}");
         }
         let placeholder = "postgresql://postgres:[YOUR-PASSWORD]@db.abcdefgh.supabase.co:5432/postgres";
         assert!(failures(&[HOSTED, ("DATABASE_URL", placeholder)]).contains("[YOUR-PASSWORD]"));

@@ -84,7 +84,7 @@ pub fn problems(wrong: &[ConfigError]) -> Vec<Line> {
     if wrong.is_empty() {
         return vec![ok("settings: all can be read")];
     }
-    wrong.iter().map(|error| fail(format!("setting {error}"), format!("mend {}", error.variable()))).collect()
+    wrong.iter().map(|error| fail(format!("setting {error}"), format!("fix {}", error.variable()))).collect()
 }
 
 pub fn exposure(config: &Config) -> Vec<Line> {
@@ -194,7 +194,9 @@ mod tests {
     fn what_others_reach_is_not_open_unsaid() {
         let of = |pairs: &[(&str, &str)]| levels(&exposure(&config(pairs)));
         assert_eq!(of(&[]), [Level::Ok]);
-        assert_eq!(of(&[("HOST", "0.0.0.0")]), [Level::Ok, Level::Warn], "the published secret");
+        assert_eq!(of(&[("HOST", "0.0.0.0")]), [Level::Ok]);
+        let published = [("HOST", "0.0.0.0"), ("PUBLISHED_KEYS", "allow")];
+        assert_eq!(of(&published), [Level::Ok, Level::Warn], "the published secret");
         let own = ("SUPABASE_JWT_SECRET", "a secret of our own");
         assert_eq!(of(&[("HOST", "0.0.0.0"), own]), [Level::Ok]);
         assert_eq!(of(&[("HOST", "0.0.0.0"), own, ("PRIVATE_UPSTREAMS", "allow")]), [Level::Warn]);

@@ -114,6 +114,7 @@ impl Reader {
             Some("MAX_TOKENS") => stop(Finish::Length, out),
             Some(reason) => {
                 let message = candidate.finish_message.map(|message| format!(": {message}")).unwrap_or_default();
+                out.ended = false;
                 return Err(Failure::Blocked(format!("{PREFIX} Candidate was blocked due to {reason}{message}")));
             }
         }
@@ -231,6 +232,12 @@ mod tests {
         assert_eq!(end(&[text]), (false, None));
         assert_eq!(end(&[text, r#"{"candidates":[{"finishReason":"STOP"}]}"#]), (true, Some(Finish::Stop)));
         assert_eq!(end(&[r#"{"candidates":[{"finishReason":"MAX_TOKENS"}]}"#]), (true, Some(Finish::Length)));
+        // Older models say `STOP` all the time, also before they are blocked.
+        let mut out = Output::default();
+        let mut read = |data: &str| Reader::default().read(Event { name: b"", data: data.as_bytes() }, &mut out);
+        read(r#"{"candidates":[{"finishReason":"STOP"}]}"#).expect("read");
+        assert!(read(r#"{"candidates":[{"finishReason":"SAFETY"}]}"#).is_err());
+        assert!(!out.ended);
     }
 
     #[test]

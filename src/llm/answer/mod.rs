@@ -167,15 +167,18 @@ impl Output {
     /// provider gave one. `has_text`: some text came, at any time.
     ///
     /// # Errors
-    /// If the answer was refused, filtered or cut off, or is empty.
+    /// If the answer was refused, filtered or cut off.
     pub fn judge(&mut self, has_text: bool) -> Result<Option<Finish>, Failure> {
         match self.finish.take() {
             Some(Finish::Blocked(words)) => Err(Failure::Blocked(words)),
             Some(Finish::Failed(words)) => Err(Failure::Stream(words)),
-            _ if has_text && !self.ended => Err(Failure::Incomplete(NO_END_MARK.to_owned())),
-            finish if has_text || (self.ended && !self.calls.list.is_empty()) => Ok(finish),
-            Some(Finish::Length) => Err(Failure::Incomplete(NO_TEXT_WITHIN_LIMIT.to_owned())),
-            _ => Err(Failure::Incomplete(NO_TEXT.to_owned())),
+            _ if !self.ended => {
+                let words = if has_text { NO_END_MARK } else { NO_TEXT };
+                Err(Failure::Incomplete(words.to_owned()))
+            }
+            Some(Finish::Length) if !has_text => Err(Failure::Incomplete(NO_TEXT_WITHIN_LIMIT.to_owned())),
+            // Also a model that had nothing to say, and said so.
+            finish => Ok(finish),
         }
     }
 }
@@ -216,7 +219,7 @@ mod tests {
         assert_eq!(judge(None, true, true).expect("usable"), None);
         assert!(matches!(judge(None, false, true), Err(Failure::Incomplete(words)) if words == NO_END_MARK));
         assert!(matches!(judge(None, false, false), Err(Failure::Incomplete(words)) if words == NO_TEXT));
-        assert!(matches!(judge(Some(Finish::Stop), true, false), Err(Failure::Incomplete(words)) if words == NO_TEXT));
+        assert_eq!(judge(Some(Finish::Stop), true, false).expect("usable"), Some(Finish::Stop));
         assert!(
             matches!(judge(Some(Finish::Length), true, false), Err(Failure::Incomplete(words)) if words != NO_TEXT)
         );

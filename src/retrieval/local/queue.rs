@@ -30,7 +30,7 @@ struct Job {
     texts: vec::IntoIter<String>,
     /// Vectors of the finished texts.
     vectors: Vectors,
-    asked: Instant,
+    queued_at: Instant,
     /// Closed if the caller has left.
     reply: oneshot::Sender<Result<Vectors, Error>>,
     place: OwnedSemaphorePermit,
@@ -68,7 +68,7 @@ impl Queue {
         let place = self.places.clone().try_acquire_owned().map_err(|_| Error::Busy)?;
         let (reply, answer) = oneshot::channel();
         let vectors = Vec::with_capacity(texts.len());
-        let job = Job { texts: texts.into_iter(), vectors, asked: Instant::now(), reply, place };
+        let job = Job { texts: texts.into_iter(), vectors, queued_at: Instant::now(), reply, place };
         let gone = || Error::Failed("the thread has ended".to_owned());
         self.jobs.send(job).map_err(|_| gone())?;
         answer.await.unwrap_or_else(|_| Err(gone()))
@@ -105,7 +105,7 @@ where
             Some(embed) => embed,
             None => {
                 // A call from before the end of the last attempt shares its result.
-                let before = failed.as_ref().filter(|(ended, _)| job.asked < *ended);
+                let before = failed.as_ref().filter(|(ended, _)| job.queued_at < *ended);
                 let loaded = before.map_or_else(|| caught(&mut load), |(_, error)| Err(error.clone()));
                 match loaded {
                     Ok(loaded) => &*embed.insert(loaded),

@@ -239,7 +239,8 @@ impl Reader {
         if let Some(piece) = self.think_tags.as_mut().and_then(ThinkTags::finish) {
             self.say_piece(&piece, out);
         }
-        out.ended |= is_complete && self.any_end;
+        // What is empty is no answer, unless it says so.
+        out.ended |= is_complete && self.any_end && self.speaking;
         let list = |json: &str| serde_json::from_str::<Vec<Value>>(json).unwrap_or_default();
         let (citations, pages) = (list(&self.citations), list(&self.search_results));
         let title = |url: &str| pages.iter().find(|page| page["url"] == *url).and_then(|page| page["title"].as_str());
