@@ -23,7 +23,7 @@ grant select (user_id, username, use_azure_openai, anthropic_api_key, azure_open
     azure_openai_endpoint, google_gemini_api_key, groq_api_key, mistral_api_key, openai_api_key,
     openai_organization_id, openrouter_api_key, perplexity_api_key)
   on public.profiles to chatbot_ui_api;
-grant select (id, user_id, sharing, base_url, api_key) on public.models to chatbot_ui_api;
+grant select (id, user_id, sharing, model_id, base_url, api_key) on public.models to chatbot_ui_api;
 
 -- Row level security hides every row from a role without a policy. The server
 -- asks for one user's rows only; that stands in its statements.

@@ -43,7 +43,7 @@ pub fn accounts(check: SessionCheck) -> Vec<String> {
 
 /// Returns the statement about custom models.
 pub fn models() -> Vec<String> {
-    vec![models::ALLOWED.to_owned()]
+    vec![models::ALLOWED.to_owned(), models::ALLOWED_BY_NAME.to_owned()]
 }
 
 /// Returns the statements about files; `schema` is the vector type's.

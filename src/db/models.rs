@@ -10,6 +10,9 @@ use crate::error::Error;
 pub(super) const ALLOWED: &str = "select base_url, api_key from public.models \
      where id = $1 and (user_id = $2 or sharing <> 'private')";
 
+pub(super) const ALLOWED_BY_NAME: &str = "select base_url, api_key from public.models \
+     where model_id = $1 and (user_id = $2 or sharing <> 'private') order by user_id = $2 desc, id limit 1";
+
 #[derive(FromRow)]
 struct Row {
     base_url: String,
@@ -33,5 +36,19 @@ pub struct CustomModel {
 pub async fn find(db: &Db, user: Uuid, id: Uuid) -> Result<Option<CustomModel>, Error> {
     let query = sqlx::query_as::<_, Row>(ALLOWED);
     let row = db.optional(query.bind(id).bind(user)).await?;
+    Ok(row.map(|row| CustomModel { base_url: row.base_url, api_key: row.api_key.into() }))
+}
+
+/// A model that its server knows by this name, if it is the user's own or
+/// shared.
+///
+/// # Errors
+/// If the database does not answer.
+pub async fn find_by_name(db: &Db, user: Uuid, name: &str) -> Result<Option<CustomModel>, Error> {
+    if name.contains('\0') {
+        return Ok(None);
+    }
+    let query = sqlx::query_as::<_, Row>(ALLOWED_BY_NAME);
+    let row = db.optional(query.bind(name.to_owned()).bind(user)).await?;
     Ok(row.map(|row| CustomModel { base_url: row.base_url, api_key: row.api_key.into() }))
 }

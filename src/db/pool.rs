@@ -77,6 +77,9 @@ impl fmt::Debug for Settings {
     }
 }
 
+/// The time of the last readiness probe, and its result.
+type Readiness = (Instant, Result<(), String>);
+
 /// The connection pool.
 #[derive(Clone)]
 pub struct Db {

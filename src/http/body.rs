@@ -18,7 +18,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, Visitor},
 };
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::{installed, user::User};
 use crate::{
@@ -274,18 +274,18 @@ impl<'a> ChatBody<'a> {
         Ok(Chat { model, temperature: settings.temperature, messages })
     }
 
-    /// Returns the tools that the model may call.
+    /// Returns the tools that the model may call. What is no tool stays as one without
+    /// anything, to be refused by name.
     ///
     /// # Errors
-    /// [`Error::BadRequest`] if they are missing or not an array.
-    pub fn selected_tools(&self) -> Result<Vec<SelectedTool>, Error> {
+    /// [`Error::BadRequest`] if they are missing or no array.
+    pub fn selected_tools(&self) -> Result<Vec<SelectedTool<'a>>, Error> {
         let tools = self
             .selected_tools
             .ok_or_else(|| Error::BadRequest("selectedTools is missing: it must be an array".to_owned()))?;
-        let tools: Vec<Value> = serde_json::from_str(tools.get())
+        let tools: Vec<&RawValue> = serde_json::from_str(tools.get())
             .map_err(|_| Error::BadRequest("selectedTools must be an array of tools".to_owned()))?;
-        // An invalid tool does not invalidate the others.
-        Ok(tools.into_iter().filter_map(|tool| serde_json::from_value(tool).ok()).collect())
+        Ok(tools.into_iter().map(|tool| serde_json::from_str(tool.get()).unwrap_or_default()).collect())
     }
 
     /// Returns the custom model's id, if it is a string.

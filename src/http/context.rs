@@ -110,9 +110,9 @@ impl ChatContext {
     /// # Errors
     /// If `opening` fails: as `map_err` words it. A later failure cuts the
     /// answer.
-    pub async fn answer<S: Stream<Item = Piece> + Unpin + 'static, E: Into<Unanswered> + 'static>(
+    pub async fn answer<S: Stream<Item = Piece> + Unpin + 'static>(
         self,
-        opening: impl Future<Output = Result<S, E>> + 'static,
+        opening: impl Future<Output = Result<S, Unanswered>> + 'static,
         map_err: impl Fn(Failure) -> Error + 'static,
     ) -> Result<HttpResponse, Error> {
         let Self { log, request, as_events, settings, .. } = self;
@@ -124,16 +124,16 @@ impl ChatContext {
         };
         match opened {
             Some(Ok(relay)) => Ok(respond(&request, as_events, settings, log, relay, map_err)),
-            Some(Err(unanswered)) => Err(unanswered.into().into_error(map_err)),
-            // A proxy on the client's way would not wait much longer, so the answer begins before the provider's does;
-            // a failure is an event.
+            Some(Err(unanswered)) => Err(unanswered.into_error(map_err)),
+            // A proxy on the client's way would not wait much longer, so the
+            // answer begins before the provider's does; a failure is an event.
             None => {
                 log.stream(false);
                 let record = log.clone();
                 let pieces = stream::once(opening).flat_map(move |opened| match opened {
                     Ok(relay) => Either::Left(relay),
                     Err(unanswered) => {
-                        let outcome = Err(unanswered.into().into_failure());
+                        let outcome = Err(unanswered.into_failure());
                         record_end(&record, &outcome);
                         Either::Right(stream::once(ready(ended(outcome))))
                     }

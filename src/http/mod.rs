@@ -1,7 +1,8 @@
 //! The HTTP interface: the route table, the extractors and the responses.
 //!
 //! [`table`] lists every route; [`handlers`] has a file for each area; [`user`], [`body`] and [`context`] are the
-//! handlers' arguments; [`respond`] streams an answer.
+//! handlers' arguments; [`respond`] streams an answer; [`tool_turn`] goes on
+//! with the chat until the model has no more calls.
 
 pub mod body;
 pub mod context;
@@ -9,6 +10,7 @@ mod handlers;
 pub mod path;
 pub mod respond;
 pub mod table;
+mod tool_turn;
 pub mod user;
 
 use actix_web::{HttpRequest, web::Data};

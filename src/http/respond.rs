@@ -99,7 +99,7 @@ impl<S: Stream<Item = Piece> + Unpin> Stream for Text<S> {
             match self.state {
                 State::Streaming => match ready!(self.pieces.poll_next_unpin(cx)) {
                     Some(Piece::Text(text)) => return Poll::Ready(Some(Ok(text.into()))),
-                    Some(Piece::Reasoning(_)) => {}
+                    Some(Piece::Reasoning(_) | Piece::Tool { .. } | Piece::Warning(_)) => {}
                     Some(Piece::End(end)) => {
                         self.state = if end.outcome.is_ok() { State::Ended } else { State::Flushing };
                         let tail = tail(&end, self.settings);
@@ -158,17 +158,27 @@ struct Failed<'a> {
 }
 
 #[derive(Serialize)]
+struct Called<'a> {
+    name: &'a str,
+    status: &'a str,
+}
+
+#[derive(Serialize)]
 struct Cited<'a> {
     sources: &'a crate::llm::answer::sources::Sources,
 }
 
-/// A piece of an answer as events: `delta` (`{"text"}`), `reasoning` (`{"text"}`), and at the end `sources`
-/// (`{"sources": [{"url", "title"}]}`), `usage` (the provider's own count), and `done` (`{"finish_reason", "model",
-/// "effective_model", "usage"}`) or `error` (`{"message"}`).
+/// A piece of an answer as events: `delta` (`{"text"}`), `reasoning`
+/// (`{"text"}`), `tool` (`{"name", "status"}`), `warning` (`{"message"}`), and
+/// at the end `sources` (`{"sources": [{"url", "title"}]}`),
+/// `usage` (the provider's own count), and `done`
+/// (`{"finish_reason", "model", "effective_model", "usage"}`) or `error` (`{"message"}`).
 fn events(piece: Piece, settings: AnswerSettings, log: &RequestLog, map_err: &impl Fn(Failure) -> Error) -> Vec<Event> {
     let end = match piece {
         Piece::Text(text) => return vec![event("delta", &Delta { text: &text })],
         Piece::Reasoning(text) => return vec![event("reasoning", &Delta { text: &text })],
+        Piece::Tool { name, status } => return vec![event("tool", &Called { name: &name, status })],
+        Piece::Warning(message) => return vec![event("warning", &Failed { message: &message })],
         Piece::End(end) => *end,
     };
     let mut events = Vec::new();

@@ -9,6 +9,7 @@ pub mod azure;
 pub mod catalogue;
 mod content;
 pub mod dispatch;
+pub mod functions;
 pub mod google;
 mod history;
 pub mod learnt;
@@ -214,7 +215,7 @@ pub enum Failure {
     #[error("{0}")]
     Incomplete(String),
     /// Nothing came for as long as a provider may be silent.
-    #[error("The provider said nothing for {} seconds.", .0.as_secs())]
+    #[error("The provider said nothing for {} second{}.", .0.as_secs(), if .0.as_secs() == 1 { "" } else { "s" })]
     Silent(Duration),
     /// The guard does not let the URL through.
     #[error(transparent)]

@@ -133,6 +133,64 @@ pub static CUSTOM: Provider = Provider {
     habits: Habits { think_tags: false, any_end: true },
 };
 
+/// The providers that a model's name tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vendor {
+    /// OpenAI.
+    OpenAi,
+    /// Anthropic.
+    Anthropic,
+    /// Google.
+    Google,
+    /// The row with this path.
+    Row(&'static str),
+}
+
+/// The provider of a model, by its name: clients of the route for tools post
+/// nothing else. `None` if the name tells nothing; it may be a custom model's.
+pub fn vendor(model: &str) -> Option<Vendor> {
+    const PREFIXES: [(&str, Vendor); 29] = [
+        ("claude", Vendor::Anthropic),
+        ("gemini", Vendor::Google),
+        ("gpt-", Vendor::OpenAi),
+        ("chatgpt-", Vendor::OpenAi),
+        ("codex", Vendor::OpenAi),
+        ("o1", Vendor::OpenAi),
+        ("o3", Vendor::OpenAi),
+        ("o4", Vendor::OpenAi),
+        ("mistral-7b-instruct", Vendor::Row("perplexity")),
+        ("mixtral-8x7b-instruct", Vendor::Row("perplexity")),
+        ("codellama-", Vendor::Row("perplexity")),
+        ("pplx-", Vendor::Row("perplexity")),
+        ("sonar", Vendor::Row("perplexity")),
+        ("mixtral-8x7b-32768", Vendor::Row("groq")),
+        ("mistral", Vendor::Row("mistral")),
+        ("open-mi", Vendor::Row("mistral")),
+        ("codestral", Vendor::Row("mistral")),
+        ("ministral", Vendor::Row("mistral")),
+        ("magistral", Vendor::Row("mistral")),
+        ("devstral", Vendor::Row("mistral")),
+        ("pixtral", Vendor::Row("mistral")),
+        ("llama3-", Vendor::Row("groq")),
+        ("llama-2-70b-chat", Vendor::Row("perplexity")),
+        ("llama-3", Vendor::Row("groq")),
+        ("llama-4", Vendor::Row("groq")),
+        ("gemma", Vendor::Row("groq")),
+        ("qwen-", Vendor::Row("groq")),
+        ("deepseek-r1-distill", Vendor::Row("groq")),
+        ("compound", Vendor::Row("groq")),
+    ];
+    if let Some((author, _)) = model.split_once('/') {
+        // Google's own names may have a path, and some of Groq's do.
+        return Some(match author {
+            "models" => Vendor::Google,
+            "groq" => Vendor::Row("groq"),
+            _ => Vendor::Row("openrouter"),
+        });
+    }
+    PREFIXES.iter().find(|(prefix, _)| model.starts_with(prefix)).map(|(_, vendor)| *vendor)
+}
+
 /// Address and credentials for calling a provider.
 #[derive(Clone)]
 pub struct Access {
@@ -282,6 +340,24 @@ pub(super) fn json(body: &impl Serialize) -> Result<Bytes, Error> {
 mod tests {
     use super::*;
     use crate::llm::request::Turns;
+
+    #[test]
+    fn a_models_name_tells_its_provider() {
+        for (model, expected) in [
+            ("gpt-4o", Some(Vendor::OpenAi)),
+            ("o3-mini", Some(Vendor::OpenAi)),
+            ("claude-3-opus-20240229", Some(Vendor::Anthropic)),
+            ("gemini-1.5-flash", Some(Vendor::Google)),
+            ("mistral-large-latest", Some(Vendor::Row("mistral"))),
+            ("llama3-70b-8192", Some(Vendor::Row("groq"))),
+            ("mixtral-8x7b-32768", Some(Vendor::Row("groq"))),
+            ("sonar-pro", Some(Vendor::Row("perplexity"))),
+            ("openai/gpt-4o", Some(Vendor::Row("openrouter"))),
+            ("my-own", None),
+        ] {
+            assert_eq!(vendor(model), expected, "{model}");
+        }
+    }
 
     fn call(provider: &Provider, base_url: &str, key: &str) -> Result<Call, Error> {
         let prompt = Prompt { turns: Turns::Values(&[]), temperature: None, tools: None, stream: true, quick: false };

@@ -52,6 +52,15 @@ pub enum Piece {
     Text(String),
     /// Thoughts, if they are wanted.
     Reasoning(String),
+    /// A tool is called, or was.
+    Tool {
+        /// The function's name.
+        name: String,
+        /// `calling`, then `done` or `failed`.
+        status: &'static str,
+    },
+    /// A sentence about what was left out of the request.
+    Warning(String),
     /// The last piece.
     End(Box<End>),
 }
@@ -194,6 +203,11 @@ impl Relay {
         let is_stream = self.decoder.saw_fields() || self.head.trim_ascii().is_empty();
         self.outcome = Some(match read {
             Err(failure) => Err(failure),
+            // Some servers answer in one piece where functions are offered.
+            Ok(()) if !is_stream && self.out.wanted.calls && self.reader.read_whole(&self.head, &mut self.out) => {
+                self.has_text |= !self.out.text.is_empty();
+                self.out.judge(self.has_text)
+            }
             Ok(()) if !is_stream => Err(Failure::Stream(openai::error_message(&String::from_utf8_lossy(&self.head)))),
             Ok(()) => {
                 self.reader.finish(is_complete, &mut self.out);

@@ -43,7 +43,8 @@ impl Document {
         if text.len() > MAX_BYTES {
             return Err(format!("it is larger than {} MiB", MAX_BYTES / 1024 / 1024));
         }
-        let text = text.trim_start_matches('\u{feff}').trim();
+        let pasted = text.trim_start_matches('\u{feff}');
+        let text = pasted.trim();
         if text.is_empty() {
             return Err("it is empty: paste an OpenAPI document into its schema".to_owned());
         }
@@ -59,7 +60,10 @@ impl Document {
                 Problem::Exhausted(exhausted) => Err(exhausted.to_string()),
             })?
         } else {
-            yaml(text, budget).map_err(|problem| match problem {
+            // The first line's indentation is the document's.
+            let blank = pasted.len() - pasted.trim_start().len();
+            let first_line = pasted[..blank].rfind('\n').map_or(0, |end| end + 1);
+            yaml(pasted[first_line..].trim_end(), budget).map_err(|problem| match problem {
                 Problem::Syntax(words) => format!("it is not valid YAML: {}", shortened(&words)),
                 Problem::Exhausted(exhausted) => exhausted.to_string(),
             })?
@@ -291,6 +295,7 @@ mod tests {
             ("paths: {}\nhost: h\n", Version::Swagger2),
             ("paths: {}\n", Version::OpenApi3),
             ("# a comment\n---\nopenapi: '3.0.0'\npaths: {}\n", Version::OpenApi3),
+            ("\n\n  openapi: 3.0.0\n  paths:\n    /x: {}\n", Version::OpenApi3),
             // Almost JSON.
             ("{\"openapi\": \"3.0.0\", \"paths\": {},}", Version::OpenApi3),
         ] {

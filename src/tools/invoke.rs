@@ -1,227 +1,158 @@
-//! One call of a tool: the model's arguments → a request through the guard →
-//! what the model is told.
+//! One call of a tool: a request through the guard, and what the model is
+//! told of its answer, whatever that is.
 
-use percent_encoding::utf8_percent_encode;
+use encoding_rs::{Encoding, UTF_8};
 use reqwest::{
-    Method,
-    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
-};
-use serde_json::Value;
-use url::Url;
-
-use super::{ToolClient, openapi::Operation};
-use crate::{
-    error::Error,
-    http_client::{self, ReadError},
-    js::{self, COMPONENT},
+    Response,
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
 };
 
-/// What a model can be told of at most, in bytes.
-const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+use super::{
+    ToolClient,
+    offer::Function,
+    request::{Request, request},
+};
+use crate::http_client;
 
-/// Calls an operation with the model's arguments. An answer that is no success is an answer too:
-/// `{"error": "<reason>"}`.
-///
-/// # Errors
-/// A sentence with the tool's name: arguments that do not fit, an address that
-/// the guard refuses, no answer, or one that is not JSON.
-pub async fn invoke(
-    client: &ToolClient,
-    operation: &Operation,
-    headers: &HeaderMap,
-    arguments: &str,
-) -> Result<Value, Error> {
-    let failed =
-        |reason: &str| Error::Provider { status: 500, message: format!("The tool `{}` {reason}", operation.name) };
-    let arguments: Value =
-        serde_json::from_str(arguments.trim()).map_err(|_| failed("was called with arguments that are not JSON"))?;
-    let url = url(operation, &arguments["parameters"]).map_err(|reason| failed(&reason))?;
-    client.http.policy.check_url(&url).map_err(|refusal| Error::BadRequest(refusal.to_string()))?;
+/// The most bytes of an answer that a model is told.
+const MAX_TOLD: usize = 100 * 1024;
 
-    let mut request =
-        client.http.client.request(operation.method.clone(), url).headers(headers.clone()).timeout(client.timeout);
-    if operation.has_body && operation.method != Method::GET {
-        let body = match &arguments["requestBody"] {
-            Value::Null => &arguments,
-            body => body,
-        };
-        // The tool's own content type wins, as in the original.
-        if !headers.contains_key(CONTENT_TYPE) {
-            request = request.header(CONTENT_TYPE, "application/json");
-        }
-        request = request.body(js::stringify(body));
-    }
-    let response = request.send().await.map_err(|error| match http_client::refusal(&error) {
-        Some(refusal) => Error::BadRequest(refusal.to_string()),
-        None => failed(if error.is_timeout() { "did not answer in time" } else { "could not be reached" }),
-    })?;
-    if !response.status().is_success() {
-        let reason =
-            response.status().canonical_reason().map_or_else(|| response.status().as_u16().to_string(), str::to_owned);
-        return Ok(serde_json::json!({ "error": reason }));
-    }
-    let body = http_client::read(response, MAX_ANSWER_BYTES).await.map_err(|error| match error {
-        ReadError::TooLarge => failed("answered with more than 1 MiB"),
-        ReadError::Broken(error) if error.is_timeout() => failed("did not answer in time"),
-        ReadError::Broken(_) => failed("broke off its answer"),
-    })?;
-    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&body);
-    serde_json::from_slice(body).map_err(|_| failed("answered with something that is not JSON"))
+/// What a call came to.
+pub struct Outcome {
+    /// The tool answered with success.
+    pub is_success: bool,
+    /// For the model.
+    pub content: String,
 }
 
-/// Where a call goes: the model's parameters in their places of the path, the
-/// others in the query. Not yet checked by the guard.
-///
-/// # Errors
-/// What comes after "The tool" in a sentence: a parameter that is missing or
-/// would lead elsewhere, a server whose URL is none.
-pub fn url(operation: &Operation, parameters: &Value) -> Result<Url, String> {
-    let mut path = String::new();
-    let mut rest = operation.path.as_str();
-    while let Some((before, after)) = rest.split_once('{') {
-        let (name, after) = after.split_once('}').ok_or("has a path with a brace that is never closed")?;
-        let value =
-            Some(&parameters[name]).filter(|value| !value.is_null()).map(text).filter(|value| !value.is_empty());
-        let value = value.ok_or_else(|| format!("was called without `{name}`, which its path needs"))?;
-        // A segment of dots would lead out of the path that the tool's owner chose.
-        if matches!(value.as_str(), "." | "..") {
-            return Err(format!("was called with a `{name}` that is no name"));
-        }
-        path.push_str(before);
-        path.extend(utf8_percent_encode(&value, COMPONENT));
-        rest = after;
-    }
-    path.push_str(rest);
-    let mut url = Url::parse(&format!("{}{path}", operation.server.trim_end_matches('/')))
-        .map_err(|_| "has a server whose URL is none")?;
-    let in_query: Vec<(&String, &Value)> = parameters
-        .as_object()
-        .map(|parameters| {
-            parameters.iter().filter(|(name, value)| !value.is_null() && goes_into_query(operation, name)).collect()
-        })
-        .unwrap_or_default();
-    if !in_query.is_empty() {
-        url.query_pairs_mut().extend_pairs(in_query.into_iter().map(|(name, value)| (name, text(value))));
-    }
-    Ok(url)
-}
-
-/// Without a body all of them, as in the original, the path's too.
-fn goes_into_query(operation: &Operation, name: &str) -> bool {
-    let posts = operation.has_body && operation.method != Method::GET;
-    !posts || operation.query.iter().any(|listed| listed == name)
-}
-
-fn text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(","),
-        other => other.to_string(),
+impl Outcome {
+    /// A call that was not made, or came to no answer.
+    pub fn failed(reason: &str) -> Self {
+        Self { is_success: false, content: format!("Error: {reason}.") }
     }
 }
 
-/// A tool's own headers: a JSON object, as text or as it is.
-///
-/// # Errors
-/// A sentence, where it is something else, or names a header that is not the
-/// tool's to set.
-pub fn custom_headers(headers: &Value) -> Result<HeaderMap, String> {
-    let parsed: Value;
-    let headers = match headers {
-        Value::String(text) if !text.trim().is_empty() => {
-            parsed = serde_json::from_str(text).map_err(|_| "its custom headers are not JSON")?;
-            &parsed
-        }
-        headers => headers,
+/// Calls a function with the model's arguments.
+pub async fn invoke(client: &ToolClient, function: &Function, arguments: &str) -> Outcome {
+    let request = match request(function, arguments) {
+        Ok(request) => request,
+        Err(reason) => return Outcome::failed(&format!("the call was not made: {reason}")),
     };
-    let Value::Object(headers) = headers else { return Ok(HeaderMap::new()) };
-    let mut map = HeaderMap::new();
-    for (name, value) in headers {
-        let header = HeaderName::try_from(name).map_err(|_| "a custom header has a name that is none".to_owned())?;
-        if ["host", "connection", "content-length", "transfer-encoding", "upgrade", "te"].contains(&header.as_str()) {
-            return Err(format!("the header `{header}` cannot be set"));
-        }
-        let mut value = HeaderValue::try_from(text(value))
-            .map_err(|_| format!("the header `{header}` has a value that is none"))?;
-        value.set_sensitive(true);
-        map.insert(header, value);
+    match tokio::time::timeout(client.timeout, send(client, request)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Outcome::failed(&format!("the tool did not answer in time ({} seconds)", client.timeout.as_secs())),
     }
-    Ok(map)
+}
+
+async fn send(client: &ToolClient, request: Request) -> Outcome {
+    let Request { method, url, headers, body } = request;
+    if let Err(refusal) = client.http.policy.check_url(&url) {
+        return Outcome::failed(&format!("the call was not made: {refusal}"));
+    }
+    let mut builder = client.http.client.request(method, url).headers(headers);
+    if let Some(body) = body {
+        builder = builder.body(body);
+    }
+    match builder.send().await {
+        Ok(response) => told(response).await,
+        Err(error) => Outcome::failed(&match http_client::refusal(&error) {
+            Some(refusal) => format!("the call was not made: {refusal}"),
+            None if error.is_timeout() => "the tool did not answer in time".to_owned(),
+            None if error.is_connect() => "the tool could not be reached".to_owned(),
+            None => "the connection to the tool failed before it answered".to_owned(),
+        }),
+    }
+}
+
+/// An answer as the model is told it: the body of a 200 as it came, all else
+/// after its status.
+async fn told(mut response: Response) -> Outcome {
+    let status = response.status();
+    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (media, coding) = (header(CONTENT_TYPE).to_owned(), header(CONTENT_ENCODING).to_owned());
+    let mut body = Vec::new();
+    let end = loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) => break None,
+            Err(error) if error.is_timeout() => break Some("the tool did not send the rest in time"),
+            Err(_) => break Some("the connection broke before the end of the answer"),
+        }
+        // Twice, for character sets that need more bytes than UTF-8.
+        if body.len() > 2 * MAX_TOLD {
+            break Some("the answer is longer");
+        }
+    };
+    let mut content = if status == 200 { String::new() } else { format!("HTTP status {status}\n\n") };
+    let is_compressed = ["gzip", "br", "deflate", "zstd"].iter().any(|known| coding.eq_ignore_ascii_case(known));
+    let text = if is_compressed { None } else { text(&body, &media) };
+    let end = match text {
+        Some(text) if body.is_empty() && text.is_empty() => {
+            content.push_str(match end {
+                None => "The tool's answer is empty.",
+                Some(_) => "Nothing of the answer's body came.",
+            });
+            if status == 200 {
+                content.insert_str(0, "HTTP status 200 OK\n\n");
+            }
+            end
+        }
+        Some(text) if text.len() > MAX_TOLD => {
+            content.push_str(&text[..text.floor_char_boundary(MAX_TOLD)]);
+            Some("the answer is longer")
+        }
+        Some(text) => {
+            content.push_str(&text);
+            end
+        }
+        None => {
+            let media: String =
+                if media.is_empty() { "no content type".to_owned() } else { media.chars().take(100).collect() };
+            content.push_str(&format!("The tool's answer is no text ({media}); it cannot be shown."));
+            None
+        }
+    };
+    if let Some(reason) = end {
+        content.push_str(&format!("\n\n[Cut off here: {reason}.]"));
+    }
+    Outcome { is_success: status.is_success(), content }
+}
+
+/// A body as text in its character set; `None` if it is none.
+fn text(body: &[u8], media: &str) -> Option<String> {
+    let essence = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let is_binary = ["image/", "audio/", "video/", "font/"].iter().any(|kind| essence.starts_with(kind))
+        && !essence.ends_with("+xml")
+        || matches!(essence.as_str(), "application/pdf" | "application/zip" | "application/gzip");
+    if is_binary {
+        return None;
+    }
+    let label = media.split(';').skip(1).find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("charset").then(|| value.trim().trim_matches('"').to_owned())
+    });
+    let encoding = label.and_then(|label| Encoding::for_label(label.as_bytes())).unwrap_or(UTF_8);
+    let (text, _, _) = encoding.decode(body);
+    (!text.contains('\0')).then(|| text.into_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-
-    fn operation(method: Method, path: &str, has_body: bool) -> Operation {
-        Operation {
-            name: "f".to_owned(),
-            function: Value::Null,
-            server: "http://h/base".to_owned(),
-            path: path.to_owned(),
-            method,
-            query: vec!["q".to_owned()],
-            has_body,
-        }
-    }
-
-    fn get(path: &str, parameters: Value) -> Result<String, String> {
-        url(&operation(Method::GET, path, false), &parameters).map(String::from)
-    }
 
     #[test]
-    fn parameters_find_their_places() {
-        assert_eq!(
-            get("/w/{city}", json!({ "city": "São Paulo/x", "unit": "C" })).expect("a URL"),
-            "http://h/base/w/S%C3%A3o%20Paulo%2Fx?city=S%C3%A3o+Paulo%2Fx&unit=C"
-        );
-        assert_eq!(
-            get("/n/{id}", json!({ "id": 0, "list": [1, "b"], "none": null })).expect("a URL"),
-            "http://h/base/n/0?id=0&list=1%2Cb"
-        );
-        assert_eq!(get("/x", Value::Null).expect("a URL"), "http://h/base/x");
-        let post =
-            url(&operation(Method::POST, "/x/{a}", true), &json!({ "a": 1, "q": 2, "other": 3 })).expect("a URL");
-        assert_eq!(post.as_str(), "http://h/base/x/1?q=2");
-    }
-
-    #[test]
-    fn what_a_path_needs_must_be_there_and_lead_nowhere_else() {
-        for parameters in [
-            json!({}),
-            json!({ "a": null }),
-            json!({ "a": "" }),
-            json!({ "a": ".." }),
-            json!({ "a": "." }),
-            Value::Null,
-            json!([]),
+    fn answers_are_read_in_their_character_set() {
+        for (body, media, read) in [
+            (&b"caf\xe9"[..], "text/plain; charset=ISO-8859-1", Some("café")),
+            ("\u{feff}{\"a\":\"é\"}".as_bytes(), "application/json", Some("{\"a\":\"é\"}")),
+            (b"\x82\xa0", "text/html; Charset=\"shift_jis\"", Some("あ")),
+            (b"a\xff", "", Some("a\u{fffd}")),
+            (b"\x89PNG", "image/png", None),
+            (b"<svg/>", "image/svg+xml", Some("<svg/>")),
+            (b"\x00\x01", "application/octet-stream", None),
+            (b"", "", Some("")),
         ] {
-            assert!(get("/x/{a}/y", parameters.clone()).is_err(), "{parameters}");
-        }
-        assert!(get("/x/{a", json!({})).is_err());
-        assert_eq!(
-            get("/x/{a}", json!({ "a": "../../etc?#@" })).expect("a URL").split('?').next(),
-            Some("http://h/base/x/..%2F..%2Fetc%3F%23%40")
-        );
-    }
-
-    #[test]
-    fn headers_of_a_tool() {
-        let headers = |value: Value| custom_headers(&value);
-        assert_eq!(headers(json!(r#"{"x-api-key":"k","n":1}"#)).expect("headers").len(), 2);
-        assert_eq!(headers(json!({ "a": "b" })).expect("headers")["a"], "b");
-        for none in [json!(""), json!("{}"), json!({}), json!("[1]"), Value::Null] {
-            assert!(headers(none).expect("none").is_empty());
-        }
-        for wrong in [
-            json!("no"),
-            json!({ "a b": "c" }),
-            json!({ "a": "b\nc" }),
-            json!({ "Host": "x" }),
-            json!({ "transfer-encoding": "chunked" }),
-        ] {
-            assert!(headers(wrong.clone()).is_err(), "{wrong}");
+            assert_eq!(text(body, media).as_deref(), read, "{media}");
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Tools: OpenAPI documents that users enter, shown to the model as functions
-//! ([`openapi`]), and called when the model wants it ([`invoke`]).
+//! Tools: OpenAPI documents that users enter ([`source`]), read ([`document`])
+//! and offered to the model as functions ([`offer`]), whose calls become
+//! requests ([`request`]) that are carried out ([`invoke`]).
 
 mod arguments;
 pub mod body;
@@ -7,20 +8,20 @@ pub mod budget;
 pub mod document;
 mod headers;
 pub mod invoke;
-mod names;
+pub mod names;
 pub mod offer;
-pub mod openapi;
 pub mod parameter;
 mod references;
 pub mod request;
 mod schema;
 mod server;
+pub mod source;
 pub mod style;
 
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::http_client::GuardedClient;
 
@@ -33,15 +34,15 @@ pub struct ToolClient {
 }
 
 /// A tool as the client sends it. Without `Debug`: its headers hold keys.
-#[derive(Deserialize)]
-pub struct SelectedTool {
-    /// For the log.
-    #[serde(default)]
-    pub name: Value,
-    /// An OpenAPI document: JSON, mostly as text.
-    #[serde(default)]
-    pub schema: Value,
+#[derive(Default, Deserialize)]
+pub struct SelectedTool<'a> {
+    /// For sentences about it.
+    #[serde(borrow, default)]
+    pub name: Option<&'a RawValue>,
+    /// An OpenAPI document as text or as JSON, or its URL.
+    #[serde(borrow, default)]
+    pub schema: Option<&'a RawValue>,
     /// Headers for every call: a JSON object, mostly as text.
-    #[serde(default)]
-    pub custom_headers: Value,
+    #[serde(borrow, default)]
+    pub custom_headers: Option<&'a RawValue>,
 }

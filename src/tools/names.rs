@@ -5,19 +5,26 @@ use std::collections::HashSet;
 /// The most characters of a name.
 const MAX_LENGTH: usize = 64;
 
-/// Gives names that fit `^[A-Za-z_][A-Za-z0-9_-]{0,63}$` and differ.
+/// Gives names that fit `^[A-Za-z0-9_-]{1,64}$` and differ.
 #[derive(Debug, Default)]
 pub struct Names {
+    letter_first: bool,
     taken: HashSet<String>,
 }
 
 impl Names {
+    /// With `letter_first` they begin with a letter or an underscore: Google's
+    /// models take no other beginning.
+    pub fn new(letter_first: bool) -> Self {
+        Self { letter_first, taken: HashSet::new() }
+    }
+
     /// A name like `wanted` that was not given before.
     pub fn unique(&mut self, wanted: &str) -> String {
         let clean = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-') { c } else { '_' };
         let mut name: String = wanted.chars().take(MAX_LENGTH).map(clean).collect();
-        // Google's models take no other beginning.
-        if !name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_') {
+        let is_letter = |first: char| first.is_ascii_alphabetic() || first == '_';
+        if name.is_empty() || self.letter_first && !name.starts_with(is_letter) {
             name.insert(0, '_');
             name.truncate(MAX_LENGTH);
         }
@@ -46,7 +53,7 @@ mod tests {
 
     #[test]
     fn names_fit_and_differ() {
-        let mut names = Names::default();
+        let mut names = Names::new(true);
         let long = "x".repeat(70);
         for (wanted, given) in [
             ("list", "list"),
@@ -63,6 +70,7 @@ mod tests {
             assert_eq!(names.unique(wanted), given, "{wanted}");
         }
         assert_eq!(names.unique(&long), format!("{}_2", &long[..62]));
+        assert_eq!(Names::default().unique("-1"), "-1");
         assert_eq!(made_up("GET", "/pets/{id}.json"), "get_pets_id_json");
     }
 }

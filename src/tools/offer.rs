@@ -32,7 +32,7 @@ const MAX_NAME: usize = 100;
 const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 
 /// A selected tool. Without `Debug`: its headers hold keys.
-pub struct Tool<'a> {
+pub struct Tool {
     /// Its name, for sentences.
     pub name: String,
     /// Its document, or why there is none.
@@ -40,7 +40,7 @@ pub struct Tool<'a> {
     /// Its document's own address, if it was fetched.
     pub location: Option<Url>,
     /// Its headers: a JSON object, mostly as text.
-    pub headers: Option<&'a RawValue>,
+    pub headers: Option<Box<RawValue>>,
 }
 
 /// A function that the model may call. Without `Debug`: its headers hold keys.
@@ -55,6 +55,8 @@ pub struct Function {
     pub operation: Operation,
     /// Its tool's headers.
     pub headers: Arc<HeaderMap>,
+    /// Its tool's name.
+    pub tool: Arc<str>,
 }
 
 /// A request to be filled in.
@@ -94,7 +96,7 @@ struct Candidate<'a> {
 
 /// A tool whose document and headers are read.
 struct Read {
-    name: String,
+    name: Arc<str>,
     document: Document,
     location: Option<Url>,
     headers: Arc<HeaderMap>,
@@ -102,7 +104,7 @@ struct Read {
 
 /// Reads the tools' documents and offers their operations. If there are too
 /// many, the largest documents give up theirs first.
-pub fn offer(tools: Vec<Tool<'_>>, mut budget: Budget) -> Offer {
+pub fn offer(tools: Vec<Tool>, mut names: Names, mut budget: Budget) -> Offer {
     let mut offer = Offer::default();
     let budget = &mut budget;
     let mut read = Vec::new();
@@ -113,10 +115,10 @@ pub fn offer(tools: Vec<Tool<'_>>, mut budget: Budget) -> Offer {
         } else {
             Err(format!("there are more than {MAX_TOOLS} tools"))
         };
-        let headers = tool.headers.map_or(Ok(HeaderMap::new()), headers::custom);
+        let headers = tool.headers.map_or(Ok(HeaderMap::new()), |headers| headers::custom(&headers));
         match document.and_then(|document| Ok((document, headers?))) {
             Ok((document, headers)) => {
-                read.push(Read { name, document, location: tool.location, headers: headers.into() })
+                read.push(Read { name: name.into(), document, location: tool.location, headers: headers.into() })
             }
             Err(reason) => offer.unusable.push(unusable(&name, &reason)),
         }
@@ -131,7 +133,6 @@ pub fn offer(tools: Vec<Tool<'_>>, mut budget: Budget) -> Offer {
     let kept = shares(&candidates.iter().map(|(_, found, _)| found.len()).collect::<Vec<_>>());
     let total: usize = kept.iter().sum();
     let room = (ROOM / total.max(1)).clamp(FUNCTION_ROOM.1, FUNCTION_ROOM.0);
-    let mut names = Names::default();
     for ((tool, found, all), kept) in candidates.into_iter().zip(kept) {
         let functions: Result<Vec<Function>, Exhausted> =
             found.iter().take(kept).map(|candidate| function(tool, candidate, &mut names, room, budget)).collect();
@@ -151,7 +152,8 @@ pub fn offer(tools: Vec<Tool<'_>>, mut budget: Budget) -> Offer {
     offer
 }
 
-fn unusable(name: &str, reason: &str) -> String {
+/// A sentence about a tool that cannot be used.
+pub fn unusable(name: &str, reason: &str) -> String {
     format!("The tool {} cannot be used: {reason}.", quoted(name))
 }
 
@@ -239,7 +241,14 @@ fn function(
     let path = if path.starts_with('/') { (*path).to_owned() } else { format!("/{path}") };
     let operation = Operation { method: method.clone(), server: server.clone(), path, parameters, body };
     let description = schema::cut(words("description").or(words("summary")).unwrap_or_default());
-    Ok(Function { name, description, schema: arguments(&operation), operation, headers: tool.headers.clone() })
+    Ok(Function {
+        name,
+        description,
+        schema: arguments(&operation),
+        operation,
+        headers: tool.headers.clone(),
+        tool: tool.name.clone(),
+    })
 }
 
 /// The schema of a function's arguments, in the original's form.
@@ -282,12 +291,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn tool(name: &str, document: impl ToString) -> Tool<'static> {
+    fn tool(name: &str, document: impl ToString) -> Tool {
         Tool { name: name.to_owned(), document: Ok(document.to_string()), location: None, headers: None }
     }
 
-    fn offered(tools: Vec<Tool<'_>>) -> Offer {
-        offer(tools, Budget::default())
+    fn offered(tools: Vec<Tool>) -> Offer {
+        offer(tools, Names::default(), Budget::default())
     }
 
     fn document(paths: Value) -> Value {
@@ -333,7 +342,7 @@ mod tests {
     #[test]
     fn a_tool_that_cannot_be_used_is_named_with_the_reason() {
         let headers = RawValue::from_string(r#"{"Host":"x"}"#.to_owned()).expect("JSON");
-        let bad_headers = Tool { headers: Some(&headers), ..tool("Headers", many(1)) };
+        let bad_headers = Tool { headers: Some(headers), ..tool("Headers", many(1)) };
         let tools = vec![
             tool("Empty", document(json!({}))),
             tool("Words", "hello"),

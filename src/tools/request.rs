@@ -159,7 +159,9 @@ fn written(
 /// The address of a call: parameters in their places of the path and the
 /// query, after the server's own.
 fn url(operation: &Operation, given: &Given<'_, '_>) -> Result<Url, String> {
-    let (path, own_query) = operation.path.split_once('?').unwrap_or((&operation.path, ""));
+    // Some documents tell operations of one path apart by a fragment.
+    let path = operation.path.split('#').next().unwrap_or_default();
+    let (path, own_query) = path.split_once('?').unwrap_or((path, ""));
     let server = operation.server.split('#').next().unwrap_or_default();
     let (server, servers_query) = server.split_once('?').unwrap_or((server, ""));
     let path = filled(path, given)?;
@@ -187,8 +189,8 @@ fn url(operation: &Operation, given: &Given<'_, '_>) -> Result<Url, String> {
 
 /// A part of a path with the parameters in place of their names in braces.
 fn filled(template: &str, given: &Given<'_, '_>) -> Result<String, String> {
-    // These would end the path.
-    let literal = |text: &str| text.replace('\\', "%5C").replace('#', "%23");
+    // URLs take it for a slash.
+    let literal = |text: &str| text.replace('\\', "%5C");
     let mut path = String::new();
     let mut rest = template;
     while let Some((before, after)) = rest.split_once('{') {
@@ -212,6 +214,7 @@ mod tests {
     use super::{
         super::{
             budget::Budget,
+            names::Names,
             offer::{Tool, offer},
         },
         *,
@@ -223,8 +226,8 @@ mod tests {
         let document = json!({ "openapi": "3.0.0", "servers": [{ "url": "http://h/base?key=1" }], "paths": { path: { method: operation } } });
         let headers = RawValue::from_string(headers.to_string()).expect("JSON");
         let tool =
-            Tool { name: "T".to_owned(), document: Ok(document.to_string()), location: None, headers: Some(&headers) };
-        let mut offer = offer(vec![tool], Budget::default());
+            Tool { name: "T".to_owned(), document: Ok(document.to_string()), location: None, headers: Some(headers) };
+        let mut offer = offer(vec![tool], Names::default(), Budget::default());
         assert_eq!(offer.unusable, Vec::<String>::new());
         offer.functions.remove(0)
     }
@@ -304,7 +307,7 @@ mod tests {
             ("/a/{x}", "..\\y", "http://h/base/a/..%5Cy?key=1"),
             ("/a?q={x}", "1&admin=1#", "http://h/base/a?key=1&q=1%26admin%3D1%23"),
             (".evil.example/{x}", "y", "http://h/base/.evil.example/y?key=1"),
-            ("/a#b\\{x}", "y", "http://h/base/a%23b%5Cy?key=1"),
+            ("/a\\{x}#b", "y", "http://h/base/a%5Cy?key=1"),
         ] {
             assert_eq!(get(path, json!([]), json!({ "x": value })).as_deref(), Ok(url), "{path} {value}");
         }

@@ -153,7 +153,7 @@ pub(super) fn access(provider: &Provider, user: &User, context: &ChatContext) ->
 
 /// Returns the pseudonym of a user who is served with the server's own key:
 /// the provider holds its owner to account for what all of them do.
-fn server_users_name(user: &User, profile: &Profile, key: Key) -> Option<String> {
+pub(super) fn server_users_name(user: &User, profile: &Profile, key: Key) -> Option<String> {
     let key: &SecretString = profile.key(key).filter(|_| profile.is_from_environment(key))?;
     pseudonym(user.id, key)
 }

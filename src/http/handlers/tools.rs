@@ -1,132 +1,287 @@
-//! `POST /api/chat/tools`: the model is asked once with the tools, what it
-//! calls is called, and it is asked again with what came of it.
+//! `POST /api/chat/tools`: a chat whose model may call the user's tools.
+
+use std::rc::Rc;
 
 use actix_web::{HttpResponse, web::Data};
-use futures::future::try_join_all;
-use reqwest::header::HeaderMap;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use futures::{StreamExt, stream};
+use serde_json::Value;
+use uuid::Uuid;
 
-use super::chat::{access, request};
+use super::chat::{access, request, server_users_name};
 use crate::{
+    allowance::Turns,
+    credentials::Key,
+    db::{Db, models},
     error::Error,
-    http::{body::UnreadBody, context::ChatContext, user::User},
-    js,
+    http::{
+        body::{Body, UnreadBody},
+        context::ChatContext,
+        tool_turn::{MakeRound, ToolTurn},
+        user::User,
+    },
     llm::{
-        Wire,
-        dispatch::Attempt,
-        openai,
-        providers::OPENAI,
-        request::{Prompt, Turns},
+        Call, Chat, Failure, Wire, anthropic, azure,
+        dispatch::{Attempt, ModelRequest},
+        functions::{Added, Form, Offered, google_messages},
+        google, openai,
+        providers::{Access, CUSTOM, OPENAI, PROVIDERS, Provider, Vendor, provider_at, vendor},
+        request::{self, Extras, Prompt},
     },
     tools::{
-        SelectedTool, ToolClient, invoke,
-        openapi::{self, Operation},
+        ToolClient,
+        budget::Budget,
+        names::Names,
+        offer::{self, Offer, Tool, offer},
+        source,
     },
 };
 
-/// A function that the model may call, and the headers of its tool, or what
-/// is wrong with them.
-struct Function {
-    operation: Operation,
-    headers: Result<HeaderMap, String>,
-}
+/// Documents of more bytes are read on a blocking thread.
+const BLOCKING_FROM: usize = 64 * 1024;
+/// Documents that are fetched at the same time.
+const FETCHED_AT_ONCE: usize = 4;
 
-#[derive(Deserialize)]
-struct ToolCall {
-    id: Value,
-    function: CalledFunction,
-}
-
-#[derive(Deserialize)]
-struct CalledFunction {
-    name: String,
-    #[serde(default)]
-    arguments: String,
+/// The way to the chosen model.
+struct Target {
+    request: ModelRequest,
+    form: Form,
+    make_call: MakeRound,
+    map_err: Box<dyn Fn(Failure) -> Error>,
+    /// The name in logs and metrics.
+    path: &'static str,
 }
 
 /// The handler.
+///
+/// Differs: the original knows OpenAI's models alone, calls once, and ends the
+/// chat if a tool fails.
 pub async fn reply(
     user: User,
     context: ChatContext,
+    db: Data<Db>,
     client: Data<ToolClient>,
+    turns: Data<Turns>,
     body: UnreadBody,
 ) -> Result<HttpResponse, Error> {
-    let body = body.read(&user, usize::MAX).await?;
-    let access = access(&OPENAI, &user, &context)?;
+    let body = Rc::new(body.read(&user, usize::MAX).await?);
+    let posted = body.chat()?;
+    let target = target(&body, &user, &db, &context).await?;
+    context.note(target.path, &posted.chat()?.model);
+    let selected = posted.selected_tools()?;
+    let tools: Vec<Tool> =
+        stream::iter(&selected).map(|tool| source::tool(&client, tool)).buffered(FETCHED_AT_ONCE).collect().await;
+    let any_selected = !tools.is_empty();
+    let names = Names::new(target.form == Form::Google);
+    let Offer { functions, unusable, partial } = usable(offered(tools, names, user.id, &turns).await?, &client);
+    if any_selected && functions.is_empty() {
+        return Err(Error::BadRequest(unusable.join(" ")));
+    }
+    for sentence in &unusable {
+        tracing::info!(tools = unusable.len(), bytes = sentence.len(), "a selected tool cannot be used");
+    }
+    let Target { mut request, form, make_call, map_err, .. } = target;
+    drop((selected, user));
+    if functions.is_empty() {
+        return context.relay(request, move |attempt| make_call(attempt, &[], None), map_err).await;
+    }
+    // Some models take functions by another API.
+    request.wanted.functions = true;
+    let listed: Vec<Offered<'_>> = functions
+        .iter()
+        .map(|function| Offered { name: &function.name, description: &function.description, schema: &function.schema })
+        .collect();
+    let added = Added::new(form, &listed);
+    drop(listed);
+    let turn = ToolTurn {
+        providers: context.providers.clone(),
+        client,
+        log: context.log.clone(),
+        request,
+        make_call,
+        added,
+        functions,
+        as_events: context.as_events(),
+        charge: context.charge(),
+    };
+    let warnings = unusable.into_iter().chain(partial).collect();
+    context.answer(turn.begin(warnings), map_err).await
+}
+
+/// Reads the tools' documents, large ones aside.
+async fn offered(tools: Vec<Tool>, names: Names, user: Uuid, turns: &Data<Turns>) -> Result<Offer, Error> {
+    let bytes: usize = tools.iter().map(|tool| tool.document.as_ref().map_or(0, String::len)).sum();
+    if bytes < BLOCKING_FROM {
+        return Ok(offer(tools, names, Budget::default()));
+    }
+    let turn = turns.wait(user).await;
+    let read = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        offer(tools, names, Budget::default())
+    });
+    read.await.map_err(|error| Error::Internal(error.to_string()))
+}
+
+/// Leaves out the functions that the guard would refuse whenever they are
+/// called: the user is told now.
+fn usable(mut offer: Offer, client: &ToolClient) -> Offer {
+    let unusable = &mut offer.unusable;
+    offer.functions.retain(|function| {
+        let url = url::Url::parse(&function.operation.server);
+        let Some(refusal) = url.ok().and_then(|url| client.http.policy.check_url(&url).err()) else { return true };
+        let sentence = offer::unusable(&function.tool, &refusal.to_string());
+        if !unusable.contains(&sentence) {
+            unusable.push(sentence);
+        }
+        false
+    });
+    offer
+}
+
+/// Finds the provider of the model that the client named.
+async fn target(body: &Rc<Body>, user: &User, db: &Db, context: &ChatContext) -> Result<Target, Error> {
     let posted = body.chat()?;
     let chat = posted.chat()?;
-    let functions = functions(posted.selected_tools()?);
-    let mut messages: Vec<Value> = chat.message_objects()?.into_iter().map(Value::Object).collect();
-    context.note(OPENAI.path, &chat.model);
-
-    let tools: Vec<Value> = functions.iter().map(|function| function.operation.function.clone()).collect();
-    let mut first = request(OPENAI.path, &context, &access, &chat, Wire::Chat);
-    // The second request goes the way of the first, which offers them.
-    first.wanted.functions = !tools.is_empty();
-    let second = first.clone();
-    let message = {
-        let tools = Some(tools.as_slice()).filter(|tools| !tools.is_empty());
-        let call = |attempt: &Attempt<'_>| {
-            let turns = Turns::Values(&messages);
-            OPENAI.call(Prompt { turns, temperature: None, tools, stream: false, quick: false }, attempt, &access)
-        };
-        context.message(first, call).await?
-    };
-    let calls = match &message["tool_calls"] {
-        Value::Array(calls) if !calls.is_empty() => {
-            serde_json::from_value::<Vec<ToolCall>>(Value::Array(calls.clone())).map_err(|_| unexpected())?
-        }
-        _ => return Ok(context.text(openai::text_of(&message).unwrap_or_default())),
-    };
-
-    messages.push(message);
-    // All at once: one turn's calls do not depend on each other.
-    let results = calls.iter().map(|call| async {
-        let CalledFunction { name, arguments } = &call.function;
-        let function =
-            functions.iter().find(|function| function.operation.name == *name).ok_or_else(|| Error::Provider {
-                status: 500,
-                message: format!("The model called `{name}`, which none of the selected tools has"),
-            })?;
-        let headers = function.headers.as_ref().map_err(|reason| Error::Provider {
-            status: 500,
-            message: format!("The tool `{name}` cannot be called: {reason}"),
-        })?;
-        let result = invoke::invoke(&client, &function.operation, headers, arguments).await?;
-        Ok::<_, Error>(
-            json!({ "tool_call_id": call.id, "role": "tool", "name": name, "content": js::stringify(&result) }),
-        )
-    });
-    let waiting = context.log.wait_for_tools();
-    messages.extend(try_join_all(results).await?);
-    drop(waiting);
-    drop((tools, calls, functions));
-    drop((user, body));
-    let call = move |attempt: &Attempt<'_>| {
-        let turns = Turns::Values(&messages);
-        OPENAI.call(Prompt { turns, temperature: None, tools: None, stream: true, quick: false }, attempt, &access)
-    };
-    context.relay(second, call, openai::plain_error).await
-}
-
-fn unexpected() -> Error {
-    Error::Provider { status: 500, message: "The provider answered with something that is not understood".to_owned() }
-}
-
-/// The functions of all tools that can be read. One that cannot is passed
-/// over, and the log says why: the others still work.
-fn functions(tools: Vec<SelectedTool>) -> Vec<Function> {
-    let (mut functions, mut budget) = (Vec::new(), openapi::Budget::default());
-    for tool in tools {
-        match openapi::operations(&tool.schema, &mut budget) {
-            Ok(operations) => {
-                let headers = invoke::custom_headers(&tool.custom_headers);
-                functions
-                    .extend(operations.into_iter().map(|operation| Function { operation, headers: headers.clone() }));
-            }
-            Err(reason) => tracing::info!(reason, "a selected tool cannot be used"),
-        }
+    let urls = &context.providers.base_urls;
+    if let Some(id) = posted.custom_model_id() {
+        let id = Uuid::try_parse(&id).map_err(|_| Error::ModelNotFound)?;
+        let model = models::find(db, user.id, id).await?.ok_or(Error::ModelNotFound)?;
+        return Ok(custom(&model, &chat, body, context));
     }
-    functions
+    match vendor(&chat.model) {
+        Some(Vendor::Anthropic) => {
+            let profile = user.profile()?;
+            let key = profile.key(Key::Anthropic).ok_or(Error::KeyNotFound(anthropic::NAME))?;
+            let extras = Extras { user: server_users_name(user, profile, Key::Anthropic), ..Extras::default() };
+            let access = Access { base_url: urls.anthropic.clone(), key: key.clone(), organization: None, extras };
+            let request = request("anthropic", context, &access, &chat, Wire::Messages);
+            let body = body.clone();
+            Ok(Target {
+                request,
+                form: Form::Anthropic,
+                make_call: Box::new(move |attempt, _, _| anthropic::call(&body.chat()?.chat()?, attempt, &access)),
+                map_err: Box::new(anthropic::error),
+                path: "anthropic",
+            })
+        }
+        Some(Vendor::Google) => {
+            let key = user.profile()?.key(Key::GoogleGemini).ok_or(Error::KeyNotFound(google::NAME))?;
+            let extras = Extras::default();
+            let access = Access { base_url: urls.google.clone(), key: key.clone(), organization: None, extras };
+            let request = request("google", context, &access, &chat, Wire::Generate);
+            let (body, base_url, log) = (body.clone(), access.base_url.clone(), context.log.clone());
+            Ok(Target {
+                request,
+                form: Form::Google,
+                make_call: Box::new(move |attempt, _, _| {
+                    let posted = body.chat()?;
+                    let chat = posted.chat()?;
+                    let messages = google_messages(chat.message_objects()?);
+                    let messages = serde_json::value::to_raw_value(&messages);
+                    let messages = messages.map_err(|error| Error::Internal(error.to_string()))?;
+                    google::call(
+                        &Chat { model: chat.model, temperature: chat.temperature, messages: &messages },
+                        attempt,
+                        &access,
+                    )
+                }),
+                map_err: Box::new(move |failure| {
+                    let asked = log.note().effective_model.clone().unwrap_or_default();
+                    let url = google::url(&base_url, &asked).map_or_else(|_| base_url.clone(), String::from);
+                    google::error(&url, failure)
+                }),
+                path: "google",
+            })
+        }
+        Some(Vendor::OpenAi) if user.profile()?.use_azure_openai && user.profile()?.key(Key::OpenAi).is_none() => {
+            let deployment = azure::deployment(user.profile()?, &chat.model)?;
+            let access = azure::access(user.profile()?)?;
+            let request = azure::request(&context.providers, deployment, &access);
+            Ok(Target {
+                request,
+                form: Form::OpenAi,
+                make_call: by_prompt(body, true, move |prompt, attempt| azure::call(&prompt, attempt, &access)),
+                map_err: Box::new(openai::plain_error),
+                path: azure::PROVIDER,
+            })
+        }
+        Some(Vendor::Row(path)) => match PROVIDERS.iter().find(|provider| provider.path == path) {
+            Some(provider) => by_row(provider, &chat, body, user, context),
+            None => by_row(&OPENAI, &chat, body, user, context),
+        },
+        Some(Vendor::OpenAi) => by_row(&OPENAI, &chat, body, user, context),
+        // The front end posts a custom model by its name, too.
+        None => match models::find_by_name(db, user.id, &chat.model).await? {
+            Some(model) => Ok(custom(&model, &chat, body, context)),
+            None => by_row(&OPENAI, &chat, body, user, context),
+        },
+    }
+}
+
+fn by_row(
+    provider: &'static Provider,
+    chat: &Chat<'_>,
+    body: &Rc<Body>,
+    user: &User,
+    context: &ChatContext,
+) -> Result<Target, Error> {
+    let access = access(provider, user, context)?;
+    let is_openai = provider.path == OPENAI.path;
+    let request = ModelRequest {
+        chat_first: provider.is_chat_first(&access.base_url),
+        habits: provider.habits,
+        ..request(provider.path, context, &access, chat, Wire::Chat)
+    };
+    Ok(Target {
+        request,
+        form: Form::OpenAi,
+        // The original asks OpenAI here without the chat's temperature.
+        make_call: by_prompt(body, !is_openai, move |prompt, attempt| provider.call(prompt, attempt, &access)),
+        map_err: if is_openai { Box::new(openai::plain_error) } else { Box::new(|failure| provider.error(failure)) },
+        path: provider.path,
+    })
+}
+
+fn custom(model: &models::CustomModel, chat: &Chat<'_>, body: &Rc<Body>, context: &ChatContext) -> Target {
+    let base_url = match model.base_url.trim() {
+        "" => (CUSTOM.base_url)(&context.providers.base_urls),
+        base_url => base_url,
+    };
+    let access = Access {
+        base_url: base_url.to_owned(),
+        key: model.api_key.clone(),
+        organization: None,
+        extras: Extras::default(),
+    };
+    let request = request(provider_at(base_url), context, &access, chat, Wire::Chat);
+    Target {
+        request: ModelRequest { habits: CUSTOM.habits, ..request },
+        form: Form::OpenAi,
+        make_call: by_prompt(body, true, move |prompt, attempt| {
+            Ok(Call { guarded: true, ..CUSTOM.call(prompt, attempt, &access)? })
+        }),
+        map_err: Box::new(|failure| CUSTOM.error(failure)),
+        path: CUSTOM.path,
+    }
+}
+
+/// Makes calls in OpenAI's terms. The Responses API has another form of turns
+/// and functions, so these are part of the prompt there.
+fn by_prompt(
+    body: &Rc<Body>,
+    with_temperature: bool,
+    call: impl Fn(Prompt<'_>, &Attempt<'_>) -> Result<Call, Error> + 'static,
+) -> MakeRound {
+    let body = body.clone();
+    Box::new(move |attempt, more, tools| {
+        let posted = body.chat()?;
+        let chat = posted.chat()?;
+        let temperature = chat.temperature.filter(|_| with_temperature);
+        if attempt.wire != Wire::Responses {
+            return call(Prompt { temperature, ..Prompt::new(&chat) }, attempt);
+        }
+        let mut turns: Vec<Value> = chat.message_objects()?.into_iter().map(Value::Object).collect();
+        turns.extend_from_slice(more);
+        let turns = request::Turns::Values(&turns);
+        call(Prompt { turns, temperature, tools, stream: true, quick: false }, attempt)
+    })
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::llm::Failure;
 
 /// The most calls of one answer.
-const MAX_CALLS: usize = 64;
+const MAX_CALLS: usize = 512;
 /// The most bytes of all calls of one answer, and of what goes with them.
 const MAX_BYTES: usize = 1024 * 1024;
 

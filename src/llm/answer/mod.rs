@@ -55,6 +55,15 @@ impl Reader {
         }
     }
 
+    /// Reads an answer that came in one piece instead of as a stream. Returns
+    /// `false` if it is none.
+    pub fn read_whole(&mut self, body: &[u8], out: &mut Output) -> bool {
+        match self {
+            Self::OpenAi(reader) => reader.read_whole(body, out),
+            Self::Responses(_) | Self::Anthropic(_) | Self::Google(_) => false,
+        }
+    }
+
     /// Adds what was held back. `is_complete`: the transfer said itself where
     /// it ends, and came to that end.
     pub fn finish(&mut self, is_complete: bool, out: &mut Output) {

@@ -28,6 +28,8 @@ struct Data<'a> {
     #[serde(borrow, default)]
     response: Option<&'a RawValue>,
     #[serde(borrow, default)]
+    item: Option<&'a RawValue>,
+    #[serde(borrow, default)]
     annotation: Option<&'a RawValue>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
@@ -66,6 +68,14 @@ impl Reader {
                     out.think(thought);
                 }
             }
+            "response.output_item.done" if out.wanted.calls => {
+                let item = value(event.item);
+                let text = |name: &str| item[name].as_str().unwrap_or_default();
+                if item["type"] == "function_call" {
+                    out.calls.begin(None, text("call_id"), text("name"))?;
+                    out.calls.add_arguments(None, text("arguments"))?;
+                }
+            }
             "response.output_text.annotation.added" => cite(&value(event.annotation), out),
             "response.completed" | "response.incomplete" => self.end(&value(event.response), out),
             "response.failed" | "response.cancelled" | "error" => {
@@ -100,6 +110,7 @@ impl Reader {
             out.count(&usage);
         }
         out.finish = Some(match response["incomplete_details"]["reason"].as_str() {
+            None if !out.calls.list.is_empty() => Finish::Calls,
             None => Finish::Stop,
             Some("content_filter") => {
                 Finish::Blocked("The provider's filter stopped the answer. Please ask in other words.".to_owned())

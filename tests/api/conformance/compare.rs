@@ -14,7 +14,7 @@ use crate::support::upstream::{
     wire::{Answer, header},
 };
 
-/// How much of a text a failure shows, in characters.
+/// The length of text that a failure shows, in characters.
 const EXCERPT: usize = 160;
 
 /// All in which the answer, and what the provider saw of it, is not as the
@@ -259,7 +259,7 @@ mod tests {
         Case::new(&raw, "").expect("a case")
     }
 
-    /// What a case expects, and what came: the two agree.
+    /// An expectation and a response that agree.
     fn agreement() -> (Value, Answer, Vec<Recorded>) {
         let expect = json!({
             "status": 200,

@@ -234,6 +234,19 @@ impl Reader {
         }
     }
 
+    /// As [`super::Reader::read_whole`].
+    pub fn read_whole(&mut self, body: &[u8], out: &mut Output) -> bool {
+        let Ok(mut completion) = serde_json::from_slice::<Value>(body) else { return false };
+        let Some(choice) = completion.pointer_mut("/choices/0").and_then(Value::as_object_mut) else { return false };
+        let Some(message) = choice.remove("message").filter(Value::is_object) else { return false };
+        // As if all of it were one event.
+        choice.insert("delta".to_owned(), message);
+        let event = completion.to_string();
+        let is_read = self.read(Event { name: b"", data: event.as_bytes() }, out).is_ok();
+        out.ended |= is_read;
+        is_read
+    }
+
     /// As [`super::Reader::finish`].
     pub fn finish(&mut self, is_complete: bool, out: &mut Output) {
         if let Some(piece) = self.think_tags.as_mut().and_then(ThinkTags::finish) {
