@@ -45,13 +45,12 @@ enum Command {
         after_help = "Examples:\n  chatbot-ui-api check                       before the first start\n  chatbot-ui-api check | grep -v '^ok'       only what needs attention"
     )]
     Check,
-    /// Print what is asked for each model of chatbot-ui's picker, why, until
-    /// when, and what it costs
+    /// Print the model that is called for each of chatbot-ui's picker, the reason, its end and its price
     #[command(
         after_help = "Examples:\n  chatbot-ui-api models                      by the catalogue and MODEL_ALIASES\n  chatbot-ui-api models --ask                and whether the providers list them"
     )]
     Models {
-        /// Ask each provider for its models, with the server's own keys
+        /// Check each provider's list of models, with the server's own keys
         #[arg(long)]
         ask: bool,
     },

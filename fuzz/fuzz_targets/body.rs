@@ -3,20 +3,19 @@
 
 #![no_main]
 
-use std::sync::LazyLock;
-
 use chatbot_ui_api::{
     http::body::Body,
     llm::{
-        anthropic, google,
-        providers::{CUSTOM, OPENAI},
+        Wire, anthropic,
+        catalogue::catalogue,
+        dispatch::Attempt,
+        google,
+        providers::{Access, CUSTOM, OPENAI},
+        request::{Extras, Prompt},
     },
 };
 use libfuzzer_sys::fuzz_target;
-use secrecy::SecretString;
 use serde_json::value::RawValue;
-
-static KEY: LazyLock<SecretString> = LazyLock::new(|| SecretString::from("k"));
 
 fuzz_target!(|data: &[u8]| {
     let body = Body(String::from_utf8_lossy(data).into_owned());
@@ -24,12 +23,22 @@ fuzz_target!(|data: &[u8]| {
     let _ = body.custom_model_id();
     let _ = body.selected_tools();
     let Ok(chat) = body.chat() else { return };
-    let base_url = "http://127.0.0.1/v1";
+    let access = Access {
+        base_url: "http://127.0.0.1/v1".to_owned(),
+        key: "k".into(),
+        organization: None,
+        extras: Extras { usage: true, cache_key: None, user: Some("u".to_owned()) },
+    };
+    let attempt = |provider, wire| {
+        let rules = catalogue().model_or_family(provider, &chat.model);
+        Attempt { model: &chat.model, wire, rules, search: true, old_path: false }
+    };
     let calls = [
-        OPENAI.call(&chat, base_url, &KEY, None),
-        CUSTOM.call(&chat, base_url, &KEY, None),
-        anthropic::call(&chat, base_url, &KEY),
-        google::call(&chat, base_url, &KEY),
+        OPENAI.call(Prompt::new(&chat), &attempt("openai", Wire::Chat), &access),
+        OPENAI.call(Prompt::new(&chat), &attempt("openai", Wire::Responses), &access),
+        CUSTOM.call(Prompt::new(&chat), &attempt("", Wire::Chat), &access),
+        anthropic::call(&chat, &attempt("anthropic", Wire::Messages), &access),
+        google::call(&chat, &attempt("google", Wire::Generate), &access),
     ];
     for call in calls.into_iter().flatten() {
         let sent = call.body.expect("a chat has a body");

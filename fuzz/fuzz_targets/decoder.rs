@@ -7,7 +7,7 @@
 
 use chatbot_ui_api::llm::{
     Failure,
-    answer::{Output, Reader, Wanted, anthropic, google, openai},
+    answer::{Output, Reader, Wanted, anthropic, google, openai, responses},
     sse::{Decoder, Event, EventTooLarge},
 };
 use libfuzzer_sys::fuzz_target;
@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     let by_size: Vec<&[u8]> = stream.chunks(usize::from(cut % 16) + 1).collect();
     for parts in [&vec![first, second], &by_size] {
         assert_eq!(events(parts), events(&one));
-        for reader in [openai as fn() -> Reader, groq, anthropic, google] {
+        for reader in [openai as fn() -> Reader, groq, responses, anthropic, google] {
             for wanted in [Wanted::default(), Wanted { reasoning: true, calls: true }] {
                 assert_eq!(said(reader(), wanted, parts), said(reader(), wanted, &one));
             }
@@ -33,6 +33,10 @@ fn openai() -> Reader {
 
 fn groq() -> Reader {
     Reader::OpenAi(openai::Reader::new(openai::Habits { think_tags: true, any_end: true }))
+}
+
+fn responses() -> Reader {
+    Reader::Responses(responses::Reader::default())
 }
 
 fn anthropic() -> Reader {

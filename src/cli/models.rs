@@ -1,4 +1,4 @@
-//! `models`: what is asked for each model of chatbot-ui's picker, and why.
+//! `models`: the model that is called for each of chatbot-ui's picker, and the reason.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,13 +22,12 @@ use crate::{
     },
 };
 
-/// For one provider's list.
+/// Time limit for one provider's list.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Of one provider's list; the longest have some hundred kilobytes.
+/// Size limit of one provider's list; real ones have some hundred kilobytes.
 const MAX_LIST_BYTES: usize = 8 * 1024 * 1024;
 
-/// Runs the command. With `ask`, each provider is asked for its models with
-/// the server's own key.
+/// Runs the command. With `ask`, it requests each provider's list of models, with the server's own key.
 pub fn run(ask: bool) -> ExitCode {
     super::run(async move {
         let config = Config::new(&config::variables()?).map_err(|error| error.to_string())?;
@@ -39,18 +38,18 @@ pub fn run(ask: bool) -> ExitCode {
         table.extend(rows.iter().map(|row| row.cells(lists.as_ref())));
         super::say(&aligned(&table));
         if !routing.settings.substitute {
-            super::say("MODEL_ALIASES=off: each model is asked as it is named, also where it is retired.");
+            super::say("MODEL_ALIASES=off: each model is called as it is named, even if it is retired.");
         }
         Ok(())
     })
 }
 
-/// What is asked for one name.
+/// The models that are called for one name.
 struct Row {
     name: String,
     named: Option<&'static Model>,
     provider: &'static str,
-    /// What is asked, in order.
+    /// The models, in order.
     candidates: Vec<Candidate>,
     why: String,
 }
@@ -86,7 +85,7 @@ fn rows(routing: &Routing, today: Date) -> Vec<Row> {
 }
 
 fn heading(ask: bool) -> Vec<String> {
-    let mut heading = vec!["provider", "name", "asked", "why", "until", "$ per 1M tokens, in/out"];
+    let mut heading = vec!["provider", "name", "model", "reason", "until", "$ per 1M tokens, in/out"];
     heading.extend(ask.then_some("works"));
     heading.into_iter().map(str::to_owned).collect()
 }
@@ -111,7 +110,7 @@ impl Row {
         cells
     }
 
-    /// Whether one of the models that are asked is in the provider's list.
+    /// Tells if one of the models is in the provider's list.
     fn works(&self, listed: Option<&Listed>) -> String {
         match listed {
             None => "no key of the server's".to_owned(),
@@ -125,7 +124,7 @@ impl Row {
     }
 }
 
-/// The price of the asked model, and that of the named one if it differs.
+/// Returns the price of the called model, and that of the named one if it differs.
 fn price(asked: Option<&Model>, named: Option<&Model>) -> String {
     let text = |prices: Prices| {
         let number = |price: Option<f64>| price.map_or_else(|| "?".to_owned(), |price| price.to_string());
@@ -140,7 +139,7 @@ fn price(asked: Option<&Model>, named: Option<&Model>) -> String {
     }
 }
 
-/// A provider's list of ids, or why there is none.
+/// A provider's list of ids, or the reason for which there is none.
 type Listed = Result<HashSet<String>, String>;
 
 async fn lists(config: &Config) -> Result<HashMap<&'static str, Listed>, String> {

@@ -145,9 +145,9 @@ struct Delta<'a> {
 struct Done<'a> {
     /// `stop`, `length` or `tool_calls`; `null` if the provider gave none.
     finish_reason: Option<&'static str>,
-    /// As the client named it.
+    /// The model that the client named.
     model: Option<&'a str>,
-    /// The one that was asked, which may be its successor.
+    /// The model that was called, which may be its successor.
     effective_model: Option<&'a str>,
     usage: Option<&'a RawValue>,
 }

@@ -18,7 +18,7 @@ use crate::error::Error;
 /// The name in the sentences about its key.
 pub const NAME: &str = "Anthropic";
 
-/// For models that the catalogue does not know: newer ones allow more.
+/// Limit for models that the catalogue does not know.
 const DEFAULT_MAX_TOKENS: u32 = 8192;
 
 #[derive(Serialize)]

@@ -26,23 +26,22 @@ pub const NAME: &str = "Azure OpenAI";
 /// Its name in the log and in metrics.
 pub const PROVIDER: &str = "azure";
 
-/// For endpoints that do not know the paths without a version yet. The one of
-/// the original is retired.
+/// Version for endpoints that do not know the paths without one. The original's is retired.
 const API_VERSION: &str = "2024-10-21";
 
-/// What may stand in one segment of a path as it is.
+/// Characters that one segment of a path may hold unescaped.
 pub const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// What it takes to call Azure for a user.
+/// Endpoint and credentials of a user.
 #[derive(Clone)]
 pub struct Access {
     /// The user's resource.
     pub endpoint: SecretString,
     /// The user's, or the server's.
     pub key: SecretString,
-    /// Whether the user chose the endpoint: it goes through the guard then.
+    /// The user chose the endpoint, so it passes the guard.
     guarded: bool,
-    /// What is sent besides.
+    /// Optional parameters.
     pub extras: Extras,
 }
 
@@ -94,7 +93,7 @@ pub fn request(providers: &Providers, deployment: String, access: &Access) -> Mo
     }
 }
 
-/// Makes the call for a prompt.
+/// Builds the call for a prompt.
 ///
 /// # Errors
 /// If the endpoint is no URL, or the key cannot stand in a header.
@@ -104,7 +103,7 @@ pub fn call(prompt: &Prompt<'_>, attempt: &Attempt<'_>, access: &Access) -> Resu
     post(access, &path(api, attempt.old_path.then_some(attempt.model)), body)
 }
 
-/// Makes the call for embeddings by a deployment.
+/// Builds the call for embeddings by a deployment.
 ///
 /// # Errors
 /// As [`call`].

@@ -1,7 +1,5 @@
-//! Sends a request to the model that should answer it: the model that the
-//! client named or the one that is asked in its place, with what that takes.
-//! If the provider refuses it, the request is changed by the reason and sent
-//! again, before anything of the answer has come.
+//! Sends a request to the model that the client named, or to its successor, with the parameters that it takes. If the
+//! provider refuses the request, it is adapted and sent again, before any part of the answer has arrived.
 
 use serde::de::DeserializeOwned;
 
@@ -19,30 +17,29 @@ use super::{
 };
 use crate::{error::Error, http_client::http1::Body, telemetry::RequestLog};
 
-/// How often a request is sent in one form or another.
+/// Maximum number of requests, in different forms, for one answer.
 const MAX_TRIES: usize = 3;
 
-/// Makes the call of one attempt. It owns the prompt, or borrows it.
+/// Builds the call of one attempt. It owns the prompt, or borrows it.
 pub type MakeCall<'a> = Box<dyn Fn(&Attempt<'_>) -> Result<Call, Error> + 'a>;
 
-/// A request to a model, before it is known to which one.
+/// A request for which the model is not chosen yet.
 #[derive(Debug, Clone)]
 pub struct ModelRequest {
     /// The provider, by its name in the catalogue; empty if it is not known.
     pub provider: &'static str,
     /// The server and the key, for what is learnt of them.
     pub scope: Scope,
-    /// The model that the client named; with more of them, the first one that
-    /// may be used is asked.
+    /// The model that the client named. Of several, the first that the account may use is called.
     pub models: Vec<String>,
     /// The API, unless a model needs another one.
     pub wire: Wire,
     /// A server that once had Perplexity's names may still speak its older
     /// API: it is tried first, with the name as it stands.
     pub chat_first: bool,
-    /// What the request needs of a model.
+    /// Capabilities that the request needs.
     pub wanted: Wanted,
-    /// What the provider's streams do otherwise.
+    /// Peculiarities of the provider's streams.
     pub habits: Habits,
 }
 
@@ -52,30 +49,30 @@ pub struct Attempt<'a> {
     pub model: &'a str,
     /// The API.
     pub wire: Wire,
-    /// What the catalogue says of the model.
+    /// The catalogue's entry of the model or its family.
     pub rules: Option<&'static Model>,
     /// The client named a model whose purpose is to search the web.
     pub search: bool,
-    /// The server knows its older paths alone.
+    /// The server only knows its older paths.
     pub old_path: bool,
 }
 
 /// An answer that has begun.
 pub struct Answer {
-    /// What comes.
+    /// The response's body.
     pub body: Body,
-    /// By which API.
+    /// The API that answers.
     pub wire: Wire,
-    /// What reads it.
+    /// Reader of its events.
     pub reader: Reader,
-    /// What of it is read at most.
+    /// Limits on reading it.
     pub limits: relay::Limits,
 }
 
-/// Why a request has no answer.
+/// Reason for which a request has no answer.
 #[derive(Debug)]
 pub enum Unanswered {
-    /// No call can be made of it.
+    /// No call can be built.
     Invalid(Error),
     /// The provider's failure, to be put into the words of the route.
     Failed(Failure),
@@ -88,7 +85,7 @@ impl From<Failure> for Unanswered {
 }
 
 impl Unanswered {
-    /// Returns it as a failure, for an answer that has begun.
+    /// Converts to a failure, for an answer that has begun.
     pub fn into_failure(self) -> Failure {
         match self {
             Self::Invalid(error) => Failure::Unusable(error.to_string()),
@@ -96,7 +93,7 @@ impl Unanswered {
         }
     }
 
-    /// Puts a failure into the words of a route.
+    /// Converts to an error, a failure as `map_err` words it.
     pub fn into_error(self, map_err: impl FnOnce(Failure) -> Error) -> Error {
         match self {
             Self::Invalid(error) => error,
@@ -105,8 +102,8 @@ impl Unanswered {
     }
 }
 
-/// Sends a request, and again in another form if it is refused, until an
-/// answer begins. What the calls were made of is dropped then.
+/// Sends a request, and again in another form if it is refused, until an answer begins. Then `make_call` is dropped,
+/// and the prompt with it.
 ///
 /// # Errors
 /// If no call can be made, or the last one failed.
@@ -118,8 +115,8 @@ pub async fn dispatch(
 ) -> Result<Answer, Unanswered> {
     let mut candidates = candidates(providers, &request);
     let is_gone = |it: &Candidate| providers.routing.learnt.lesson(request.scope, &it.model, it.wire).gone;
-    // If all are refused, the first one is asked again: for its words, or
-    // because that has changed.
+    // If all were refused before, the first one is called again: for the provider's words, or because that has
+    // changed.
     let mut at = candidates.iter().position(|candidate| !is_gone(candidate)).unwrap_or(0);
     let mut tries = 0;
     loop {
@@ -195,7 +192,7 @@ pub async fn dispatch(
     }
 }
 
-/// [`dispatch`], for an answer in one piece, which is read as JSON.
+/// Does the same for an answer in one piece, and reads it as JSON.
 ///
 /// # Errors
 /// As [`dispatch`], or if the answer is no JSON.
@@ -224,7 +221,7 @@ fn candidates(providers: &Providers, request: &ModelRequest) -> Vec<Candidate> {
             }
         }
     }
-    // What the provider itself has named instead of one that is gone.
+    // The model that the provider itself has named in place of one that is gone.
     if providers.routing.settings.substitute
         && let Some(last) = candidates.last()
         && let Some(named) = providers.routing.learnt.lesson(request.scope, &last.model, last.wire).successor
@@ -244,8 +241,7 @@ fn searches(request: &ModelRequest) -> bool {
 fn note(log: &RequestLog, request: &ModelRequest, attempt: &Attempt<'_>) {
     let mut facts = log.note();
     facts.effective_model = Some(attempt.model.chars().take(100).collect());
-    // Metrics have one label a line of the catalogue, so that no client can
-    // make more of them.
+    // One label for each entry of the catalogue, so that clients cannot create labels.
     let known = catalogue().model_or_family(request.provider, attempt.model);
     facts.model_label = Some(known.and_then(|model| model.ids.first().copied()).unwrap_or("other"));
 }

@@ -1,6 +1,5 @@
-//! What refusals have taught, for an hour: so that the next request is right
-//! at once. Kept for a server, a key and a model together, since what one
-//! account is refused another may have.
+//! Lessons from refusals, kept for an hour so that the next request is right at once. A lesson belongs to a server, a
+//! key and a model, since another account may have what one is refused.
 
 use std::{
     collections::HashMap,
@@ -13,28 +12,28 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{Wire, adaptation::Adaptation};
 
-/// How long a lesson holds: models are opened to accounts, and servers updated.
+/// Lifetime of a lesson: accounts get access to models, and servers are updated.
 const LIFETIME: Duration = Duration::from_secs(60 * 60);
 
 /// The most lessons that are kept, of some 200 bytes each.
 const MAX_LESSONS: usize = 4096;
 
-/// What was learnt of a model.
+/// Lesson about a model.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Lesson {
-    /// It is gone or closed: the next one is asked.
+    /// The model is gone, or closed to the account.
     pub gone: bool,
-    /// The model that the provider named instead of it.
+    /// The model that the provider named in its place.
     pub successor: Option<String>,
     /// The API that serves it.
     pub wire: Option<Wire>,
-    /// The server knows its older paths alone.
+    /// The server only knows its older paths.
     pub old_path: bool,
-    /// What else its requests need.
+    /// Changes to its requests.
     pub adaptation: Adaptation,
 }
 
-/// A server with a key: whom a lesson was learnt from.
+/// A server and a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scope(u64);
 
@@ -52,7 +51,7 @@ impl Learnt {
         Scope(self.hasher.hash_one((base_url, key.expose_secret())))
     }
 
-    /// Returns what was learnt of a model that is asked by `wire`.
+    /// Returns the lesson about a model that is called through `wire`.
     pub fn lesson(&self, scope: Scope, model: &str, wire: Wire) -> Lesson {
         let lessons = self.lessons();
         let found = lessons.get(&self.hasher.hash_one((scope.0, model, wire)));

@@ -92,7 +92,7 @@ pub struct Providers {
     pub guarded: http1::Client,
     /// Where the configuration's are.
     pub base_urls: BaseUrls,
-    /// Which models are asked.
+    /// The choice of models.
     pub routing: Arc<Routing>,
 }
 

@@ -16,25 +16,25 @@ pub struct ChatRequest<'a> {
     pub model: &'a str,
     /// The conversation.
     pub messages: &'a Turns<'a>,
-    /// As the client sent it.
+    /// The client's temperature.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<&'a RawValue>,
-    /// How much the model thinks.
+    /// Effort of thinking.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning_effort: Option<&'static str>,
-    /// In which form thoughts come.
+    /// Form of the thoughts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning_format: Option<&'static str>,
     /// The functions that the model may call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tools: Option<&'a [Value]>,
-    /// Whether the answer comes as events.
+    /// Request the answer as events.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub stream: bool,
-    /// Whether the stream ends with the counts of tokens.
+    /// Request counts of tokens at the stream's end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream_options: Option<Value>,
-    /// Requests with the same one are sent to the same cache.
+    /// Requests with the same key reach the same cache.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_cache_key: Option<&'a str>,
     /// A pseudonym of the user.

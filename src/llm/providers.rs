@@ -30,14 +30,13 @@ pub struct Provider {
     pub base_url: fn(&BaseUrls) -> &str,
     /// Whether it is sent the chat's temperature.
     pub temperature: bool,
-    /// Where its Responses API is.
+    /// Path of its Responses API.
     pub responses: &'static str,
     /// How it says that a key is wrong.
     pub wrong_key: WrongKey,
     /// Whether it is told the user's OpenAI organization.
     pub organization: bool,
-    /// Whether it takes OpenAI's newer parameters: for the counts of tokens,
-    /// its cache, and telling users apart.
+    /// Takes OpenAI's newer parameters: for counts of tokens, its cache, and telling users apart.
     pub extras: bool,
     /// What its streams do otherwise.
     pub habits: Habits,
@@ -192,21 +191,21 @@ pub fn vendor(model: &str) -> Option<Vendor> {
     PREFIXES.iter().find(|(prefix, _)| model.starts_with(prefix)).map(|(_, vendor)| *vendor)
 }
 
-/// What it takes to call a provider for a user.
+/// Address and credentials for calling a provider.
 #[derive(Clone)]
 pub struct Access {
-    /// Where it is.
+    /// The base URL.
     pub base_url: String,
     /// May be empty.
     pub key: SecretString,
     /// The user's OpenAI organization.
     pub organization: Option<SecretString>,
-    /// What is sent besides.
+    /// Optional parameters.
     pub extras: Extras,
 }
 
 impl Provider {
-    /// Makes the call for a prompt.
+    /// Builds the call for a prompt.
     ///
     /// # Errors
     /// If the base URL is none, or the key cannot stand in a header.

@@ -1,11 +1,10 @@
-//! Names of users for providers that want to tell a customer's users apart,
-//! and to send one user's prompts to one cache.
+//! Pseudonyms, with which providers tell a customer's users apart and send one user's prompts to one cache.
 
 use jsonwebtoken::{Algorithm, EncodingKey};
 use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
-/// How much of the hash is used, in characters of base64.
+/// Length of a pseudonym, in characters of base64.
 const LENGTH: usize = 32;
 
 /// Returns a hash of a user's id, keyed with the key that the provider is

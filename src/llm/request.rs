@@ -10,17 +10,17 @@ use serde_json::{Map, Value, json, value::RawValue};
 use super::{Chat, Wire, catalogue::Model, dispatch::Attempt, openai::ChatRequest, providers, responses};
 use crate::error::Error;
 
-/// What a route wants answered.
+/// A conversation to be answered, and how.
 pub struct Prompt<'a> {
     /// The turns of the conversation.
     pub turns: Turns<'a>,
-    /// As the client sent it.
+    /// The client's temperature.
     pub temperature: Option<&'a RawValue>,
     /// The functions that the model may call.
     pub tools: Option<&'a [Value]>,
-    /// Whether the answer comes as events.
+    /// Request the answer as events.
     pub stream: bool,
-    /// Whether the model should answer without thinking, if it can.
+    /// Let the model answer without thinking, if it can.
     pub quick: bool,
 }
 
@@ -39,9 +39,9 @@ impl<'a> Prompt<'a> {
 
 /// The turns of a conversation, as chat completions have them.
 pub enum Turns<'a> {
-    /// As the client sent them, but for what was mended.
+    /// The client's, mended.
     Raw(Cow<'a, RawValue>),
-    /// With what was added.
+    /// The client's and more.
     Values(&'a [Value]),
 }
 
@@ -64,12 +64,12 @@ impl Serialize for Turns<'_> {
     }
 }
 
-/// What is sent for the operator's sake, where the provider takes it.
+/// Optional parameters, for the operator's sake.
 #[derive(Debug, Clone, Default)]
 pub struct Extras {
-    /// The stream's end is to hold the counts of tokens.
+    /// Request counts of tokens at the stream's end.
     pub usage: bool,
-    /// Requests with the same one are sent to the same cache.
+    /// Requests with the same key reach the same cache.
     pub cache_key: Option<String>,
     /// A pseudonym of the user.
     pub user: Option<String>,

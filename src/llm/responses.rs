@@ -14,24 +14,24 @@ pub struct Request<'a> {
     pub model: &'a str,
     /// The conversation, see [`input`].
     pub input: Vec<Value>,
-    /// As the client sent it.
+    /// The client's temperature.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<&'a RawValue>,
-    /// In tokens, thinking included.
+    /// Limit in tokens, thinking included.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_output_tokens: Option<u32>,
-    /// How much the model thinks.
+    /// Effort of thinking.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<Value>,
-    /// What the model may call, see [`tool`].
+    /// Functions that the model may call, see [`tool`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tools: Vec<Value>,
-    /// Whether the answer comes as events.
+    /// Request the answer as events.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub stream: bool,
-    /// Whether the provider keeps the conversation; chat completions do not.
+    /// Let the provider keep the conversation. Chat completions are not kept.
     pub store: bool,
-    /// Requests with the same one are sent to the same cache.
+    /// Requests with the same key reach the same cache.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_cache_key: Option<&'a str>,
     /// A pseudonym of the user.

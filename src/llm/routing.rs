@@ -1,5 +1,4 @@
-//! Which model is asked: by the operator's aliases, by the catalogue, and by
-//! what was learnt.
+//! The choice of the model: by the operator's aliases and the catalogue.
 
 use std::collections::HashMap;
 
@@ -9,44 +8,41 @@ use super::{
     learnt::Learnt,
 };
 
-/// The most models that are tried in place of one.
+/// Maximum number of models that are tried in place of one.
 const MAX_CANDIDATES: usize = 8;
 
-/// What the operator says about models.
+/// The operator's settings about models.
 #[derive(Debug, Clone)]
 pub struct ModelSettings {
-    /// `MODEL_ALIASES`, `name=model` with commas between: what is asked for
-    /// each name.
+    /// `MODEL_ALIASES`, `name=model` with commas between: the model to call for each name.
     pub aliases: HashMap<String, String>,
-    /// Whether a model may be replaced by another; not with
-    /// `MODEL_ALIASES=off`.
+    /// A model may be replaced by another. Not with `MODEL_ALIASES=off`.
     pub substitute: bool,
-    /// `COMMAND_MODEL`, default `gpt-6-luna,gpt-5.6-luna,gpt-4o-mini`: the
-    /// models for `/api/command`, of which the first one that the account may
-    /// use is asked.
+    /// `COMMAND_MODEL`, default `gpt-6-luna,gpt-5.6-luna,gpt-4o-mini`: the models for `/api/command`, of which the
+    /// first that the account may use is called.
     pub command: Vec<String>,
 }
 
-/// What one server knows about models, shared by its workers.
+/// Settings and lessons about models, shared by the workers.
 pub struct Routing {
-    /// The operator's words.
+    /// The operator's settings.
     pub settings: ModelSettings,
-    /// What refusals have taught.
+    /// Lessons from refusals.
     pub learnt: Learnt,
 }
 
-/// A model that may be asked.
+/// A model that may be called.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Candidate {
     /// Its id.
     pub model: String,
     /// The API that serves it.
     pub wire: Wire,
-    /// What the catalogue says of it.
+    /// The catalogue's entry of it or its family.
     pub rules: Option<&'static Model>,
 }
 
-/// What is wanted of a model.
+/// Capabilities that a request needs.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Wanted {
     /// The messages hold images.
@@ -56,7 +52,7 @@ pub struct Wanted {
 }
 
 impl Routing {
-    /// Returns the models that are asked for `name`, in order; at least one.
+    /// Returns the models to call for `name`, in order; at least one.
     pub fn candidates(
         &self,
         catalogue: &'static Catalogue,

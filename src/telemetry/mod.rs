@@ -170,11 +170,11 @@ pub struct Facts {
     pub provider: Option<&'static str>,
     /// The model's name from the client, shortened.
     pub model: Option<String>,
-    /// The model that was asked, shortened; another one where that is retired.
+    /// The model that was called, shortened.
     pub effective_model: Option<String>,
-    /// The label of the asked model in metrics: one of a few.
+    /// The label of the called model in metrics: one of a few.
     pub model_label: Option<&'static str>,
-    /// What of its requests providers refused, each time: one of a few words.
+    /// Refusals by providers that were acted on: one of a few words for each.
     pub refusals: Vec<&'static str>,
     /// The signed-in user.
     pub user: Option<Uuid>,
@@ -337,7 +337,7 @@ impl RequestRecord {
         }
     }
 
-    /// Tells the client which model was asked.
+    /// Names the called model to the client.
     fn insert_model(&self, headers: &mut HeaderMap) {
         if let Some(Ok(model)) = self.facts.effective_model.as_deref().map(HeaderValue::from_str) {
             headers.insert(HeaderName::from_static("x-model"), model);

@@ -197,8 +197,7 @@ const SERVER_KEYS: [(&str, &str); 13] = [
     ("OPENAI_ORGANIZATION_ID", "org-env"),
 ];
 
-/// The cases name models that nobody serves any more, and record what was sent
-/// for those, and texts to which nothing was added.
+/// The cases name models that are retired, and record texts to which nothing was added.
 const OTHERS: [(&str, &str); 2] = [("MODEL_ALIASES", "off"), ("ANSWER_NOTES", "off")];
 
 async fn replay_cases(cases: Vec<Value>, keys: &[(&str, &str)], at_once: usize) {

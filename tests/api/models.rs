@@ -56,7 +56,12 @@ struct On {
 impl On {
     async fn new(upstream: Upstream, settings: &[(&str, &str)]) -> Self {
         let url = upstream.url();
-        let urls = [("OPENAI_BASE_URL", url.as_str()), ("PERPLEXITY_BASE_URL", &url), ("ANTHROPIC_BASE_URL", &url)];
+        let urls = [
+            ("MODEL_ALIASES", ""),
+            ("OPENAI_BASE_URL", url.as_str()),
+            ("PERPLEXITY_BASE_URL", &url),
+            ("ANTHROPIC_BASE_URL", &url),
+        ];
         let app = App::start(&[&urls, settings].concat()).await;
         let user = app
             .user(&[

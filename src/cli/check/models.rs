@@ -1,4 +1,4 @@
-//! Models that the tables name and nobody serves any more.
+//! Retired models that chatbot-ui's tables name.
 
 use sqlx::PgConnection;
 
@@ -47,7 +47,7 @@ fn named_lines(named: &[NamedModels], substitute: bool, today: Date) -> Vec<Line
                 let successor = model.successors.first().filter(|_| substitute);
                 successor.map_or_else(
                     || format!("{name} ({count})"),
-                    |successor| format!("{name} ({count}; {successor} is asked)"),
+                    |successor| format!("{name} ({count}; {successor} is called)"),
                 )
             })
             .collect();
@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!(
             found[0].what,
-            "models: 4 rows of presets.model name models that are retired: gpt-4 (3; gpt-5.6-sol is asked), claude-2.1 (1; claude-sonnet-5-5 is asked)"
+            "models: 4 rows of presets.model name models that are retired: gpt-4 (3; gpt-5.6-sol is called), claude-2.1 (1; claude-sonnet-5-5 is called)"
         );
         let off = lines(&[("gpt-4", 3)], false);
         assert!(off[0].what.ends_with("gpt-4 (3)") && off[0].to_string().contains("MODEL_ALIASES=off"));

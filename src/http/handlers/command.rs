@@ -41,8 +41,7 @@ struct Answer {
 
 /// Responds with `{"content"}`.
 ///
-/// Differs: the original asks [`MODEL`] for at most 4,096 tokens. Today's
-/// models spend such a limit on thinking.
+/// Differs: the original calls [`MODEL`] with a limit of 4,096 tokens, which today's models spend on thinking.
 pub async fn reply(user: User, context: ChatContext, unread: UnreadBody) -> Result<HttpResponse, Error> {
     let body = unread.read(&user, body::QUESTION).await?;
     let access = access(&OPENAI, &user, &context)?;

@@ -1,5 +1,4 @@
-//! The catalogue of models: what each takes, what it costs, when it is
-//! retired and what is asked instead. The data is `models.txt`.
+//! The catalogue of models: parameters, limits, prices, retirement and successors. The data is `models.txt`.
 
 mod date;
 #[cfg(test)]
@@ -14,53 +13,53 @@ const DATA: &str = include_str!("models.txt");
 /// A model or a family of models.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
-    /// As in the routes.
+    /// Name of the provider, as in the routes.
     pub provider: &'static str,
     /// The ids, or the beginnings of a family's ids.
     pub ids: Vec<&'static str>,
     /// The range that a temperature may have; `None`: none may be sent.
     pub temperature: Option<(f64, f64)>,
-    /// Whether it is one of those in chatbot-ui's picker; the first id counts.
+    /// One of chatbot-ui's picker, which uses the first id.
     pub picker: bool,
-    /// Whether it takes images.
+    /// Takes images.
     pub images: bool,
-    /// Whether it takes a temperature while `reasoning_effort` is `none`.
+    /// Takes a temperature while `reasoning_effort` is `none`.
     pub effort_none: bool,
-    /// Whether the Responses API alone serves it.
+    /// Available through the Responses API only.
     pub responses_only: bool,
-    /// Whether it takes functions by the Responses API alone.
+    /// Takes functions through the Responses API only.
     pub functions_by_responses: bool,
-    /// Whether it is asked in order to search the web.
+    /// Used for searching the web.
     pub search: bool,
-    /// Whether it thinks between tags inside of its text.
+    /// Writes its thoughts into the text, between tags.
     pub thinks_in_tags: bool,
-    /// Whether it must be told how many tokens its answer may have.
+    /// Requires a limit of output tokens in each request.
     pub needs_limit: bool,
     /// The smallest prompt that is cached, in tokens.
     pub cache_minimum: Option<u32>,
     /// The most tokens of an answer, thinking included.
     pub max_output: Option<u32>,
-    /// In US dollars for a million tokens.
+    /// List prices.
     pub prices: Prices,
     /// The day of its shutdown.
     pub end: Option<Date>,
-    /// What is asked instead, in this order.
+    /// Models to use instead, in this order.
     pub successors: Vec<&'static str>,
 }
 
 /// List prices in US dollars for a million tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Prices {
-    /// Of the prompt.
+    /// Price of the prompt.
     pub input: Option<f64>,
-    /// Of a prompt that is read from the provider's cache.
+    /// Price of a prompt that is read from the provider's cache.
     pub cached: Option<f64>,
-    /// Of the answer.
+    /// Price of the answer.
     pub output: Option<f64>,
 }
 
 impl Model {
-    /// Whether it is shut down on this day.
+    /// Tells if the model is shut down on this day.
     pub fn is_retired(&self, today: Date) -> bool {
         self.end.is_some_and(|end| end <= today)
     }

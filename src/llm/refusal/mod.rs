@@ -1,6 +1,5 @@
-//! Reads why a provider refused a request: which parameter, or the model, or
-//! the API that was called. Providers differ in their words, and change them,
-//! so codes and names count first, and words are matched loosely.
+//! Reasons for which a provider refused a request: a parameter, the model, the API. Providers word them differently and
+//! change the words, so codes and names count first, and words are matched loosely.
 
 #[cfg(test)]
 mod tests;
@@ -13,10 +12,10 @@ use super::{
 };
 use words::Words;
 
-/// What a refusal asks to be done differently.
+/// Reason of a refusal, and so the change that the next request needs.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Refusal {
-    /// Parameters are not taken as they were sent.
+    /// Parameters are not accepted as they were sent.
     Parameters(Adaptation),
     /// The model is gone, unknown, or closed to this account.
     Model {
@@ -43,7 +42,7 @@ impl Refusal {
 
 /// The request that was refused.
 pub struct Refused<'a> {
-    /// The model that was asked.
+    /// The model that was called.
     pub model: &'a str,
     /// The API.
     pub wire: Wire,
@@ -51,11 +50,10 @@ pub struct Refused<'a> {
     pub sent: &'a Members<'a>,
 }
 
-/// What is the request itself, and is never left out.
+/// Members that are the request itself and are never left out.
 const ESSENTIAL: [&str; 8] = ["model", "messages", "input", "contents", "system", "instructions", "stream", "tools"];
 
-/// What is sent for the operator's sake. A server that does not know one of
-/// them knows the others as little.
+/// Members that are sent for the operator's sake. A server that does not know one of them does not know the others.
 const OPTIONAL: [&str; 7] = [
     "stream_options",
     "prompt_cache_key",
@@ -66,7 +64,7 @@ const OPTIONAL: [&str; 7] = [
     "reasoning_format",
 ];
 
-/// For a limit that a server wants and the catalogue does not know.
+/// Limit of tokens for a server that requires one, if the catalogue has none.
 const SOME_LIMIT: u32 = 8192;
 
 /// Reads a refusal; `None` where the answer is no refusal that another request

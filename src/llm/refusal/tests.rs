@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -9,7 +10,7 @@ fn refusal(status: u16, model: &str, sent: &Value, error: &Value) -> Option<Refu
     read(status, &body, &Refused { model, wire: Wire::Chat, sent: &members })
 }
 
-/// What is changed of a request with a temperature and a limit.
+/// Returns the changes to a request with a temperature and a limit.
 fn changes(status: u16, error: &Value) -> Adaptation {
     let sent = json!({ "model": "m-9", "messages": [], "temperature": 0.5, "max_tokens": 4096, "stream": true });
     match refusal(status, "m-9", &sent, error) {
@@ -211,5 +212,31 @@ fn what_nothing_can_be_learnt_from() {
         (400, json!("")),
     ] {
         assert_eq!(refusal(status, "m-9", &sent, &error), None, "{error}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_error_is_read_and_any_body_stays_json(
+        status in 400u16..500,
+        words in prop::collection::vec(
+            prop_oneof![
+                Just("temperature"), Just("max_tokens"), Just("`system` role"), Just("is not supported"), Just("1..2"),
+                Just("use models/"), Just("use /v1/responses"), Just("required"), Just("{\"error\":"), Just("é🦀"), Just("m-9"),
+            ],
+            0..8,
+        ),
+        wrap in any::<bool>(),
+    ) {
+        let words = words.join(" ");
+        let error = if wrap { json!({ "error": { "message": words } }).to_string() } else { words };
+        let sent = json!({ "model": "m-9", "messages": [{ "role": "system", "content": "S" }], "temperature": 3, "max_tokens": 9 });
+        let (sent, wire) = (sent.to_string(), Wire::Chat);
+        let members: Members<'_> = serde_json::from_str(&sent).expect("an object");
+        if let Some(Refusal::Parameters(adaptation)) = read(status, &error, &Refused { model: "m-9", wire, sent: &members }) {
+            let body = adaptation.apply(sent.clone().into());
+            let body: Value = serde_json::from_slice(&body).expect("JSON");
+            prop_assert_eq!(&body["model"], "m-9");
+        }
     }
 }

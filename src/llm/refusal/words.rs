@@ -2,14 +2,13 @@
 
 use serde_json::Value;
 
-/// How much of an error is looked at, in bytes.
+/// Maximum bytes of an error that are read.
 const MAX_BYTES: usize = 8192;
 
-/// The words of an error, in lower case. What a server quotes of the request
-/// is left out where that can be told.
+/// The words of an error. Parts of the request that a server quotes are left out, if they can be told apart.
 #[derive(Debug, Default)]
 pub(super) struct Words {
-    /// Its sentences.
+    /// Its sentences in lower case.
     pub text: String,
     /// Its codes and types.
     codes: Vec<String>,
@@ -77,14 +76,14 @@ impl Words {
         self.codes.iter().any(|code| codes.contains(&code.as_str()))
     }
 
-    /// Whether the error names a parameter, or a part of it, as the cause.
+    /// Tells if the error names a parameter, or a part of it, as the cause.
     pub fn names_parameter(&self, name: &str) -> bool {
         self.parameters.iter().any(|parameter| {
             parameter.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
         })
     }
 
-    /// Whether a name stands in the sentences, and not as a part of another.
+    /// Tells if the sentences contain a name, and not only as a part of another.
     pub fn mentions(&self, name: &str) -> bool {
         let is_inside = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
         let bytes = self.text.as_bytes();
