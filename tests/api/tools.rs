@@ -109,7 +109,7 @@ async fn the_calls_of_one_turn_run_at_the_same_time_and_keep_their_order() {
 #[tokio::test]
 async fn whatever_a_tool_does_the_model_is_told_and_the_chat_goes_on() {
     let upstream = Upstream::start().await;
-    let (app, user) = start(&upstream, &[], guard::system_lookup).await;
+    let (app, user) = start(&upstream, &[], ssrf_guard::system_lookup).await;
     let body = |status: u16, body: &[u8]| Reply { steps: vec![Step::Write(body.to_vec())], ..Reply::json(status, &json!(1)) };
     for (name, reply) in [
         ("large", body(200, &vec![b'x'; 2 << 20])),
@@ -146,7 +146,7 @@ async fn whatever_a_tool_does_the_model_is_told_and_the_chat_goes_on() {
 #[tokio::test]
 async fn a_provider_that_fails_before_any_text_is_an_error() {
     let upstream = Upstream::start().await;
-    let (app, user) = start(&upstream, &[], guard::system_lookup).await;
+    let (app, user) = start(&upstream, &[], ssrf_guard::system_lookup).await;
     let tools = [tool("http://192.0.2.1", &["a"])];
     upstream.script(KEY, vec![Reply::json(200, &json!({ "error": { "message": "quota" } }))]);
     let (status, words) = ask(&app, &user, &tools).await;
@@ -158,7 +158,7 @@ async fn a_provider_that_fails_before_any_text_is_an_error() {
 #[tokio::test]
 async fn a_model_that_calls_for_ever_is_asked_without_tools_in_the_end() {
     let upstream = Upstream::start().await;
-    let (app, user) = start(&upstream, &[], guard::system_lookup).await;
+    let (app, user) = start(&upstream, &[], ssrf_guard::system_lookup).await;
     upstream.tool(KEY, &format!("/tool-{KEY}/a"), Reply::json(200, &json!(1)));
     let tools = [tool(&tools_server(&upstream), &["a"])];
     upstream.script(KEY, (0..8).map(|_| calls(&["a"])).chain([hello()]).collect());
@@ -178,7 +178,7 @@ async fn anthropics_and_googles_models_call_tools_too() {
     let upstream = Upstream::start().await;
     let urls = [("ANTHROPIC_BASE_URL", upstream.url()), ("GOOGLE_GEMINI_BASE_URL", upstream.url())];
     let settings: Vec<(&str, &str)> = urls.iter().map(|(name, url)| (*name, url.as_str())).collect();
-    let app = App::start_on(postgres::database().await, &settings, guard::system_lookup).await;
+    let app = App::start_on(postgres::database().await, &settings, ssrf_guard::system_lookup).await;
     let user = app.user(&[("anthropic_api_key", KEY), ("google_gemini_api_key", KEY)]).await;
     upstream.tool(KEY, &format!("/tool-{KEY}/a"), Reply::json(200, &json!({ "n": 1 })));
     let tools = [tool(&tools_server(&upstream), &["a"])];
@@ -208,7 +208,7 @@ async fn anthropics_and_googles_models_call_tools_too() {
 #[tokio::test]
 async fn a_tool_has_its_time_and_no_more() {
     let upstream = Upstream::start().await;
-    let (app, user) = start(&upstream, &[("TOOL_TIMEOUT", "1")], guard::system_lookup).await;
+    let (app, user) = start(&upstream, &[("TOOL_TIMEOUT", "1")], ssrf_guard::system_lookup).await;
     let begun = Reply { steps: vec![Step::Write(b"{".to_vec()), Step::WaitForever], ..Reply::json(200, &json!(1)) };
     let dripping = (0..100).flat_map(|_| [Step::Write(b" ".to_vec()), Step::Wait(Duration::from_millis(300))]);
     let dripping = Reply { steps: dripping.collect(), ..Reply::json(200, &json!(1)) };
@@ -227,7 +227,7 @@ async fn a_tool_has_its_time_and_no_more() {
 #[tokio::test]
 async fn a_tool_that_cannot_be_used_is_named() {
     let upstream = Upstream::start().await;
-    let (app, user) = start(&upstream, &[], guard::system_lookup).await;
+    let (app, user) = start(&upstream, &[], ssrf_guard::system_lookup).await;
     let good = tool(&tools_server(&upstream), &["a"]);
     for (broken, words) in [
         (json!({ "name": "Weather", "schema": "{" }), "The tool \"Weather\" cannot be used: it is not valid JSON"),
@@ -308,7 +308,7 @@ async fn a_tools_url_that_leads_inside_is_refused() {
 async fn a_redirect_of_a_tool_is_checked_too() {
     let upstream = Upstream::start().await;
     let port = upstream.url().rsplit(':').next().expect("a port").to_owned();
-    let (app, user) = start(&upstream, &[("PRIVATE_UPSTREAMS", "127.0.0.1")], guard::system_lookup).await;
+    let (app, user) = start(&upstream, &[("PRIVATE_UPSTREAMS", "127.0.0.1")], ssrf_guard::system_lookup).await;
     for target in [
         format!("http://127.0.0.2:{port}/x"),
         "http://169.254.169.254/".to_owned(),
@@ -342,7 +342,7 @@ async fn a_name_that_resolves_differently_the_second_time_is_refused() {
 #[tokio::test]
 async fn a_document_may_lie_at_a_url() {
     let upstream = Upstream::start().await;
-    let (app, user) = start(&upstream, &[], guard::system_lookup).await;
+    let (app, user) = start(&upstream, &[], ssrf_guard::system_lookup).await;
     // Without servers: they are where the document is.
     let document = json!({ "openapi": "3.0.0", "info": {}, "servers": [{ "url": "api" }], "paths": { "/a": { "get": { "operationId": "a" } } } });
     upstream.tool(KEY, &format!("/tool-{KEY}/openapi.json"), Reply::json(200, &document));
