@@ -45,6 +45,16 @@ enum Command {
         after_help = "Examples:\n  chatbot-ui-api check                       before the first start\n  chatbot-ui-api check | grep -v '^ok'       only what needs attention"
     )]
     Check,
+    /// Print what is asked for each model of chatbot-ui's picker, why, until
+    /// when, and what it costs
+    #[command(
+        after_help = "Examples:\n  chatbot-ui-api models                      by the catalogue and MODEL_ALIASES\n  chatbot-ui-api models --ask                and whether the providers list them"
+    )]
+    Models {
+        /// Ask each provider for its models, with the server's own keys
+        #[arg(long)]
+        ask: bool,
+    },
     /// Create a session for a user of a local database: a token, a cookie and a curl line
     #[command(
         after_help = "Examples:\n  chatbot-ui-api token --user demo@example.com\n  chatbot-ui-api token --user demo@example.com --json | jq -r .token"
@@ -92,6 +102,7 @@ fn main() -> ExitCode {
         Command::Demo => demo::run(),
         Command::Migrate => cli::migrate::run(),
         Command::Check => cli::check::run(),
+        Command::Models { ask } => cli::models::run(ask),
         Command::Token { user, json } => cli::token::run(&user, json),
         Command::Health { ready } => cli::health::run(ready),
         Command::Completions { shell } => cli::help::completions(shell, &mut Arguments::command()),

@@ -56,7 +56,7 @@ pub struct World {
     current_database: Arc<Mutex<Option<Url>>>,
     outages: Mutex<Vec<Range<Instant>>>,
     _provider: Upstream,
-    /// Theirs as long as the server may be started anew; nobody has Redis'.
+    /// Reserved for the server; that of Redis stays closed.
     _ports: [Port; 3],
 }
 

@@ -5,6 +5,7 @@ pub mod check;
 pub mod health;
 pub mod help;
 pub mod migrate;
+pub mod models;
 pub mod openapi;
 pub mod progress;
 pub mod serve;

@@ -7,6 +7,7 @@
 
 mod database;
 pub mod env_file;
+mod models;
 mod network;
 #[cfg(feature = "otlp")]
 mod otlp;
@@ -31,7 +32,7 @@ use crate::{
         self,
         ssrf_guard::{self, UpstreamPolicy},
     },
-    llm::BaseUrls,
+    llm::{BaseUrls, routing::ModelSettings},
     playground, rate_limit,
 };
 pub use reader::ConfigError;
@@ -58,6 +59,8 @@ pub struct Config {
     pub keys: Arc<Keys>,
     /// Provider base URLs: `OPENAI_BASE_URL`, `GROQ_BASE_URL`, ….
     pub base_urls: BaseUrls,
+    /// `MODEL_ALIASES` and `COMMAND_MODEL`.
+    pub models: ModelSettings,
     /// `PRIVATE_UPSTREAMS`, `PROVIDER_CONNECT_TIMEOUT`, `PROVIDER_IDLE_TIMEOUT`.
     pub http_client: http_client::Settings,
     /// `TOOL_TIMEOUT`, in seconds, default 60: for one tool call, including reading its response.
@@ -158,6 +161,7 @@ impl Config {
             database: read.database()?,
             sessions,
             keys: Arc::new(Keys::try_from_rows(|row| Ok(read.untrimmed(row.variable).map(str::to_owned)))?),
+            models: read.models()?,
             base_urls: BaseUrls {
                 openai: read.base_url("OPENAI_BASE_URL", "https://api.openai.com/v1")?,
                 groq: read.base_url("GROQ_BASE_URL", "https://api.groq.com/openai/v1")?,

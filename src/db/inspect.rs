@@ -1,4 +1,6 @@
 //! Database checks for `check`: are the server's statements permitted, and would they return rows?
+//!
+//! Nothing is changed, and no row is read beyond the names of models and how often they occur.
 
 use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, Row, postgres::PgSslMode};
 
@@ -76,6 +78,34 @@ pub async fn missing_key_columns(connection: &mut PgConnection) -> sqlx::Result<
     );
     let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await?;
     rows.iter().map(|row| row.try_get(0)).collect()
+}
+
+/// The models that a table's rows name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedModels {
+    /// The table and the column.
+    pub place: &'static str,
+    /// Each model with the number of its rows, the most frequent first.
+    pub models: Vec<(String, i64)>,
+}
+
+/// Counts the rows of chatbot-ui's tables by the model that they name: at most
+/// some hundred names a table.
+///
+/// # Errors
+/// If a table is missing, or may not be read.
+pub async fn named_models(connection: &mut PgConnection) -> sqlx::Result<Vec<NamedModels>> {
+    let mut named = Vec::new();
+    for place in ["workspaces.default_model", "presets.model", "assistants.model", "chats.model"] {
+        let (table, column) = place.split_once('.').unwrap_or_default();
+        let sql = format!(
+            "select {column} as model, count(*) as rows from public.{table} group by 1 order by 2 desc, 1 limit 200"
+        );
+        let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut *connection).await?;
+        let models = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<sqlx::Result<_>>()?;
+        named.push(NamedModels { place, models });
+    }
+    Ok(named)
 }
 
 /// Returns the vector type's schema (quoted) and version; `None` without pgvector.

@@ -9,6 +9,7 @@ use actix_web::{
     web::Data,
 };
 use futures::{Stream, StreamExt, future::Either, stream};
+use serde_json::Value;
 
 use super::{
     installed,
@@ -18,9 +19,12 @@ use crate::{
     allowance::Charge,
     error::Error,
     llm::{
-        self, Call, Failure, Providers,
-        answer::{Finish, Reader, Wanted},
+        Call, Failure, Providers, Wire,
+        answer::{Finish, Wanted},
+        dispatch::{Attempt, MakeCall, ModelRequest, Unanswered, dispatch, dispatch_whole},
+        openai,
         relay::{End, Piece, Relay, record_end},
+        responses,
     },
     telemetry::RequestLog,
 };
@@ -75,19 +79,19 @@ impl ChatContext {
         facts.model = (!model.is_empty()).then(|| model.chars().take(100).collect());
     }
 
-    /// Calls a provider and relays its answer as it comes. Drop what the call was made of before: this may take
-    /// minutes.
+    /// Sends a request to a model and relays its answer as it comes.
     ///
     /// # Errors
     /// If it fails before the first text: as `map_err` words it. A later failure cuts the answer.
     pub async fn relay(
         self,
-        call: Call,
-        reader: Reader,
+        model_request: ModelRequest,
+        make_call: impl Fn(&Attempt<'_>) -> Result<Call, Error> + 'static,
         map_err: impl Fn(Failure) -> Error + 'static,
     ) -> Result<HttpResponse, Error> {
         let wanted = Wanted { reasoning: self.as_events, calls: false };
-        let opening = open(self.providers.clone(), call, self.charge(), reader, wanted, self.log.clone());
+        let (providers, charge, log) = (self.providers.clone(), self.charge(), self.log.clone());
+        let opening = open(providers, model_request, Box::new(make_call), charge, wanted, log);
         self.answer(opening, map_err).await
     }
 
@@ -108,7 +112,7 @@ impl ChatContext {
     /// answer.
     pub async fn answer<S: Stream<Item = Piece> + Unpin + 'static>(
         self,
-        opening: impl Future<Output = Result<S, Failure>> + 'static,
+        opening: impl Future<Output = Result<S, Unanswered>> + 'static,
         map_err: impl Fn(Failure) -> Error + 'static,
     ) -> Result<HttpResponse, Error> {
         let Self { log, request, as_events, settings, .. } = self;
@@ -120,16 +124,16 @@ impl ChatContext {
         };
         match opened {
             Some(Ok(relay)) => Ok(respond(&request, as_events, settings, log, relay, map_err)),
-            Some(Err(failure)) => Err(map_err(failure)),
-            // A proxy on the client's way would not wait much longer, so the answer begins before the provider's does;
-            // a failure is an event.
+            Some(Err(unanswered)) => Err(unanswered.into_error(map_err)),
+            // A proxy on the client's way would not wait much longer, so the
+            // answer begins before the provider's does; a failure is an event.
             None => {
                 log.stream(false);
                 let record = log.clone();
                 let pieces = stream::once(opening).flat_map(move |opened| match opened {
                     Ok(relay) => Either::Left(relay),
-                    Err(failure) => {
-                        let outcome = Err(failure);
+                    Err(unanswered) => {
+                        let outcome = Err(unanswered.into_failure());
                         record_end(&record, &outcome);
                         Either::Right(stream::once(ready(ended(outcome))))
                     }
@@ -137,6 +141,25 @@ impl ChatContext {
                 Ok(respond(&request, as_events, settings, log, pieces, map_err))
             }
         }
+    }
+
+    /// Sends a request to a model and returns its answer, which comes in one
+    /// piece, as a message of a chat.
+    ///
+    /// # Errors
+    /// If it fails, in the provider's words.
+    pub async fn message(
+        &self,
+        request: ModelRequest,
+        make_call: impl Fn(&Attempt<'_>) -> Result<Call, Error>,
+    ) -> Result<Value, Error> {
+        let answer = Box::pin(dispatch_whole(&self.providers, request, Box::new(make_call), &self.log)).await;
+        let (completion, wire) = answer.map_err(|unanswered| unanswered.into_error(openai::plain_error))?;
+        let message = match wire {
+            Wire::Responses => responses::message(&completion),
+            _ => openai::message(completion),
+        };
+        message.map_err(openai::plain_error)
     }
 
     /// Answers with a text that is complete already.
@@ -152,27 +175,26 @@ fn ended(outcome: Result<Option<Finish>, Failure>) -> Piece {
     Piece::End(Box::new(End { outcome, usage: None, sources, calls }))
 }
 
-/// Calls a provider and reads up to the first text.
+/// Sends a request to a model and reads up to the first text.
 async fn open(
     providers: Data<Providers>,
-    call: Call,
+    request: ModelRequest,
+    make_call: MakeCall<'_>,
     charge: Option<Charge>,
-    reader: Reader,
     wanted: Wanted,
     log: RequestLog,
-) -> Result<Relay, Failure> {
-    let limits = call.stream_limits();
-    let body = {
+) -> Result<Relay, Unanswered> {
+    let answer = {
         let log = &log;
-        // Boxed, and the call moved in, so that neither it nor the prompt is
-        // held once the provider has begun to answer.
-        Box::pin(async move {
+        // Boxed, and all moved in, so that neither the calls nor the prompt
+        // are held once the provider has begun to answer.
+        let sent = Box::pin(async move {
             let _charge = charge;
-            llm::send(&providers, &call, log).await
-        })
-        .await?
+            dispatch(&providers, request, make_call, log).await
+        });
+        sent.await?
     };
-    Relay::open(body, reader, wanted, limits, log).await
+    Ok(Relay::open(answer.body, answer.reader, wanted, answer.limits, log).await?)
 }
 
 #[cfg(test)]

@@ -145,7 +145,10 @@ struct Delta<'a> {
 struct Done<'a> {
     /// `stop`, `length` or `tool_calls`; `null` if the provider gave none.
     finish_reason: Option<&'static str>,
+    /// As the client named it.
     model: Option<&'a str>,
+    /// The one that was asked, which may be its successor.
+    effective_model: Option<&'a str>,
     usage: Option<&'a RawValue>,
 }
 
@@ -169,7 +172,7 @@ struct Cited<'a> {
 /// (`{"text"}`), `tool` (`{"name", "status"}`), `warning` (`{"message"}`), and
 /// at the end `sources` (`{"sources": [{"url", "title"}]}`),
 /// `usage` (the provider's own count), and `done`
-/// (`{"finish_reason", "model", "usage"}`) or `error` (`{"message"}`).
+/// (`{"finish_reason", "model", "effective_model", "usage"}`) or `error` (`{"message"}`).
 fn events(piece: Piece, settings: AnswerSettings, log: &RequestLog, map_err: &impl Fn(Failure) -> Error) -> Vec<Event> {
     let end = match piece {
         Piece::Text(text) => return vec![event("delta", &Delta { text: &text })],
@@ -186,14 +189,18 @@ fn events(piece: Piece, settings: AnswerSettings, log: &RequestLog, map_err: &im
         events.push(event("usage", usage));
     }
     events.push(match end.outcome {
-        Ok(finish) => event(
-            "done",
-            &Done {
-                finish_reason: finish.as_ref().map(Finish::as_str),
-                model: log.note().model.as_deref(),
-                usage: end.usage.as_deref(),
-            },
-        ),
+        Ok(finish) => {
+            let facts = log.note();
+            event(
+                "done",
+                &Done {
+                    finish_reason: finish.as_ref().map(Finish::as_str),
+                    model: facts.model.as_deref(),
+                    effective_model: facts.effective_model.as_deref(),
+                    usage: end.usage.as_deref(),
+                },
+            )
+        }
         Err(failure) => event("error", &Failed { message: &map_err(failure).to_string() }),
     });
     events

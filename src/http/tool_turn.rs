@@ -9,11 +9,13 @@ use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
     allowance::Charge,
+    error::Error,
     llm::{
-        self, Call, Failure, Providers,
-        answer::{Finish, Reader, Wanted, calls::FunctionCall},
+        Call, Failure, Providers, Wire,
+        answer::{Finish, Wanted, calls::FunctionCall},
+        dispatch::{Attempt, ModelRequest, Unanswered, dispatch},
         functions::{Added, Round},
-        relay::{End, Piece, Relay},
+        relay::{End, Piece, Relay, record_end},
     },
     telemetry::{Ended, RequestLog},
     tools::{
@@ -32,6 +34,10 @@ const AT_ONCE: usize = 8;
 /// The most bytes of text beside calls that the model is shown again.
 const MAX_TEXT: usize = 256 * 1024;
 
+/// Makes the call of one round, without functions. Only for the Responses API
+/// the turns so far and the functions, in OpenAI's terms, are given to it.
+pub type MakeRound = Box<dyn Fn(&Attempt<'_>, &[Value], Option<&[Value]>) -> Result<Call, Error>>;
+
 /// One turn: a user's question, up to the model's answer.
 pub struct ToolTurn {
     /// The provider's clients.
@@ -40,10 +46,10 @@ pub struct ToolTurn {
     pub client: Data<ToolClient>,
     /// The request's record.
     pub log: RequestLog,
-    /// The request for the chat, without functions.
-    pub call: Call,
-    /// Makes a reader of one answer.
-    pub reader: Box<dyn Fn() -> Reader>,
+    /// The model.
+    pub request: ModelRequest,
+    /// Makes the call of a round.
+    pub make_call: MakeRound,
     /// The functions, for the wire.
     pub added: Added,
     /// The functions.
@@ -60,14 +66,17 @@ impl ToolTurn {
     ///
     /// # Errors
     /// If the provider fails before.
-    pub async fn begin(self, warnings: Vec<String>) -> Result<impl Stream<Item = Piece> + Unpin + 'static, Failure> {
+    pub async fn begin(self, warnings: Vec<String>) -> Result<impl Stream<Item = Piece> + Unpin + 'static, Unanswered> {
         let as_events = self.as_events;
         let mut state = State::new(self);
         let mut begun: VecDeque<Piece> = warnings.into_iter().map(Piece::Warning).collect();
         while let Some(piece) = state.next().await {
             match piece {
                 Piece::End(end) if end.outcome.is_err() => {
-                    return Err(end.outcome.err().unwrap_or_else(|| Failure::Unusable(String::new())));
+                    return Err(match state.invalid.take() {
+                        Some(error) => Unanswered::Invalid(error),
+                        None => end.outcome.err().unwrap_or_else(|| Failure::Unusable(String::new())).into(),
+                    });
                 }
                 Piece::Text(_) | Piece::End(_) => {
                     begun.push_back(piece);
@@ -89,6 +98,8 @@ impl ToolTurn {
 struct State {
     turn: ToolTurn,
     relay: Option<Relay>,
+    /// Why no call could be made.
+    invalid: Option<Error>,
     rounds: Vec<Round>,
     calls_left: usize,
     /// Whether the model was offered functions in this round.
@@ -110,6 +121,7 @@ impl State {
         Self {
             turn,
             relay: None,
+            invalid: None,
             rounds: Vec::new(),
             calls_left: MAX_CALLS,
             offered: false,
@@ -165,18 +177,30 @@ impl State {
     /// Asks the model, and reads up to its first text.
     async fn ask(&mut self) -> Result<Relay, Failure> {
         self.offered = self.rounds.len() < MAX_ROUNDS && self.calls_left > 0;
-        let ToolTurn { providers, call, added, reader, as_events, log, .. } = &self.turn;
-        let body = added
-            .to(call.body.as_deref().unwrap_or_default(), &self.rounds, self.offered)
-            .map_err(|error| Failure::Unusable(format!("The request could not be made: {error}")))?;
-        let call = Call { body: Some(body), ..call.clone() };
-        let limits = call.stream_limits();
-        let body = Box::pin(llm::send(providers, &call, log)).await?;
-        drop(call);
+        let ToolTurn { providers, request, make_call, added, as_events, log, .. } = &self.turn;
+        let (rounds, offered) = (&self.rounds, self.offered);
+        let make = move |attempt: &Attempt<'_>| {
+            if attempt.wire == Wire::Responses {
+                return make_call(attempt, &added.turns(rounds), added.list().filter(|_| offered));
+            }
+            let call = make_call(attempt, &[], None)?;
+            let body = added.to(call.body.as_deref().unwrap_or_default(), rounds, offered);
+            let body = body.map_err(|error| Error::Internal(format!("a request with functions: {error}")))?;
+            Ok(Call { body: Some(body), ..call })
+        };
+        let answer = match Box::pin(dispatch(providers, request.clone(), Box::new(make), log)).await {
+            Ok(answer) => answer,
+            Err(Unanswered::Failed(failure)) => return Err(failure),
+            Err(Unanswered::Invalid(error)) => {
+                let failure = Failure::Unusable(error.to_string());
+                self.invalid = Some(error);
+                return Err(failure);
+            }
+        };
         // Calls that were not asked for are collected too: no user wants to
         // read them.
         let wanted = Wanted { reasoning: *as_events, calls: true };
-        Relay::open(body, reader(), wanted, limits, log.clone()).await
+        Relay::open(answer.body, answer.reader, wanted, answer.limits, log.clone()).await
     }
 
     fn said(&mut self, text: String) -> Piece {
@@ -258,7 +282,7 @@ impl State {
         self.ended = true;
         let total = self.usage.take().and_then(|usage| serde_json::value::to_raw_value(&usage).ok());
         end.usage = total.or(end.usage);
-        llm::relay::record_end(&self.turn.log, &end.outcome);
+        record_end(&self.turn.log, &end.outcome);
         self.turn.charge = None;
         Piece::End(Box::new(end))
     }

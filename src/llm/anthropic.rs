@@ -2,20 +2,23 @@
 //! stream is read in [`super::answer::anthropic`].
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use secrecy::SecretString;
 use serde::Serialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{
-    ATTEMPTS, Call, Chat, Failure, history, limits,
-    providers::{self, endpoint, key_is_incorrect, secret_header},
+    ATTEMPTS, Call, Chat, Failure,
+    catalogue::Model,
+    dispatch::Attempt,
+    history,
+    providers::{self, Access, endpoint, key_is_incorrect, secret_header},
+    request,
 };
 use crate::error::Error;
 
 /// The name in the sentences about its key.
 pub const NAME: &str = "Anthropic";
 
-/// For models that the table of limits does not know: newer ones allow more.
+/// For models that the catalogue does not know: newer ones allow more.
 const DEFAULT_MAX_TOKENS: u32 = 8192;
 
 #[derive(Serialize)]
@@ -28,6 +31,10 @@ struct Request<'a> {
     system: Option<Value>,
     max_tokens: u32,
     stream: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_control: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<Value>,
 }
 
 /// The request for a chat. As in the original the first message is the system
@@ -35,7 +42,7 @@ struct Request<'a> {
 ///
 /// # Errors
 /// Messages that cannot be understood, or a key that cannot stand in a header.
-pub fn call(chat: &Chat<'_>, base_url: &str, key: &SecretString) -> Result<Call, Error> {
+pub fn call(chat: &Chat<'_>, attempt: &Attempt<'_>, access: &Access) -> Result<Call, Error> {
     let mut messages = chat.message_objects()?;
     if messages.is_empty() {
         return Err(Error::BadRequest("messages must not be empty: the first one is the system prompt".to_owned()));
@@ -45,22 +52,37 @@ pub fn call(chat: &Chat<'_>, base_url: &str, key: &SecretString) -> Result<Call,
     // Differs: the original sends all as it is. Anthropic refuses empty turns
     // and texts.
     let messages = history::join_turns(messages, "content");
+    let temperature = chat.temperature.and_then(|sent| request::temperature(sent, attempt.rules));
     let body = Request {
-        model: &chat.model,
+        model: attempt.model,
+        cache_control: is_worth_caching(chat, &messages, attempt.rules).then(|| json!({ "type": "ephemeral" })),
         messages,
-        temperature: chat.temperature,
+        temperature: temperature.as_deref(),
         system,
-        max_tokens: limits::max_output_tokens(&chat.model).unwrap_or(DEFAULT_MAX_TOKENS),
+        max_tokens: attempt.rules.and_then(|rules| rules.max_output).unwrap_or(DEFAULT_MAX_TOKENS),
         stream: true,
+        metadata: access.extras.user.as_ref().map(|user| json!({ "user_id": user })),
     };
     let headers = HeaderMap::from_iter([
         (ACCEPT, HeaderValue::from_static("application/json")),
         (CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (HeaderName::from_static("anthropic-version"), HeaderValue::from_static("2023-06-01")),
-        (HeaderName::from_static("x-api-key"), secret_header(NAME, "", key)?),
+        (HeaderName::from_static("x-api-key"), secret_header(NAME, "", &access.key)?),
     ]);
-    let url = endpoint(base_url, "/v1/messages")?;
+    let url = endpoint(&access.base_url, "/v1/messages")?;
     Ok(Call { url, headers, body: Some(providers::json(&body)?), guarded: false, attempts: ATTEMPTS })
+}
+
+/// Writing to the cache costs a quarter more than a prompt, and reading from
+/// it a tenth: it pays from the second turn on, where the first one shows that
+/// there will be more, if the prompt is long enough to be cached at all.
+fn is_worth_caching(chat: &Chat<'_>, messages: &[Map<String, Value>], rules: Option<&Model>) -> bool {
+    /// Fewer than there are in any language, so that nothing is marked that
+    /// is too short.
+    const BYTES_PER_TOKEN: usize = 5;
+    let Some(minimum) = rules.and_then(|rules| rules.cache_minimum) else { return false };
+    messages.iter().filter(|message| message.get("role").is_some_and(|role| role == "user")).count() > 1
+        && chat.messages.get().len() / BYTES_PER_TOKEN >= minimum as usize
 }
 
 fn message(mut message: Map<String, Value>) -> Result<Map<String, Value>, Error> {
@@ -116,11 +138,17 @@ pub fn error(failure: Failure) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::llm::{Wire, catalogue::catalogue, request::Extras};
 
     fn request(messages: Value, model: &str) -> Result<Value, Error> {
         let messages = serde_json::value::to_raw_value(&messages).expect("JSON");
-        let chat = Chat { model: model.to_owned(), temperature: None, messages: &messages };
-        let call = call(&chat, "http://h", &"k".into())?;
+        let temperature = RawValue::from_string("0.5".to_owned()).expect("JSON");
+        let chat = Chat { model: model.to_owned(), temperature: Some(&temperature), messages: &messages };
+        let rules = catalogue().model_or_family("anthropic", model);
+        let attempt = Attempt { model, wire: Wire::Messages, rules, search: false, old_path: false };
+        let extras = Extras { user: Some("u".to_owned()), ..Extras::default() };
+        let access = Access { base_url: "http://h".to_owned(), key: "k".into(), organization: None, extras };
+        let call = call(&chat, &attempt, &access)?;
         assert_eq!(call.url.as_str(), "http://h/v1/messages");
         Ok(serde_json::from_slice(&call.body.expect("a body")).expect("JSON"))
     }
@@ -137,7 +165,30 @@ mod tests {
                 { "role": "user", "content": [{ "type": "text", "text": "U" }, { "type": "text", "text": "V" }] },
             ])
         );
-        assert_eq!(request(json!([{ "content": "S" }]), "claude-9").expect("a request")["max_tokens"], 8192);
+        assert_eq!(request(json!([{ "content": "S" }]), "mystery").expect("a request")["max_tokens"], 8192);
+    }
+
+    #[test]
+    fn a_model_is_sent_what_it_takes() {
+        let body = |model| request(json!([{ "content": "S" }]), model).expect("a request");
+        let (old, new) = (body("claude-haiku-4-5-20251001"), body("claude-opus-9"));
+        assert_eq!((&old["temperature"], &old["max_tokens"]), (&json!(0.5), &json!(64_000)));
+        assert_eq!((&new["temperature"], &new["max_tokens"]), (&Value::Null, &json!(128_000)));
+        assert_eq!(new["metadata"], json!({ "user_id": "u" }));
+    }
+
+    #[test]
+    fn a_long_prompt_is_cached_from_the_second_turn_on() {
+        let turn = |role: &str, bytes: usize| json!({ "role": role, "content": "x".repeat(bytes) });
+        let cached = |turns: &[Value], model| {
+            let messages = [&[json!({ "content": "S" })], turns].concat();
+            !request(messages.into(), model).expect("a request")["cache_control"].is_null()
+        };
+        let (long, reply, short) = (turn("user", 5000), turn("assistant", 9), turn("user", 9));
+        let chat = [long.clone(), reply.clone(), short.clone()];
+        assert!(cached(&chat, "claude-opus-5-5") && !cached(&chat, "claude-haiku-4-5"), "by the model's minimum");
+        assert!(!cached(&[long], "claude-opus-5-5") && !cached(&[short.clone(), reply, short], "claude-opus-5-5"));
+        assert!(!cached(&chat, "mystery"));
     }
 
     #[test]

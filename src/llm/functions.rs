@@ -76,6 +76,16 @@ impl Added {
         Self { tools, last, form }
     }
 
+    /// Returns the rounds so far as turns.
+    pub fn turns(&self, rounds: &[Round]) -> Vec<Value> {
+        rounds.iter().flat_map(|round| self.form.turns(round)).collect()
+    }
+
+    /// Returns the functions as a list, in OpenAI's form.
+    pub fn list(&self) -> Option<&[Value]> {
+        self.tools.first().and_then(|(_, list)| list.as_array()).map(Vec::as_slice)
+    }
+
     /// Adds the rounds so far, and the functions, to a request's body. With
     /// `offer` unset the model is to answer without a call.
     ///
@@ -84,7 +94,7 @@ impl Added {
     pub fn to(&self, body: &[u8], rounds: &[Round], offer: bool) -> serde_json::Result<Bytes> {
         let Members(members) = serde_json::from_slice(body)?;
         let turns = if self.form == Form::Google { "contents" } else { "messages" };
-        let more: Vec<Value> = rounds.iter().flat_map(|round| self.form.turns(round)).collect();
+        let more = self.turns(rounds);
         let mut whole = Vec::with_capacity(body.len() + 1024);
         whole.push(b'{');
         let mut write = |name: &str, json: &[u8]| -> serde_json::Result<()> {

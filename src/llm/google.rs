@@ -6,13 +6,16 @@ use reqwest::{
     StatusCode,
     header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
-use secrecy::SecretString;
 use serde::Serialize;
 use serde_json::{Map, Value, json, value::RawValue};
+use url::Url;
 
 use super::{
-    Call, Chat, Failure, history,
-    providers::{self, endpoint, key_is_incorrect, secret_header},
+    Call, Chat, Failure,
+    dispatch::Attempt,
+    history,
+    providers::{self, Access, endpoint, key_is_incorrect, secret_header},
+    request,
 };
 use crate::error::Error;
 
@@ -44,25 +47,34 @@ struct GenerationConfig<'a> {
 /// # Errors
 /// A history that Google's own library refuses, in its words, or messages
 /// that are none.
-pub fn call(chat: &Chat<'_>, base_url: &str, key: &SecretString) -> Result<Call, Error> {
+pub fn call(chat: &Chat<'_>, attempt: &Attempt<'_>, access: &Access) -> Result<Call, Error> {
     let headers = HeaderMap::from_iter([
         (ACCEPT, HeaderValue::from_static("*/*")),
         (CONTENT_TYPE, HeaderValue::from_static("application/json")),
-        (HeaderName::from_static("x-goog-api-key"), secret_header(NAME, "", key)?),
+        (HeaderName::from_static("x-goog-api-key"), secret_header(NAME, "", &access.key)?),
     ]);
+    let temperature = chat.temperature.and_then(|sent| request::temperature(sent, attempt.rules));
     let body = Request {
         safety_settings: [],
-        generation_config: GenerationConfig { temperature: chat.temperature },
+        generation_config: GenerationConfig { temperature: temperature.as_deref() },
         contents: contents(chat.message_objects()?)?,
     };
     // Google is asked once, as in the original.
     Ok(Call {
-        url: endpoint(base_url, &path(&chat.model)?)?,
+        url: url(&access.base_url, attempt.model)?,
         headers,
         body: Some(providers::json(&body)?),
         guarded: false,
         attempts: 1,
     })
+}
+
+/// Returns where a model answers.
+///
+/// # Errors
+/// If the model's name is none, or the base URL.
+pub fn url(base_url: &str, model: &str) -> Result<Url, Error> {
+    endpoint(base_url, &path(model)?)
 }
 
 fn path(model: &str) -> Result<String, Error> {
@@ -82,10 +94,13 @@ fn contents(mut messages: Vec<Map<String, Value>>) -> Result<Vec<Map<String, Val
     for (index, message) in messages.iter().enumerate() {
         check_history(index, message).map_err(|sentence| refused(&sentence))?;
     }
-    let parts = match last.get("parts") {
+    let parts: Vec<Value> = match last.get("parts") {
         Some(Value::String(text)) => vec![json!({ "text": text })],
+        // For gemini-pro-vision the front end puts the images into a list of
+        // their own, which today's API does not take.
         Some(Value::Array(parts)) => parts
             .iter()
+            .flat_map(|part| part.as_array().map_or(std::slice::from_ref(part), Vec::as_slice))
             .map(|part| part.as_str().map_or_else(|| part.clone(), |text| json!({ "text": text })))
             .collect(),
         _ => return Err(Error::BadRequest("messages: the last one needs parts, a string or an array".to_owned())),
@@ -177,11 +192,14 @@ fn words(body: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::llm::{Wire, request::Extras};
 
     fn request(messages: Value, model: &str) -> Result<(String, Value), Error> {
         let messages = serde_json::value::to_raw_value(&messages).expect("JSON");
         let chat = Chat { model: model.to_owned(), temperature: None, messages: &messages };
-        let call = call(&chat, "http://h/", &"secret".into())?;
+        let attempt = Attempt { model, wire: Wire::Generate, rules: None, search: false, old_path: false };
+        let (base_url, extras) = ("http://h/".to_owned(), Extras::default());
+        let call = call(&chat, &attempt, &Access { base_url, key: "secret".into(), organization: None, extras })?;
         assert!(!call.url.as_str().contains("secret"));
         Ok((call.url.into(), serde_json::from_slice(&call.body.expect("a body")).expect("JSON")))
     }
@@ -202,6 +220,10 @@ mod tests {
         );
         let (_, regenerated) = request(json!([text("user", "a"), text("model", "")]), "m").expect("a request");
         assert_eq!(regenerated["contents"], json!([text("user", "a")]));
+        let image = json!({ "inlineData": { "data": "QQ==" } });
+        let nested = json!([{ "role": "user", "parts": ["t", [image]] }]);
+        let (_, flat) = request(nested, "gemini-pro-vision").expect("a request");
+        assert_eq!(flat["contents"][0]["parts"], json!([{ "text": "t" }, image]));
         let (_, two_in_a_row) = request(json!([text("user", "a"), text("user", "b")]), "m").expect("a request");
         assert_eq!(two_in_a_row["contents"], json!([{ "role": "user", "parts": [{ "text": "a" }, { "text": "b" }] }]));
     }

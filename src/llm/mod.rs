@@ -2,18 +2,27 @@
 //! a [`Reader`] makes text of the events that come back. The one place that
 //! talks to them is [`send`]; the answer's way to the client is [`relay`].
 
+mod adaptation;
 pub mod answer;
 pub mod anthropic;
 pub mod azure;
+pub mod catalogue;
 mod content;
+pub mod dispatch;
 pub mod functions;
 pub mod google;
 mod history;
-pub mod limits;
+pub mod learnt;
+mod members;
 pub mod notes;
 pub mod openai;
 pub mod providers;
+pub mod pseudonym;
+pub mod refusal;
 pub mod relay;
+pub mod request;
+pub mod responses;
+pub mod routing;
 #[cfg(test)]
 mod splits;
 pub mod sse;
@@ -21,6 +30,7 @@ pub mod sse;
 use std::{
     borrow::Cow,
     fmt,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -42,6 +52,7 @@ use crate::{
     },
     telemetry::RequestLog,
 };
+use routing::Routing;
 
 /// The providers' base URLs, without a slash at the end.
 #[derive(Debug, Clone)]
@@ -81,12 +92,14 @@ pub struct Providers {
     pub guarded: http1::Client,
     /// Where the configuration's are.
     pub base_urls: BaseUrls,
+    /// Which models are asked.
+    pub routing: Arc<Routing>,
 }
 
 impl Providers {
     /// Builds a worker's clients.
-    pub fn new(clients: &ClientFactory, base_urls: BaseUrls) -> Self {
-        Self { direct: clients.providers(), guarded: clients.guarded_providers(), base_urls }
+    pub fn new(clients: &ClientFactory, base_urls: BaseUrls, routing: Arc<Routing>) -> Self {
+        Self { direct: clients.providers(), guarded: clients.guarded_providers(), base_urls, routing }
     }
 }
 
@@ -119,6 +132,12 @@ impl Chat<'_> {
         history::mend_all(&mut messages);
         Ok(messages)
     }
+
+    /// Returns whether an image is among the messages.
+    pub fn has_images(&self) -> bool {
+        let messages = self.messages.get().as_bytes();
+        ["\"image_url\"", "\"inlineData\""].iter().any(|name| memchr::memmem::find(messages, name.as_bytes()).is_some())
+    }
 }
 
 /// One request to a provider, as plain data.
@@ -148,6 +167,19 @@ impl fmt::Debug for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call").field("guarded", &self.guarded).field("headers", &self.headers).finish_non_exhaustive()
     }
+}
+
+/// The APIs that providers have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Wire {
+    /// OpenAI's chat completions.
+    Chat,
+    /// OpenAI's Responses.
+    Responses,
+    /// Anthropic's messages.
+    Messages,
+    /// Google's generated content.
+    Generate,
 }
 
 /// Why there is no (more) answer. Each route has its own words for it.
@@ -183,7 +215,7 @@ pub enum Failure {
     #[error("{0}")]
     Incomplete(String),
     /// Nothing came for as long as a provider may be silent.
-    #[error("The provider said nothing for {} seconds.", .0.as_secs())]
+    #[error("The provider said nothing for {} second{}.", .0.as_secs(), if .0.as_secs() == 1 { "" } else { "s" })]
     Silent(Duration),
     /// The guard does not let the URL through.
     #[error(transparent)]
@@ -373,7 +405,14 @@ async fn beginning(response: Response) -> String {
 /// # Errors
 /// What the last attempt came to, or an answer that is no JSON.
 pub async fn complete<T: DeserializeOwned>(providers: &Providers, call: &Call, log: &RequestLog) -> Result<T, Failure> {
-    let body = send(providers, call, log).await?;
+    complete_body(send(providers, call, log).await?, log).await
+}
+
+/// Reads an answer that has begun to its end, as JSON.
+///
+/// # Errors
+/// If it breaks off, is too large or is no JSON.
+pub async fn complete_body<T: DeserializeOwned>(body: Body, log: &RequestLog) -> Result<T, Failure> {
     let _waiting = log.wait();
     let body = match body.collect(MAX_REPLY_BYTES).await {
         Ok(Collected::Complete(body)) => body,

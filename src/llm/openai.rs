@@ -5,29 +5,41 @@
 use serde::Serialize;
 use serde_json::{Value, value::RawValue};
 
-use super::{Failure, unusable};
+use super::{Failure, request::Turns, unusable};
 use crate::{error::Error, js};
 
 /// The body of a request for a chat, its members in the original's order.
 /// Without `Debug`, as it holds the prompt.
 #[derive(Serialize)]
-pub struct ChatRequest<'a, M = &'a RawValue> {
+pub struct ChatRequest<'a> {
     /// The model's id (for Azure the deployment's).
     pub model: &'a str,
-    /// As the client sent them, where nothing has to be added.
-    pub messages: M,
+    /// The conversation.
+    pub messages: &'a Turns<'a>,
     /// As the client sent it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<&'a RawValue>,
-    /// In tokens.
+    /// How much the model thinks.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_tokens: Option<u32>,
+    pub reasoning_effort: Option<&'static str>,
+    /// In which form thoughts come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_format: Option<&'static str>,
     /// The functions that the model may call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tools: Option<&'a [Value]>,
     /// Whether the answer comes as events.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub stream: bool,
+    /// Whether the stream ends with the counts of tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream_options: Option<Value>,
+    /// Requests with the same one are sent to the same cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_cache_key: Option<&'a str>,
+    /// A pseudonym of the user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub safety_identifier: Option<&'a str>,
 }
 
 /// What the model says, or calls, in an answer in one piece.

@@ -9,8 +9,12 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use url::Url;
 
-use super::BaseUrls;
-use super::{ATTEMPTS, Call, Chat, Failure, answer::openai::Habits, limits, openai::ChatRequest};
+use super::{
+    ATTEMPTS, BaseUrls, Call, Failure, Wire,
+    answer::openai::Habits,
+    dispatch::Attempt,
+    request::{self, Extras, Prompt},
+};
 use crate::{credentials::Key, error::Error};
 
 /// A provider that speaks OpenAI's wire: what is its own.
@@ -26,25 +30,17 @@ pub struct Provider {
     pub base_url: fn(&BaseUrls) -> &str,
     /// Whether it is sent the chat's temperature.
     pub temperature: bool,
-    /// Whether and how `max_tokens` is sent.
-    pub max_tokens: MaxTokens,
+    /// Where its Responses API is.
+    pub responses: &'static str,
     /// How it says that a key is wrong.
     pub wrong_key: WrongKey,
     /// Whether it is told the user's OpenAI organization.
     pub organization: bool,
+    /// Whether it takes OpenAI's newer parameters: for the counts of tokens,
+    /// its cache, and telling users apart.
+    pub extras: bool,
     /// What its streams do otherwise.
     pub habits: Habits,
-}
-
-/// How `max_tokens` is chosen.
-#[derive(Debug, Clone, Copy)]
-pub enum MaxTokens {
-    /// Not at all: the provider's own limit holds.
-    Omitted,
-    /// By the table of limits.
-    Table,
-    /// 4096 for the two models whose own limit was once 16.
-    VisionOnly,
 }
 
 /// How a provider says that the key is wrong.
@@ -65,9 +61,10 @@ pub static OPENAI: Provider = Provider {
     key: Key::OpenAi,
     base_url: |urls| &urls.openai,
     temperature: true,
-    max_tokens: MaxTokens::VisionOnly,
+    responses: "/responses",
     wrong_key: WrongKey::Words,
     organization: true,
+    extras: true,
     habits: Habits::NONE,
 };
 
@@ -79,9 +76,10 @@ pub static PROVIDERS: [Provider; 4] = [
         key: Key::Groq,
         base_url: |urls| &urls.groq,
         temperature: false,
-        max_tokens: MaxTokens::Table,
+        responses: "/responses",
         wrong_key: WrongKey::Unauthorized,
         organization: false,
+        extras: false,
         habits: Habits { think_tags: true, any_end: false },
     },
     Provider {
@@ -90,9 +88,10 @@ pub static PROVIDERS: [Provider; 4] = [
         key: Key::Mistral,
         base_url: |urls| &urls.mistral,
         temperature: false,
-        max_tokens: MaxTokens::Table,
+        responses: "/responses",
         wrong_key: WrongKey::Unauthorized,
         organization: false,
+        extras: false,
         habits: Habits::NONE,
     },
     Provider {
@@ -101,9 +100,10 @@ pub static PROVIDERS: [Provider; 4] = [
         key: Key::OpenRouter,
         base_url: |urls| &urls.openrouter,
         temperature: true,
-        max_tokens: MaxTokens::Omitted,
+        responses: "/responses",
         wrong_key: WrongKey::OwnWords,
         organization: false,
+        extras: false,
         habits: Habits::NONE,
     },
     Provider {
@@ -112,9 +112,10 @@ pub static PROVIDERS: [Provider; 4] = [
         key: Key::Perplexity,
         base_url: |urls| &urls.perplexity,
         temperature: false,
-        max_tokens: MaxTokens::Omitted,
+        responses: "/v1/responses",
         wrong_key: WrongKey::Unauthorized,
         organization: false,
+        extras: false,
         habits: Habits::NONE,
     },
 ];
@@ -126,9 +127,10 @@ pub static CUSTOM: Provider = Provider {
     key: Key::OpenAi,
     base_url: |_| "https://api.openai.com/v1",
     temperature: true,
-    max_tokens: MaxTokens::Omitted,
+    responses: "/responses",
     wrong_key: WrongKey::Words,
     organization: false,
+    extras: false,
     habits: Habits { think_tags: false, any_end: true },
 };
 
@@ -190,33 +192,40 @@ pub fn vendor(model: &str) -> Option<Vendor> {
     PREFIXES.iter().find(|(prefix, _)| model.starts_with(prefix)).map(|(_, vendor)| *vendor)
 }
 
+/// What it takes to call a provider for a user.
+#[derive(Clone)]
+pub struct Access {
+    /// Where it is.
+    pub base_url: String,
+    /// May be empty.
+    pub key: SecretString,
+    /// The user's OpenAI organization.
+    pub organization: Option<SecretString>,
+    /// What is sent besides.
+    pub extras: Extras,
+}
+
 impl Provider {
-    /// The request for a chat.
+    /// Makes the call for a prompt.
     ///
     /// # Errors
-    /// A base URL that is none, or a key that cannot stand in a header.
-    pub fn call(
-        &self,
-        chat: &Chat<'_>,
-        base_url: &str,
-        key: &SecretString,
-        organization: Option<&SecretString>,
-    ) -> Result<Call, Error> {
-        let max_tokens = match self.max_tokens {
-            MaxTokens::Omitted => None,
-            MaxTokens::Table => limits::max_output_tokens(&chat.model),
-            MaxTokens::VisionOnly => matches!(chat.model.as_str(), "gpt-4-vision-preview" | "gpt-4o").then_some(4096),
+    /// If the base URL is none, or the key cannot stand in a header.
+    pub fn call(&self, mut prompt: Prompt<'_>, attempt: &Attempt<'_>, access: &Access) -> Result<Call, Error> {
+        prompt.temperature = prompt.temperature.filter(|_| self.temperature);
+        let body = request::body(&prompt, attempt, &access.extras)?;
+        let path = match attempt.wire {
+            Wire::Responses if access.base_url.trim_end_matches('/').ends_with("/v1") => "/responses",
+            Wire::Responses if provider_at(&access.base_url) == "perplexity" => "/v1/responses",
+            Wire::Responses => self.responses,
+            _ => "/chat/completions",
         };
-        let messages = chat.mended_messages();
-        let body = ChatRequest {
-            model: &chat.model,
-            messages: &*messages,
-            temperature: chat.temperature.filter(|_| self.temperature && !limits::refuses_temperature(&chat.model)),
-            max_tokens,
-            tools: None,
-            stream: true,
-        };
-        self.post(base_url, "/chat/completions", &body, key, organization)
+        self.post_body(&access.base_url, path, body, &access.key, access.organization.as_ref())
+    }
+
+    /// Returns whether its older API is tried first: Perplexity's own is gone,
+    /// but another server under this name may still have it.
+    pub fn is_chat_first(&self, base_url: &str) -> bool {
+        self.path == "perplexity" && provider_at(base_url) != "perplexity"
     }
 
     /// A request to one of the provider's paths.
@@ -231,15 +240,20 @@ impl Provider {
         key: &SecretString,
         organization: Option<&SecretString>,
     ) -> Result<Call, Error> {
+        self.post_body(base_url, path, json(body)?, key, organization)
+    }
+
+    fn post_body(
+        &self,
+        base_url: &str,
+        path: &str,
+        body: Bytes,
+        key: &SecretString,
+        organization: Option<&SecretString>,
+    ) -> Result<Call, Error> {
         let mut headers = self.headers(key, organization)?;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Ok(Call {
-            url: endpoint(base_url, path)?,
-            headers,
-            body: Some(json(body)?),
-            guarded: false,
-            attempts: ATTEMPTS,
-        })
+        Ok(Call { url: endpoint(base_url, path)?, headers, body: Some(body), guarded: false, attempts: ATTEMPTS })
     }
 
     /// What every request to the provider carries.
@@ -280,6 +294,21 @@ impl Provider {
     }
 }
 
+/// Returns the catalogue's name of the provider at a base URL; empty where
+/// nobody knows it.
+pub fn provider_at(base_url: &str) -> &'static str {
+    let url = Url::parse(base_url.trim()).ok();
+    match url.as_ref().and_then(Url::host_str) {
+        Some("api.openai.com") => "openai",
+        Some("api.groq.com") => "groq",
+        Some("api.mistral.ai") => "mistral",
+        Some("api.perplexity.ai") => "perplexity",
+        Some("api.anthropic.com") => "anthropic",
+        Some("generativelanguage.googleapis.com") => "google",
+        _ => "",
+    }
+}
+
 /// Joins a base URL, with or without a slash at its end, and a path.
 ///
 /// # Errors
@@ -311,6 +340,7 @@ pub(super) fn json(body: &impl Serialize) -> Result<Bytes, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::llm::request::Turns;
 
     #[test]
     fn a_models_name_tells_its_provider() {
@@ -329,18 +359,12 @@ mod tests {
             assert_eq!(vendor(model), expected, "{model}");
         }
     }
-    use serde_json::value::RawValue;
-
-    fn chat<'a>(model: &str, raw: &'a RawValue) -> Chat<'a> {
-        Chat { model: model.to_owned(), temperature: None, messages: raw }
-    }
-
-    fn raw(text: &str) -> Box<RawValue> {
-        RawValue::from_string(text.to_owned()).expect("JSON")
-    }
 
     fn call(provider: &Provider, base_url: &str, key: &str) -> Result<Call, Error> {
-        provider.call(&chat("m", &raw("[]")), base_url, &key.into(), None)
+        let prompt = Prompt { turns: Turns::Values(&[]), temperature: None, tools: None, stream: true, quick: false };
+        let attempt = Attempt { model: "m", wire: Wire::Chat, rules: None, search: false, old_path: false };
+        let (base_url, key) = (base_url.to_owned(), key.into());
+        provider.call(prompt, &attempt, &Access { base_url, key, organization: None, extras: Extras::default() })
     }
 
     #[test]
@@ -390,20 +414,6 @@ mod tests {
                     ("400 Incorrect API key provided".to_owned(), "401 who?".to_owned())
                 ),
             }
-        }
-    }
-
-    #[test]
-    fn reasoning_models_get_no_temperature() {
-        let (temperature, messages) = (raw("0.5"), raw("[]"));
-        for (model, sent) in [("gpt-4", true), ("o3-mini", false)] {
-            let chat = Chat { model: model.to_owned(), temperature: Some(&temperature), messages: &messages };
-            let call = OPENAI.call(&chat, "http://h", &"k".into(), None).expect("a call");
-            assert_eq!(
-                String::from_utf8_lossy(call.body.as_deref().expect("a body")).contains("temperature"),
-                sent,
-                "{model}"
-            );
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Texts → vectors, with OpenAI or Azure, in batches within their limits.
 
-use percent_encoding::utf8_percent_encode;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 
@@ -8,8 +7,8 @@ use crate::{
     credentials::{Key, Profile},
     error::Error,
     llm::{
-        self, Call, Failure, Providers,
-        azure::{self, SEGMENT},
+        self, Failure, Providers, azure,
+        dispatch::{Attempt, dispatch_whole},
         providers::OPENAI,
     },
     telemetry::RequestLog,
@@ -25,7 +24,7 @@ const MAX_TOKENS: usize = 250_000;
 
 #[derive(Serialize)]
 struct Request<'a, I> {
-    model: &'static str,
+    model: &'a str,
     input: &'a I,
 }
 
@@ -86,28 +85,34 @@ impl Embedder<'_> {
         count: usize,
         map_err: fn(Failure) -> Error,
     ) -> Result<Vec<Vec<f32>>, Error> {
-        let call = self.call(&Request { model: MODEL, input })?;
         {
             let mut facts = self.log.note();
-            facts.provider = Some(if self.profile.use_azure_openai { "azure" } else { OPENAI.path });
+            facts.provider = Some(if self.profile.use_azure_openai { azure::PROVIDER } else { OPENAI.path });
             facts.model = Some(MODEL.to_owned());
         }
-        let reply: Reply = llm::complete(self.providers, &call, self.log).await.map_err(map_err)?;
+        let request = Request { model: MODEL, input };
+        let reply: Reply = if self.profile.use_azure_openai {
+            self.request_azure(input, map_err).await?
+        } else {
+            let key = self.profile.key(Key::OpenAi).ok_or(Error::KeyNotFound(OPENAI.name))?;
+            let organization = self.profile.key(Key::OpenAiOrganization);
+            let base_url = &self.providers.base_urls.openai;
+            let call = OPENAI.post(base_url, "/embeddings", &request, key, organization)?;
+            llm::complete(self.providers, &call, self.log).await.map_err(map_err)?
+        };
         in_order(reply, count).ok_or_else(|| {
             map_err(Failure::Unusable("The provider answered with vectors that do not match the request".to_owned()))
         })
     }
 
-    fn call<I: Serialize>(&self, request: &Request<'_, I>) -> Result<Call, Error> {
-        let profile = self.profile;
-        if !profile.use_azure_openai {
-            let key = profile.key(Key::OpenAi).ok_or(Error::KeyNotFound(OPENAI.name))?;
-            let organization = profile.key(Key::OpenAiOrganization);
-            return OPENAI.post(&self.providers.base_urls.openai, "/embeddings", request, key, organization);
-        }
-        let deployment = profile.key(Key::AzureEmbeddings).ok_or_else(azure::no_resources)?.expose_secret();
-        let path = format!("/openai/deployments/{}/embeddings", utf8_percent_encode(deployment, SEGMENT));
-        azure::post(profile, &path, request)
+    async fn request_azure<I: Serialize>(&self, input: &I, map_err: fn(Failure) -> Error) -> Result<Reply, Error> {
+        let access = azure::access(self.profile)?;
+        let deployment = self.profile.key(Key::AzureEmbeddings).ok_or_else(azure::no_resources)?.expose_secret();
+        let request = azure::request(self.providers, deployment.to_owned(), &access);
+        let call = |attempt: &Attempt<'_>| azure::embeddings(&Request { model: deployment, input }, attempt, &access);
+        let answer = Box::pin(dispatch_whole(self.providers, request, Box::new(call), self.log)).await;
+        let (reply, _) = answer.map_err(|unanswered| unanswered.into_error(map_err))?;
+        Ok(reply)
     }
 }
 

@@ -1,7 +1,7 @@
 //! All components of a server, one `Data` each, and their installation in an app. The only file that knows all of them:
 //! handlers take what they need.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use actix_web::web::{Data, ServiceConfig};
 
@@ -15,7 +15,7 @@ use crate::{
     drain::Drain,
     http::{body::BodyLimits, respond::AnswerSettings, user::TrustedOrigins},
     http_client::{ClientFactory, ssrf_guard},
-    llm::{BaseUrls, Providers},
+    llm::{BaseUrls, Providers, learnt::Learnt, routing::Routing},
     rate_limit::RateLimits,
     retrieval::{ingest::Ingest, local::LocalEmbeddings, storage::Storage},
     reverse_proxy::ReverseProxy,
@@ -46,6 +46,7 @@ pub(super) struct Components {
 struct WorkerSettings {
     clients: ClientFactory,
     base_urls: BaseUrls,
+    routing: Arc<Routing>,
     tool_timeout: std::time::Duration,
     front_end: Option<(url::Url, std::time::Duration)>,
 }
@@ -97,6 +98,7 @@ impl Components {
             worker: WorkerSettings {
                 clients,
                 base_urls: config.base_urls.clone(),
+                routing: Arc::new(Routing { settings: config.models.clone(), learnt: Learnt::default() }),
                 tool_timeout: config.tool_timeout,
                 front_end: config.frontend_url.clone().map(|url| (url, config.frontend_timeout)),
             },
@@ -121,7 +123,11 @@ impl Components {
             .app_data(self.buffers.clone())
             .app_data(self.turns.clone())
             .app_data(self.trusted_origins.clone())
-            .app_data(Data::new(Providers::new(&self.worker.clients, self.worker.base_urls.clone())));
+            .app_data(Data::new(Providers::new(
+                &self.worker.clients,
+                self.worker.base_urls.clone(),
+                self.worker.routing.clone(),
+            )));
         match self.worker_clients() {
             Ok((tools, reverse_proxy)) => {
                 app.app_data(Data::new(tools));

@@ -12,7 +12,7 @@ pub fn allow(origins: &[String]) -> Cors {
     let cors = Cors::default()
         .allowed_methods(["GET", "HEAD", "POST"])
         .allowed_headers([ACCEPT, AUTHORIZATION, CONTENT_TYPE])
-        .expose_headers(["x-request-id", "retry-after"])
+        .expose_headers(["x-request-id", "x-model", "retry-after"])
         .supports_credentials()
         .max_age(MAX_AGE);
     origins.iter().fold(cors, |cors, origin| cors.allowed_origin(origin))

@@ -1,7 +1,7 @@
 //! Metrics in Prometheus' format. `docs/operations.md` lists them for operators.
 //!
 //! No label grows without bound: routes are patterns, with one value for unknown paths; providers are this server's
-//! names; models are not a label. A request is counted once, at its end; only open streams are counted at their start.
+//! names; models are lines of the catalogue. A request is counted once, at its end; only open streams are counted at their start.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -74,6 +74,8 @@ pub struct Metrics {
     texts: IntCounterVec,
     bytes: IntCounterVec,
     retries: IntCounterVec,
+    models: IntCounterVec,
+    refusals: IntCounterVec,
     pool: GaugeVec,
     pool_most: IntGauge,
     pool_waiting: IntGauge,
@@ -167,6 +169,18 @@ impl Metrics {
                 "Requests to providers that were repeated.",
                 &["provider"],
             )?,
+            models: counters(
+                at,
+                "model_requests_total",
+                "Requests that were sent to a model, by provider and model; `other` = not in the catalogue.",
+                &["provider", "model"],
+            )?,
+            refusals: counters(
+                at,
+                "provider_refusals_total",
+                "Requests that a provider refused for a reason that another form can do without, by provider and reason.",
+                &["provider", "reason"],
+            )?,
             pool: gauges(at, "database_connections", "Connections in the pool, by state.", &["state"])?,
             pool_most: registered(at, IntGauge::with_opts(opts("database_connections_max", "DATABASE_POOL_SIZE."))?)?,
             pool_waiting: registered(
@@ -230,6 +244,12 @@ impl Metrics {
         if let (Some(first_text), Some(overhead)) = (facts.first_text, facts.overhead) {
             observe(&self.first_texts, first_text);
             observe(&self.overheads, overhead);
+        }
+        if let Some(model) = facts.model_label {
+            self.models.with_label_values(&[provider[0], model]).inc();
+        }
+        for reason in &facts.refusals {
+            self.refusals.with_label_values(&[provider[0], reason]).inc();
         }
         if facts.retries > 0 {
             self.retries.with_label_values(provider).inc_by(facts.retries.into());

@@ -170,6 +170,12 @@ pub struct Facts {
     pub provider: Option<&'static str>,
     /// The model's name from the client, shortened.
     pub model: Option<String>,
+    /// The model that was asked, shortened; another one where that is retired.
+    pub effective_model: Option<String>,
+    /// The label of the asked model in metrics: one of a few.
+    pub model_label: Option<&'static str>,
+    /// What of its requests providers refused, each time: one of a few words.
+    pub refusals: Vec<&'static str>,
     /// The signed-in user.
     pub user: Option<Uuid>,
     /// Time from the request's start to the first text of the response.
@@ -331,6 +337,13 @@ impl RequestRecord {
         }
     }
 
+    /// Tells the client which model was asked.
+    fn insert_model(&self, headers: &mut HeaderMap) {
+        if let Some(Ok(model)) = self.facts.effective_model.as_deref().map(HeaderValue::from_str) {
+            headers.insert(HeaderName::from_static("x-model"), model);
+        }
+    }
+
     fn ended(&self) -> Option<Ended> {
         match self.facts.ended {
             // A panic in the stream's own code; actix closes the connection.
@@ -358,6 +371,7 @@ impl Drop for RequestRecord {
         }
         let Facts { status, provider, model, user, first_text, detail, retries, provider_wait, ended, .. } =
             &self.facts;
+        let effective_model = self.facts.effective_model.as_deref().filter(|asked| model.as_deref() != Some(*asked));
         let milliseconds = |duration: Duration| duration.as_secs_f64() * 1000.0;
         // tracing needs the level at compile time.
         macro_rules! write_line {
@@ -369,11 +383,13 @@ impl Drop for RequestRecord {
                     status,
                     provider,
                     model = model.as_deref(),
+                    effective_model,
                     user = user.map(tracing::field::display),
                     first_text_ms = first_text.map(milliseconds),
                     provider_ms = (!provider_wait.is_zero()).then(|| milliseconds(*provider_wait)),
                     duration_ms = milliseconds(self.started.elapsed()),
                     retries = (*retries > 0).then_some(retries),
+                    refused = (!self.facts.refusals.is_empty()).then(|| self.facts.refusals.join(", ")),
                     ended = ended.map(Ended::as_str),
                     detail = detail.as_deref(),
                     "request"
@@ -411,6 +427,7 @@ pub async fn record_request(
             let mut line = log.0.borrow_mut();
             line.record_response(&response);
             line.insert_request_id(response.headers_mut());
+            line.insert_model(response.headers_mut());
             drop(line);
             Ok(response)
         }

@@ -142,7 +142,8 @@ impl Traces {
         ];
         attributes
             .extend(facts.provider.map(|provider| KeyValue::new("gen_ai.provider.name", provider_name(provider))));
-        attributes.extend(facts.model.as_ref().map(|model| KeyValue::new("gen_ai.request.model", model.clone())));
+        let model = facts.effective_model.as_ref().or(facts.model.as_ref());
+        attributes.extend(model.map(|model| KeyValue::new("gen_ai.request.model", model.clone())));
         attributes.extend(asked.status.map(|status| KeyValue::new("http.response.status_code", i64::from(status))));
         let streams = is_last && line.streams;
         if let Some(first) = facts.first_text.filter(|_| streams) {
@@ -152,7 +153,7 @@ impl Traces {
         if is_last && facts.retries > 0 {
             attributes.push(KeyValue::new("http.request.resend_count", i64::from(facts.retries)));
         }
-        let name = match &facts.model {
+        let name = match model {
             Some(model) => format!("{operation} {model}"),
             None => operation.to_owned(),
         };

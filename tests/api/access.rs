@@ -1,4 +1,4 @@
-//! Who may use what, row by row of the route table. A new row fails here until
+//! Authorization, row by row of the route table. A new row fails here until
 //! it has a rule of its own: which ids it is told, and what it may say of them.
 
 use chatbot_ui_api::{
@@ -20,7 +20,7 @@ use crate::support::{
     upstream::{Reply, Upstream},
 };
 
-/// Somebody's rows; or ids of the same kinds that nobody has.
+/// A user's rows; or ids of the same kinds that do not exist.
 #[derive(Clone, Copy)]
 struct Things {
     user: Uuid,
@@ -43,7 +43,7 @@ impl Things {
     }
 }
 
-/// What a client sends, and what it may be told.
+/// A request, and what its answer may tell.
 struct Attempt {
     what: &'static str,
     body: Body,
@@ -58,7 +58,7 @@ enum Body {
 }
 
 enum Told {
-    /// The same as of ids that nobody has.
+    /// The same as of ids that do not exist.
     AsOfNobodys,
     /// This, because it is everybody's to know.
     Open(u16, Value),
@@ -72,7 +72,7 @@ enum Told {
 fn attempts(path: &str, things: Things, name: &str, own: Uuid) -> Vec<Attempt> {
     let Things { user, model, file, item } = things;
     let json = |what, body: Value| Attempt { what, body: Body::Json(body), told: Told::AsOfNobodys };
-    // What these read is the user's own profile: whoever names another in the
+    // What these read is the user's own profile: naming another in the
     // body is not heard.
     let named_in_body = || {
         let mut body = chat_body();
@@ -229,12 +229,12 @@ async fn start(stand: &Stand) -> App {
 }
 
 #[tokio::test]
-async fn without_a_session_a_users_row_answers_nobody() {
+async fn without_a_session_a_users_row_is_not_served() {
     let stand = Stand::start();
     let app = start(&stand).await;
     for row in table::table() {
         let things = Things::nobodys();
-        // That a rule is there is asked of every row.
+        // Every row must have a rule.
         let attempts = attempts(&row.path, things, "x", things.file);
         match row.access {
             Access::User => {
@@ -311,7 +311,7 @@ async fn what_is_anothers_is_as_what_is_not_there() {
 }
 
 #[tokio::test]
-async fn a_files_path_leads_into_nobody_elses_folder() {
+async fn a_files_path_never_leads_into_another_users_folder() {
     let stand = Stand::start();
     let app = start(&stand).await;
     let (victim, _) = somebody(&app, &stand, "sk-case-victim", "http://h").await;

@@ -55,7 +55,7 @@ impl Good {
         Self { database, variables, _project: project }
     }
 
-    /// What `check` says of it, with these in the place of some.
+    /// The output of `check` with some settings replaced by these.
     async fn but(&self, changed: &[(&str, &str)]) -> Said {
         let mut variables: Vec<(&str, &str)> =
             self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();

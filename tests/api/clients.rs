@@ -33,8 +33,8 @@ fn head(user: &User, path: &str, more: &str) -> String {
     format!("POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: {}\r\n{more}\r\n", user.bearer())
 }
 
-/// What the server says while it is sent a byte each tenth of a second, until
-/// it closes the connection; and how long that took.
+/// The server's output while it is sent a byte each tenth of a second, until it
+/// closes the connection; and the time that took.
 async fn dribble(connection: TcpStream, bytes: Vec<u8>) -> (String, Duration) {
     let started = Instant::now();
     let (mut reader, mut writer) = connection.into_split();
@@ -56,9 +56,9 @@ async fn dribble(connection: TcpStream, bytes: Vec<u8>) -> (String, Duration) {
     (String::from_utf8(said).expect("text"), started.elapsed())
 }
 
-/// What is in use is left alone, however long nothing is said in it.
+/// A connection in use is kept, however long it is silent.
 #[tokio::test]
-async fn only_idle_connections_are_given_up() {
+async fn only_idle_connections_are_closed() {
     let upstream = Upstream::start().await;
     let base = format!("{}/v1", upstream.url());
     let app = App::start(&[("CLIENT_TIMEOUT", "1"), ("OPENAI_BASE_URL", &base)]).await;
@@ -153,7 +153,7 @@ async fn a_body_that_comes_a_byte_at_a_time_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_body_that_nobody_wants_is_not_waited_for() {
+async fn the_body_of_a_refused_request_is_not_waited_for() {
     let app = App::start(&[]).await;
     let cases = [("content-length: 1000\r\n", " "), ("transfer-encoding: chunked\r\n", "1\r\n \r\n")];
     join_all(cases.map(async |(more, byte)| {

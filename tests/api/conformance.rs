@@ -197,10 +197,18 @@ const SERVER_KEYS: [(&str, &str); 13] = [
     ("OPENAI_ORGANIZATION_ID", "org-env"),
 ];
 
+/// The cases name models that nobody serves any more, and record what was sent
+/// for those, and texts to which nothing was added.
+const OTHERS: [(&str, &str); 2] = [("MODEL_ALIASES", "off"), ("ANSWER_NOTES", "off")];
+
 async fn replay_cases(cases: Vec<Value>, keys: &[(&str, &str)], at_once: usize) {
     let upstream = Upstream::start().await;
-    let settings: Vec<(&str, String)> =
-        BASE_URLS.iter().chain(keys).map(|(name, value)| (*name, value.replace("{{UP}}", &upstream.url()))).collect();
+    let settings: Vec<(&str, String)> = BASE_URLS
+        .iter()
+        .chain(&OTHERS)
+        .chain(keys)
+        .map(|(name, value)| (*name, value.replace("{{UP}}", &upstream.url())))
+        .collect();
     let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let app = App::start(&settings).await;
 

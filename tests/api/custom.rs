@@ -195,7 +195,7 @@ async fn a_name_is_what_it_resolves_to_when_the_connection_is_made() {
     let upstream = Upstream::start().await;
     let port = upstream.url().rsplit(':').next().expect("a port").to_owned();
     let database = postgres::database().await;
-    // 192.0.2.1 stands for a public address: nobody is there.
+    // 192.0.2.1 stands for a public address: no host has it.
     let settings = [("PRIVATE_UPSTREAMS", "192.0.2.1"), ("PROVIDER_CONNECT_TIMEOUT", "1")];
     let app = App::start_on(database, &settings, rebinding).await;
     let user = app.user(&[]).await;

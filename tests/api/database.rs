@@ -21,7 +21,7 @@ const DELTA: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"Hello\"}}]}\n
 const DONE: &str = "data: [DONE]\n\n";
 const AWAY: &str = "The database is not available. Please try again in a moment.";
 
-/// Where a database listens, and its URL by way of a gate.
+/// A database's address, and its URL by way of a gate.
 fn through(gate: &Gate, url: &str) -> (SocketAddr, String) {
     let mut url = url::Url::parse(url).expect("a URL");
     let there = SocketAddr::from(([127, 0, 0, 1], url.port().expect("a port")));
@@ -34,7 +34,7 @@ async fn text(app: &App, user: &User) -> String {
     answer.text().await.expect("whole")
 }
 
-/// Asks until the server says that it is ready.
+/// Waits until the server is ready.
 async fn ready(app: &App) {
     let started = Instant::now();
     while client().get(app.url("/readyz")).send().await.expect("an answer").status() != 200 {
@@ -128,7 +128,7 @@ async fn a_slow_database_is_waited_for_so_long_and_keeps_no_connection() {
         }
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     }
-    // What nobody waits for does not stay with Postgres either.
+    // Statements that timed out do not stay with Postgres either.
     let waiting =
         "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
     let gone = async {
@@ -171,7 +171,7 @@ async fn connections_that_went_dead_in_use_are_replaced() {
 
 #[tokio::test]
 async fn connections_that_went_dead_on_their_way_back_are_replaced() {
-    // Postgres's `Sync` alone, by which the pool asks a connection whether it lives.
+    // Postgres's `Sync` alone, by which the pool tests a connection.
     const SYNC: &[u8] = b"S\0\0\0\x04";
     let (gate, app) = behind_a_gate("1").await;
     let user = app.user(&[]).await;

@@ -75,7 +75,7 @@ async fn a_stream_keeps_its_own_headers() {
     }
 }
 
-/// What a provider says stays inside the JSON of an error.
+/// A provider's text stays inside the JSON of an error.
 #[tokio::test]
 async fn a_providers_words_make_no_header() {
     let upstream = Upstream::start().await;

@@ -1,5 +1,5 @@
-//! What is limited: requests in the whole server, requests of one user, and
-//! how often one user asks, alone and with other servers.
+//! Limits: requests in flight in the whole server and of one user, and the rate
+//! of one user's requests, alone and shared with other servers.
 
 mod shared;
 
@@ -40,7 +40,7 @@ fn retry_after(answer: &Response) -> u64 {
     answer.headers()["retry-after"].to_str().expect("text").parse().expect("whole seconds")
 }
 
-/// Whoever asks 100 ms from now or later is let in.
+/// Asserts that a request is accepted from 100 ms on.
 async fn is_let_in_soon(app: &App, user: &User, after: &str) {
     let given_back = Instant::now();
     loop {
@@ -200,7 +200,7 @@ async fn one_user_asks_so_often() {
 }
 
 #[tokio::test]
-async fn whoever_waits_as_told_is_let_in() {
+async fn a_request_after_the_retry_time_is_accepted() {
     let app = App::start(&[("RATE_LIMIT_PER_MINUTE", "40")]).await;
     let user = app.user(&[]).await;
     let refused = loop {
@@ -217,7 +217,7 @@ async fn whoever_waits_as_told_is_let_in() {
 }
 
 #[tokio::test]
-async fn whoever_is_nobody_counts_for_nobody() {
+async fn forged_sessions_do_not_count_for_their_user() {
     let app = App::start(&[("RATE_LIMIT_PER_MINUTE", "1")]).await;
     let user = app.user(&[]).await;
     for _ in 0..3 {
@@ -229,12 +229,12 @@ async fn whoever_is_nobody_counts_for_nobody() {
     }
     assert_eq!(ask(&app.url(""), &user).await.status(), 200);
     assert_eq!(ask(&app.url(""), &user).await.status(), 429);
-    // Which keys are set, everybody may ask.
+    // Which keys are set is public.
     assert_eq!(client().get(app.url("/api/keys")).send().await.expect("an answer").status(), 200);
 }
 
 #[tokio::test]
-async fn without_a_limit_nobody_waits() {
+async fn without_a_limit_no_request_is_refused() {
     let database = postgres::database().await;
     let app = App::start_on(database, &[], ssrf_guard::system_lookup).await;
     let user = app.user(&[]).await;

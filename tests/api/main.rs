@@ -1,5 +1,5 @@
 //! Black-box tests: the server as it runs, a Postgres of its own, providers
-//! that are real servers. Files are named by what a client asks for.
+//! that are real servers. Files are named by a client's request.
 
 mod access;
 mod allowances;
@@ -11,6 +11,7 @@ mod conformance;
 mod custom;
 mod database;
 mod docs;
+mod endings;
 mod frontend;
 mod headers;
 mod health;
@@ -18,6 +19,7 @@ mod layers;
 mod limits;
 mod metrics;
 mod migrate;
+mod models;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod process;

@@ -57,7 +57,7 @@ impl Watched {
         panic!("no metrics")
     }
 
-    /// The number after this name and these labels; 0 where there is none.
+    /// The number after this name and these labels; 0 without such a series.
     async fn value(&self, series: &str) -> f64 {
         value(&self.scrape().await, series)
     }
@@ -283,7 +283,7 @@ async fn the_database_the_key_set_and_the_process_are_looked_at() {
 #[tokio::test]
 async fn statements_that_wait_for_a_connection_are_counted() {
     let watched = Watched::start(&[("DATABASE_POOL_SIZE", "1")]).await;
-    // Whoever reads the table waits for this, and holds the only connection.
+    // A request that reads the table waits for this, and holds the only connection.
     let mut lock = watched.app.db.begin().await.expect("a transaction");
     sqlx::query("lock table auth.users").execute(&mut *lock).await.expect("a lock");
     let asked: Vec<_> = (0..3).map(|_| tokio::spawn(watched.app.chat("openai", &watched.user).send())).collect();

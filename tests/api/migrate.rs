@@ -70,7 +70,7 @@ async fn tables_for_files_follow_when_pgvector_comes_later() {
     let url = postgres::empty_database().await;
     let mut connection = connect(&url).await;
     assert_eq!(apply(&mut connection).await, Ok(Outcome::Applied));
-    // What a server without the extension is left with.
+    // The tables of a server without the extension.
     let without = "drop table public.file_items; drop table public.files; drop extension vector";
     sqlx::raw_sql(without).execute(&mut connection).await.expect("drops");
     assert_eq!(apply(&mut connection).await, Ok(Outcome::Applied));

@@ -204,7 +204,7 @@ async fn a_second_signal_leaves_the_last_traces_a_moment() {
 }
 
 #[tokio::test]
-async fn a_collector_that_is_away_holds_nobody_up() {
+async fn a_collector_that_is_away_delays_no_request() {
     let (collector, provider) = (Upstream::start().await, Upstream::start().await);
     let (app, user) = start(&collector, &provider, &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")]).await;
     provider.script(KEY, vec![Reply::events(&[DELTA, DONE], Step::Wait(Duration::ZERO))]);

@@ -146,7 +146,7 @@ pub async fn stopping(url: &str) {
 }
 
 #[tokio::test]
-async fn after_sigterm_nobody_new_gets_in_and_whoever_is_in_may_finish() {
+async fn after_sigterm_new_requests_are_refused_and_those_in_flight_may_finish() {
     let upstream = Upstream::start().await;
     let database = postgres::database().await;
     let base = format!("{}/v1", upstream.url());
@@ -203,7 +203,7 @@ async fn after_sigterm_nobody_new_gets_in_and_whoever_is_in_may_finish() {
     let last = Instant::now();
     assert_eq!(answer.chunk().await.expect("a proper end"), None);
     assert_eq!(ended(&mut child).await, Some(0));
-    assert!(last.elapsed() < Duration::from_millis(500), "nobody idle holds it up: {:?}", last.elapsed());
+    assert!(last.elapsed() < Duration::from_millis(500), "idle connections do not delay it: {:?}", last.elapsed());
     assert_eq!(idle.read(&mut [0; 10]).await.expect("a proper end"), 0);
 }
 
@@ -229,7 +229,7 @@ async fn streams_are_cut_when_their_grace_is_over() {
 }
 
 #[tokio::test]
-async fn with_nobody_inside_the_stop_is_quick() {
+async fn without_requests_in_flight_the_stop_is_quick() {
     let (mut child, url) = serve(&[]).await;
     let mut idle = TcpStream::connect(url.trim_start_matches("http://")).await.expect("connects");
     idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("writes");
@@ -295,7 +295,7 @@ async fn settings_come_from_two_files_and_the_environment_in_rising_order() {
     let line = timeout(Duration::from_secs(10), lines.next_line()).await.expect("soon").expect("text").expect("a line");
     assert!(line.contains("listening on http://127.0.0.1:"), "{line}");
 
-    // What the front end takes stops nobody; `check` names what is no setting.
+    // Lines that the front end accepts are no error; `check` names those that are no setting.
     let theirs = "EMAIL_DOMAIN_WHITELIST=a.com, b.com\nTITLE=Ada's chat\nthis is no setting\nLOG_FORMAT=csv\n";
     std::fs::write(folder.join(".env.local"), theirs).expect("written");
     let output = command(&["serve"], &[]).current_dir(&folder).output().await.expect("it runs");
@@ -381,7 +381,7 @@ async fn migrate_says_what_it_did() {
 }
 
 #[tokio::test]
-async fn no_secret_and_nobodys_words_reach_the_log() {
+async fn no_secret_and_no_text_of_users_reaches_the_log() {
     let upstream = Upstream::start().await;
     let database = postgres::database().await;
     let base = format!("{}/v1", upstream.url());

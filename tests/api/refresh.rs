@@ -69,12 +69,12 @@ async fn ask(app: &App, cookie: &str) -> reqwest::Response {
     request.body(chat_body().to_string()).send().await.expect("an answer")
 }
 
-/// Whether an answer is the one that a signed-in user without a key gets.
+/// True for the answer that a signed-in user without a key gets.
 async fn is_in(answer: reqwest::Response) -> bool {
     message(answer).await.1.starts_with("OpenAI API Key not found")
 }
 
-/// What a browser that had `cookie` sends after `answer`.
+/// The `Cookie` header of a browser that had `cookie` and got `answer`.
 fn next_cookie(cookie: &str, answer: &reqwest::Response) -> String {
     let mut jar: Vec<(String, String)> = cookie
         .split("; ")
@@ -114,7 +114,7 @@ async fn thirty_requests_with_a_spent_token_are_one_refresh() {
             assert_eq!(next_cookie(&cookie, &answer), next, "all hand the same back: {answer:?}");
             assert!(is_in(answer).await);
         }
-        // The next request has the new session, and nobody is asked.
+        // The next request has the new session, and the auth server gets none.
         let answer = ask(&app, &next).await;
         assert!(!answer.headers().contains_key(SET_COOKIE));
         assert!(is_in(answer).await);
@@ -122,7 +122,7 @@ async fn thirty_requests_with_a_spent_token_are_one_refresh() {
     }
 }
 
-/// A cache that kept one would hand the session to whoever asks next.
+/// A cache that kept one would give the session to its next client.
 #[tokio::test]
 async fn no_cache_keeps_an_answer_with_a_session_in_it() {
     let (app, user, _auth) = start(Duration::ZERO, 1, ANON_KEY).await;
@@ -143,7 +143,7 @@ async fn no_cache_keeps_an_answer_with_a_session_in_it() {
 }
 
 #[tokio::test]
-async fn whoever_leaves_does_not_take_the_new_session_along() {
+async fn a_client_that_leaves_does_not_lose_the_new_session() {
     let (app, user, auth) = start(Duration::from_millis(300), 1, ANON_KEY).await;
     let session = json!({ "access_token": expired(&user), "refresh_token": "good", "expires_at": 1 });
     let cookie = cookie(&value(&session, true), false);

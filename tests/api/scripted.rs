@@ -69,7 +69,7 @@ async fn the_key_is_found_wherever_a_provider_looks_for_it() {
     let mut request = request("another");
     request.path = "/custom-sk-case-k/v1?q=S%C3%A3o+Paulo&empty=".to_owned();
     ask(upstream.address, &request).await.expect("an answer");
-    // What looks like a key but has no script does not stand in the way.
+    // A value that looks like a key but has no script is passed over.
     request.path = "/sk-case-other".to_owned();
     request.headers = vec![("api-key".to_owned(), "sk-case-k".to_owned())];
     ask(upstream.address, &request).await.expect("an answer");
@@ -193,7 +193,7 @@ async fn a_client_that_leaves_after_some_bytes_leaves_in_the_middle() {
 }
 
 #[tokio::test]
-async fn nonsense_harms_no_one() {
+async fn malformed_requests_do_no_harm() {
     let upstream = Upstream::start().await;
     upstream.script("k", vec![says(&["still here"])]);
     for nonsense in [

@@ -1,7 +1,7 @@
-//! What is secret stays so: every row of the route table, with marked secrets
-//! wherever one can be, in success and in failure, with the log turned up as
-//! far as it goes. Nothing that is marked may be in what the process writes,
-//! or in a header of what it answers.
+//! Secrets stay secret: every row of the route table, with marked secrets
+//! wherever one can be, in success and in failure, with the log at its most
+//! verbose. Nothing marked may be in the process's output or in a header of a
+//! response.
 
 mod frontend;
 
@@ -42,13 +42,13 @@ use crate::support::{
 /// In every secret. Letters only, so that no escaping changes it.
 const MARK: &str = "MARKED";
 
-/// Public, but nothing to write down.
+/// Public, but not to be logged.
 const ANON: &str = "sb_publishable_anon";
 
 /// More would wait for each other at the database.
 const AT_ONCE: usize = 8;
 
-/// How a provider, a tool or the network behaves.
+/// The behaviour of a provider, a tool or the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Weather {
     Fair,
@@ -60,11 +60,11 @@ enum Weather {
     ErrorInStream,
     /// The connection is reset after some text.
     Reset,
-    /// Redirected to where the guard does not let anybody go.
+    /// Redirected to an address that the guard refuses.
     Redirected,
-    /// Nobody listens.
+    /// The port is closed.
     Away,
-    /// Neither does Postgres.
+    /// And so is that of Postgres.
     DatabaseAway,
 }
 
@@ -107,7 +107,7 @@ impl Server {
         Self { child, url, metrics, output }
     }
 
-    /// What `/metrics` says.
+    /// The text of `/metrics`.
     async fn metrics(&self) -> String {
         let answer = client().get(format!("http://{}/metrics", self.metrics.address)).send().await.expect("an answer");
         let text = answer.text().await.expect("text");
@@ -198,7 +198,7 @@ fn reply(weather: Weather) -> Reply {
     }
 }
 
-/// What the model says where it is to call a tool.
+/// The model's output when it is to call a tool.
 fn tool_call() -> Reply {
     let call = json!({ "id": "MARKEDcall", "type": "function", "function": { "name": "look", "arguments": r#"{"parameters":{"q":"MARKEDargument"}}"# } });
     Reply::json(
@@ -207,7 +207,7 @@ fn tool_call() -> Reply {
     )
 }
 
-/// Every row, asked with all that it takes; marked wherever it can be.
+/// A request for every row with everything that it takes, marked wherever it can be.
 async fn requests(
     client: &Client,
     url: &str,
@@ -220,7 +220,7 @@ async fn requests(
     let models = [
         model(format!("{upstream}/MARKEDpath?key=MARKEDquery")).await,
         model("http://MARKEDuser:MARKEDpassword@127.0.0.1/".to_owned()).await,
-        // Too long a name for any resolver, so that none is waited for.
+        // Too long a name for any resolver, so that no look-up is waited for.
         model(format!("http://MARKEDhost{}/v1", "x".repeat(64))).await,
         model("MARKED no URL".to_owned()).await,
     ];
@@ -291,7 +291,7 @@ async fn requests(
             other => panic!("{other}: say here how it is asked"),
         }
         if row.access == Access::User {
-            // Bodies that are none, and sessions that are none.
+            // Invalid bodies and invalid sessions.
             add(ask("{\"MARKEDprompt\": MARKED".to_owned()));
             add(ask(
                 json!({ "chatSettings": "MARKED", "messages": "MARKED", "userInput": 7, "input": null }).to_string()
@@ -346,7 +346,7 @@ async fn run(weather: Weather, format: &str, keys_of_environment: bool) {
             ("SUPABASE_SERVICE_ROLE_KEY", "sb_secret_MARKEDservice"),
             ("SUPABASE_ANON_KEY", ANON),
             ("SUPABASE_JWT_SECRET", tokens::SECRET),
-            // So that what is redirected there is refused, not asked.
+            // So that a redirect to it is refused, not followed.
             ("PRIVATE_UPSTREAMS", "allow"),
             ("DATABASE_POOL_SIZE", "4"),
             ("RATE_LIMIT_PER_MINUTE", "100000"),
@@ -542,7 +542,7 @@ async fn nothing_secret_is_written_when_providers_fail() {
 }
 
 #[tokio::test]
-async fn nothing_secret_is_written_when_nobody_is_there() {
+async fn nothing_secret_is_written_when_servers_are_away() {
     tokio::join!(
         run(Weather::Redirected, "json", false),
         run(Weather::Away, "text", true),

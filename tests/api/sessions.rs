@@ -1,5 +1,5 @@
-//! Who is let in: the forms of a session, keys of every kind, and who is not
-//! (any more).
+//! Authentication: the forms of a session, signing keys of every kind, and
+//! sessions that are invalid or have ended.
 
 use std::time::{Duration, Instant};
 
@@ -66,8 +66,8 @@ fn claims(user: &User) -> Value {
     })
 }
 
-/// Whether a token lets in. Without a key in the profile the answer then is
-/// about the key.
+/// True if the token is accepted: without a key in the profile the answer is
+/// then about the key.
 async fn lets_in(app: &App, token: &str) -> bool {
     let request = client().post(app.url("/api/chat/openai")).header(AUTHORIZATION, format!("Bearer {token}"));
     let answer = request.body(chat_body().to_string()).send().await.expect("an answer");
@@ -97,7 +97,7 @@ async fn keys_of_every_kind_are_fetched_once() {
 }
 
 #[tokio::test]
-async fn made_up_key_ids_cause_no_traffic_and_hold_nobody_up() {
+async fn made_up_key_ids_cause_no_traffic_and_delay_no_other_request() {
     let auth = auth_server(Duration::from_millis(1500));
     let known = SigningKey::new("known", Algorithm::ES256);
     publish(&auth, &[&known]);
@@ -156,7 +156,7 @@ async fn the_algorithm_is_the_keys_and_not_the_tokens() {
 }
 
 #[tokio::test]
-async fn whoever_is_gone_is_refused_at_once_without_asking_the_auth_server() {
+async fn users_and_sessions_that_ended_are_refused_at_once_without_the_auth_server() {
     let auth = auth_server(Duration::ZERO);
     let app = App::start(&[("SUPABASE_URL", &auth.url)]).await;
     let changes = [
@@ -177,7 +177,7 @@ async fn whoever_is_gone_is_refused_at_once_without_asking_the_auth_server() {
     let past = "update auth.users set banned_until = now() - interval '1 second' where id = $1";
     sqlx::query(past).bind(user.id).execute(&app.db).await.expect("a ban that is over");
     assert!(lets_in(&app, &tokens::access_token(user.id, user.session)).await);
-    // Somebody else's session is none.
+    // Another user's session does not count.
     let other = app.user(&[]).await;
     assert!(!lets_in(&app, &tokens::access_token(user.id, other.session)).await);
     assert!(auth.asked() <= 1, "its key set may be, once: the tokens are signed with a published secret");
@@ -248,7 +248,7 @@ async fn another_sites_cookie_may_hold_anything() {
     assert!(message(answer).await.1.starts_with("OpenAI API Key not found"));
 }
 
-/// Like [`lets_in`], with the token in the cookie, in each of its forms.
+/// [`lets_in`], with this cookie.
 async fn lets_in_by_cookie(app: &App, cookie: &str) -> bool {
     let request = client().post(app.url("/api/chat/openai")).header(COOKIE, cookie);
     let (status, words) = message(request.body(chat_body().to_string()).send().await.expect("an answer")).await;
@@ -261,7 +261,7 @@ fn part(value: &Value) -> String {
 }
 
 #[tokio::test]
-async fn a_token_that_needs_no_signature_is_none() {
+async fn a_token_without_a_signature_is_refused() {
     let auth = auth_server(Duration::ZERO);
     let rsa = SigningKey::new("rs", Algorithm::RS256);
     publish(&auth, &[&rsa]);
@@ -288,7 +288,7 @@ async fn a_token_that_needs_no_signature_is_none() {
 }
 
 #[tokio::test]
-async fn a_public_key_is_no_secret_in_any_of_its_forms() {
+async fn a_public_key_is_not_accepted_as_a_secret_in_any_form() {
     let auth = auth_server(Duration::ZERO);
     let rsa = SigningKey::new("rs", Algorithm::RS256);
     publish(&auth, &[&rsa]);
@@ -344,7 +344,7 @@ fn public_key_der(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
     let key = tagged(0x30, &[number(modulus), number(exponent)].concat());
     // rsaEncryption, without parameters.
     let algorithm = [0x30, 13, 6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 13, 1, 1, 1, 5, 0];
-    // The bits of the key, none of them unused.
+    // The bits of the key, without unused ones.
     tagged(0x30, &[&algorithm[..], &tagged(3, &[&[0], key.as_slice()].concat())].concat())
 }
 

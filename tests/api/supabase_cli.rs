@@ -24,7 +24,7 @@ const PACKAGE: &str = "supabase@3.1.0";
 const SEED: &str = include_str!("../../supabase/seed.sql");
 
 /// The command line, fetched once into the cache; `None` where it is to be
-/// skipped: it is large, so only a run that asks for all fetches it.
+/// skipped: it is large, so only a run of all tests fetches it.
 async fn supabase() -> Option<PathBuf> {
     programs::find("node", "nodejs")?;
     let npm = programs::find("npm", "npm")?;

@@ -69,7 +69,7 @@ async fn users_of_a_project_sign_in_with_a_password() {
         page.press("right").await;
         page.click("#sign-in button").await;
         page.until("document.activeElement.id === 'question'").await;
-        // The first thing that is asked with the session refreshes it.
+        // The first request with the session refreshes it.
         page.until("JSON.parse(sessionStorage.session).expires_at - Date.now() / 1000 > 3000").await;
         page.is_quiet(&[&page.url, &project.url]).await;
         // The user has no key, and the server's sentence says so.

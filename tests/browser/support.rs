@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::programs;
 
-/// For anything that a page should show soon. Generous: the machine may be busy.
+/// The limit for anything that a page should show soon; generous, as the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// As for a person's browser, but without its talk to its maker.
@@ -177,7 +177,7 @@ impl Page {
         self.driver.cdp().send_raw(method, parameters).await.expect(method);
     }
 
-    /// What an expression is worth on the page.
+    /// The value of an expression on the page.
     pub async fn value(&self, expression: &str) -> Value {
         let value = self.driver.execute(format!("return {expression}"), vec![]).await;
         value.unwrap_or_else(|error| panic!("{expression}: {error}")).json().clone()
@@ -226,7 +226,7 @@ impl Page {
         self.text(".answer:last-child .said").await
     }
 
-    /// Nothing was said on the console, and nobody but these addresses was asked.
+    /// Asserts that the console is empty and that requests went to these addresses only.
     pub async fn is_quiet(&self, addresses: &[&str]) {
         let said = self.driver.browser_log().await.expect("a log");
         assert!(said.is_empty(), "{said:?}");

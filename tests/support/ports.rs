@@ -4,11 +4,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use socket2::{Domain, Socket, Type};
 
-/// A port of 127.0.0.1 that is kept from everybody else until this is dropped.
+/// A port of 127.0.0.1 that is reserved until this is dropped.
 ///
 /// The socket is bound and does not listen: connections to it are refused, the
-/// kernel gives the port to nobody who wants any, and a program that is told
-/// to listen on it can (as long as it sets `SO_REUSEADDR`, which servers do).
+/// kernel does not choose the port for other sockets, and a program that is
+/// told to listen on it can (as long as it sets `SO_REUSEADDR`, which servers do).
 pub struct Port {
     pub address: SocketAddr,
     _socket: Socket,

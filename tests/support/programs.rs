@@ -2,13 +2,13 @@
 
 use std::{io::Write, path::PathBuf};
 
-/// Says what whoever runs the tests wants to know. The harness keeps what is
-/// printed to itself where a test passes; what is written it does not see.
+/// Prints a message for the person who runs the tests. The harness captures
+/// what is printed if a test passes; it does not see what is written.
 pub fn say(words: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{words}");
 }
 
-/// Where a program is. Without it the test is skipped with a word about it,
+/// The path of a program. Without it the test is skipped with a message,
 /// unless `CHATBOT_UI_API_TEST_ALL=1` says that nothing may be.
 pub fn find(name: &str, debian_package: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -1,6 +1,6 @@
 //! A stand-in for a Supabase project: its auth server (key set, sessions), the
 //! files of its storage, and the little of its REST API that a page reads. It
-//! answers in the original's shapes, and nothing without the right key.
+//! answers in the original's shapes, and refuses requests without the right key.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use super::upstream::{Recorded, Reply, Step, Upstream};
 pub const ANON_KEY: &str = "the-anon-key";
 pub const SERVICE_KEY: &str = "the-service-key";
 
-/// What the project has. Clones are the same project.
+/// The project's state. Clones share it.
 #[derive(Clone)]
 pub struct Project(Arc<Mutex<Data>>);
 
@@ -30,7 +30,7 @@ struct Data {
     objects: HashMap<String, Vec<u8>>,
 }
 
-/// A session for whoever sends the form.
+/// A session for the sender of a form.
 struct Grant {
     kind: &'static str,
     form: Value,
@@ -170,7 +170,7 @@ impl Supabase {
         self.upstream.all()
     }
 
-    /// How many requests have come.
+    /// The number of requests so far.
     pub fn asked(&self) -> usize {
         self.requests().len()
     }

@@ -2,6 +2,7 @@
 //! holds a secret, and every check that can run does so, whatever failed before.
 
 mod database;
+mod models;
 mod project;
 mod settings;
 mod supabase;

@@ -10,7 +10,7 @@ use crate::{
     error::Error,
     http::{context::ChatContext, user::User},
     llm::{
-        self, ATTEMPTS, Call, openai,
+        self, ATTEMPTS, Call, Failure, openai,
         providers::{OPENAI, endpoint},
     },
 };
@@ -31,7 +31,12 @@ pub async fn list(user: User, context: ChatContext) -> Result<HttpResponse, Erro
     let url = endpoint(&context.providers.base_urls.openai, "/assistants?limit=100")?;
     let call = Call { url, headers, body: None, guarded: false, attempts: ATTEMPTS };
     context.note(OPENAI.path, "");
-    let page: Page = llm::complete(&context.providers, &call, &context.log).await.map_err(openai::plain_error)?;
+    let page = match llm::complete(&context.providers, &call, &context.log).await {
+        // Differs: OpenAI has shut this API down. Nobody has assistants any
+        // more, which is no error that a user could do something about.
+        Err(Failure::Status { status: 404 | 410, .. }) => Page { data: None },
+        page => page.map_err(openai::plain_error)?,
+    };
     Ok(HttpResponse::Ok().json(json!({ "assistants": page.data.unwrap_or_default() })))
 }
 

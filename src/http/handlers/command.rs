@@ -4,31 +4,32 @@ use actix_web::HttpResponse;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
+use super::chat::access;
 use crate::{
-    credentials::Key,
     error::Error,
     http::{
         body::{self, UnreadBody},
         context::ChatContext,
         user::User,
     },
-    llm::{self, openai, providers::OPENAI},
+    llm::{
+        Wire,
+        answer::openai::Habits,
+        dispatch::{Attempt, ModelRequest},
+        openai,
+        providers::OPENAI,
+        request::{Prompt, Turns},
+        routing::Wanted,
+    },
 };
 
+/// The original's model, which OpenAI no longer serves.
 const MODEL: &str = "gpt-4-1106-preview";
 
 #[derive(Deserialize)]
 struct Question<'a> {
     #[serde(borrow, default)]
     input: Option<&'a RawValue>,
-}
-
-#[derive(Serialize)]
-struct Request<'a> {
-    model: &'a str,
-    messages: [Value; 2],
-    temperature: u8,
-    max_tokens: u32,
 }
 
 #[derive(Serialize)]
@@ -39,26 +40,35 @@ struct Answer {
 }
 
 /// Responds with `{"content"}`.
+///
+/// Differs: the original asks [`MODEL`] for at most 4,096 tokens. Today's
+/// models spend such a limit on thinking.
 pub async fn reply(user: User, context: ChatContext, unread: UnreadBody) -> Result<HttpResponse, Error> {
     let body = unread.read(&user, body::QUESTION).await?;
-    let profile = user.profile()?;
-    let key = profile.key(Key::OpenAi).ok_or(Error::KeyNotFound(OPENAI.name))?;
+    let access = access(&OPENAI, &user, &context)?;
     let question: Question<'_> = body.object("input")?;
     let input = question.input.ok_or_else(|| Error::BadRequest("input is missing".to_owned()))?;
-    let request = Request {
-        model: MODEL,
-        messages: [
-            json!({ "role": "system", "content": "Respond to the user." }),
-            json!({ "role": "user", "content": input }),
-        ],
-        temperature: 0,
-        max_tokens: 4096,
-    };
+    let turns =
+        [json!({ "role": "system", "content": "Respond to the user." }), json!({ "role": "user", "content": input })];
+    let temperature = RawValue::from_string("0".to_owned()).map_err(|error| Error::Internal(error.to_string()))?;
+    let routing = &context.providers.routing;
+    let models = if routing.settings.substitute { routing.settings.command.clone() } else { vec![MODEL.to_owned()] };
     context.note(OPENAI.path, MODEL);
-    let base_url = &context.providers.base_urls.openai;
-    let call = OPENAI.post(base_url, "/chat/completions", &request, key, profile.key(Key::OpenAiOrganization))?;
-    let completion = llm::complete(&context.providers, &call, &context.log).await;
-    let mut message = completion.and_then(openai::message).map_err(openai::plain_error)?;
+    let request = ModelRequest {
+        provider: OPENAI.path,
+        scope: routing.learnt.scope(&access.base_url, &access.key),
+        models,
+        wire: Wire::Chat,
+        chat_first: false,
+        wanted: Wanted::default(),
+        habits: Habits::NONE,
+    };
+    let call = |attempt: &Attempt<'_>| {
+        let turns = Turns::Values(&turns);
+        let prompt = Prompt { turns, temperature: Some(&temperature), tools: None, stream: false, quick: true };
+        OPENAI.call(prompt, attempt, &access)
+    };
+    let mut message = context.message(request, call).await?;
     let refusal = openai::text_of(&message).filter(|_| message["content"].is_null()).map(Value::from);
     let content = refusal.or_else(|| message.as_object_mut()?.remove("content"));
     Ok(HttpResponse::Ok().json(Answer { content }))

@@ -1,28 +1,31 @@
 //! `POST /api/chat/tools`: a chat whose model may call the user's tools.
 
+use std::rc::Rc;
+
 use actix_web::{HttpResponse, web::Data};
 use futures::{StreamExt, stream};
-use serde_json::{Value, value::RawValue};
+use serde_json::Value;
 use uuid::Uuid;
 
+use super::chat::{access, request, server_users_name};
 use crate::{
     allowance::Turns,
     credentials::Key,
     db::{Db, models},
     error::Error,
     http::{
-        body::{ChatBody, UnreadBody},
+        body::{Body, UnreadBody},
         context::ChatContext,
-        tool_turn::ToolTurn,
+        tool_turn::{MakeRound, ToolTurn},
         user::User,
     },
     llm::{
-        BaseUrls, Call, Chat, Failure,
-        answer::{self, Reader},
-        anthropic, azure,
+        Call, Chat, Failure, Wire, anthropic, azure,
+        dispatch::{Attempt, ModelRequest},
         functions::{Added, Form, Offered, google_messages},
         google, openai,
-        providers::{CUSTOM, OPENAI, PROVIDERS, Provider, Vendor, vendor},
+        providers::{Access, CUSTOM, OPENAI, PROVIDERS, Provider, Vendor, provider_at, vendor},
+        request::{self, Extras, Prompt},
     },
     tools::{
         ToolClient,
@@ -38,11 +41,11 @@ const BLOCKING_FROM: usize = 64 * 1024;
 /// Documents that are fetched at the same time.
 const FETCHED_AT_ONCE: usize = 4;
 
-/// How the chosen model is asked.
+/// The way to the chosen model.
 struct Target {
-    call: Call,
+    request: ModelRequest,
     form: Form,
-    reader: Box<dyn Fn() -> Reader>,
+    make_call: MakeRound,
     map_err: Box<dyn Fn(Failure) -> Error>,
     /// The name in logs and metrics.
     path: &'static str,
@@ -60,11 +63,10 @@ pub async fn reply(
     turns: Data<Turns>,
     body: UnreadBody,
 ) -> Result<HttpResponse, Error> {
-    let body = body.read(&user, usize::MAX).await?;
+    let body = Rc::new(body.read(&user, usize::MAX).await?);
     let posted = body.chat()?;
-    let chat = posted.chat()?;
-    let target = target(&posted, &chat, &user, &db, &context.providers.base_urls).await?;
-    context.note(target.path, &chat.model);
+    let target = target(&body, &user, &db, &context).await?;
+    context.note(target.path, &posted.chat()?.model);
     let selected = posted.selected_tools()?;
     let tools: Vec<Tool> =
         stream::iter(&selected).map(|tool| source::tool(&client, tool)).buffered(FETCHED_AT_ONCE).collect().await;
@@ -77,12 +79,13 @@ pub async fn reply(
     for sentence in &unusable {
         tracing::info!(tools = unusable.len(), bytes = sentence.len(), "a selected tool cannot be used");
     }
-    let Target { call, form, reader, map_err, .. } = target;
-    drop(selected);
-    drop((user, body));
+    let Target { mut request, form, make_call, map_err, .. } = target;
+    drop((selected, user));
     if functions.is_empty() {
-        return context.relay(call, reader(), map_err).await;
+        return context.relay(request, move |attempt| make_call(attempt, &[], None), map_err).await;
     }
+    // Some models take functions by another API.
+    request.wanted.functions = true;
     let listed: Vec<Offered<'_>> = functions
         .iter()
         .map(|function| Offered { name: &function.name, description: &function.description, schema: &function.schema })
@@ -93,8 +96,8 @@ pub async fn reply(
         providers: context.providers.clone(),
         client,
         log: context.log.clone(),
-        call,
-        reader,
+        request,
+        make_call,
         added,
         functions,
         as_events: context.as_events(),
@@ -134,98 +137,151 @@ fn usable(mut offer: Offer, client: &ToolClient) -> Offer {
     offer
 }
 
-/// The provider of the model that the client named.
-async fn target(
-    posted: &ChatBody<'_>,
-    chat: &Chat<'_>,
-    user: &User,
-    db: &Db,
-    urls: &BaseUrls,
-) -> Result<Target, Error> {
-    let named = |provider: &'static Provider| {
-        let profile = user.profile()?;
-        let key = profile.key(provider.key).ok_or(Error::KeyNotFound(provider.name))?;
-        let call = provider.call(chat, (provider.base_url)(urls), key, profile.key(Key::OpenAiOrganization))?;
-        Ok(openai_target(provider, call))
-    };
+/// Finds the provider of the model that the client named.
+async fn target(body: &Rc<Body>, user: &User, db: &Db, context: &ChatContext) -> Result<Target, Error> {
+    let posted = body.chat()?;
+    let chat = posted.chat()?;
+    let urls = &context.providers.base_urls;
     if let Some(id) = posted.custom_model_id() {
         let id = Uuid::try_parse(&id).map_err(|_| Error::ModelNotFound)?;
-        return custom(models::find(db, user.id, id).await?.ok_or(Error::ModelNotFound)?, chat, urls);
+        let model = models::find(db, user.id, id).await?.ok_or(Error::ModelNotFound)?;
+        return Ok(custom(&model, &chat, body, context));
     }
     match vendor(&chat.model) {
         Some(Vendor::Anthropic) => {
-            let key = user.profile()?.key(Key::Anthropic).ok_or(Error::KeyNotFound(anthropic::NAME))?;
+            let profile = user.profile()?;
+            let key = profile.key(Key::Anthropic).ok_or(Error::KeyNotFound(anthropic::NAME))?;
+            let extras = Extras { user: server_users_name(user, profile, Key::Anthropic), ..Extras::default() };
+            let access = Access { base_url: urls.anthropic.clone(), key: key.clone(), organization: None, extras };
+            let request = request("anthropic", context, &access, &chat, Wire::Messages);
+            let body = body.clone();
             Ok(Target {
-                call: anthropic::call(chat, &urls.anthropic, key)?,
+                request,
                 form: Form::Anthropic,
-                reader: Box::new(|| Reader::Anthropic(answer::anthropic::Reader::default())),
+                make_call: Box::new(move |attempt, _, _| anthropic::call(&body.chat()?.chat()?, attempt, &access)),
                 map_err: Box::new(anthropic::error),
                 path: "anthropic",
             })
         }
         Some(Vendor::Google) => {
             let key = user.profile()?.key(Key::GoogleGemini).ok_or(Error::KeyNotFound(google::NAME))?;
-            let messages: Vec<Value> =
-                google_messages(chat.message_objects()?).into_iter().map(Value::Object).collect();
-            let messages: Box<RawValue> =
-                serde_json::value::to_raw_value(&messages).map_err(|error| Error::Internal(error.to_string()))?;
-            let chat = Chat { model: chat.model.clone(), temperature: chat.temperature, messages: &messages };
-            let call = google::call(&chat, &urls.google, key)?;
-            let url = call.url.to_string();
+            let extras = Extras::default();
+            let access = Access { base_url: urls.google.clone(), key: key.clone(), organization: None, extras };
+            let request = request("google", context, &access, &chat, Wire::Generate);
+            let (body, base_url, log) = (body.clone(), access.base_url.clone(), context.log.clone());
             Ok(Target {
-                call,
+                request,
                 form: Form::Google,
-                reader: Box::new(|| Reader::Google(answer::google::Reader::default())),
-                map_err: Box::new(move |failure| google::error(&url, failure)),
+                make_call: Box::new(move |attempt, _, _| {
+                    let posted = body.chat()?;
+                    let chat = posted.chat()?;
+                    let messages = google_messages(chat.message_objects()?);
+                    let messages = serde_json::value::to_raw_value(&messages);
+                    let messages = messages.map_err(|error| Error::Internal(error.to_string()))?;
+                    google::call(
+                        &Chat { model: chat.model, temperature: chat.temperature, messages: &messages },
+                        attempt,
+                        &access,
+                    )
+                }),
+                map_err: Box::new(move |failure| {
+                    let asked = log.note().effective_model.clone().unwrap_or_default();
+                    let url = google::url(&base_url, &asked).map_or_else(|_| base_url.clone(), String::from);
+                    google::error(&url, failure)
+                }),
                 path: "google",
             })
         }
         Some(Vendor::OpenAi) if user.profile()?.use_azure_openai && user.profile()?.key(Key::OpenAi).is_none() => {
+            let deployment = azure::deployment(user.profile()?, &chat.model)?;
+            let access = azure::access(user.profile()?)?;
+            let request = azure::request(&context.providers, deployment, &access);
             Ok(Target {
-                call: azure::call(chat, user.profile()?)?,
+                request,
                 form: Form::OpenAi,
-                reader: Box::new(|| Reader::OpenAi(answer::openai::Reader::default())),
+                make_call: by_prompt(body, true, move |prompt, attempt| azure::call(&prompt, attempt, &access)),
                 map_err: Box::new(openai::plain_error),
-                path: "azure",
+                path: azure::PROVIDER,
             })
         }
-        Some(Vendor::OpenAi) => openai_itself(chat, user, urls),
         Some(Vendor::Row(path)) => match PROVIDERS.iter().find(|provider| provider.path == path) {
-            Some(provider) => named(provider),
-            None => openai_itself(chat, user, urls),
+            Some(provider) => by_row(provider, &chat, body, user, context),
+            None => by_row(&OPENAI, &chat, body, user, context),
         },
+        Some(Vendor::OpenAi) => by_row(&OPENAI, &chat, body, user, context),
         // The front end posts a custom model by its name, too.
         None => match models::find_by_name(db, user.id, &chat.model).await? {
-            Some(model) => custom(model, chat, urls),
-            None => openai_itself(chat, user, urls),
+            Some(model) => Ok(custom(&model, &chat, body, context)),
+            None => by_row(&OPENAI, &chat, body, user, context),
         },
     }
 }
 
-/// As the original asks OpenAI here: without the chat's temperature.
-fn openai_itself(chat: &Chat<'_>, user: &User, urls: &BaseUrls) -> Result<Target, Error> {
-    let profile = user.profile()?;
-    let key = profile.key(OPENAI.key).ok_or(Error::KeyNotFound(OPENAI.name))?;
-    let chat = Chat { model: chat.model.clone(), temperature: None, messages: chat.messages };
-    let call = OPENAI.call(&chat, (OPENAI.base_url)(urls), key, profile.key(Key::OpenAiOrganization))?;
-    Ok(Target { map_err: Box::new(openai::plain_error), ..openai_target(&OPENAI, call) })
+fn by_row(
+    provider: &'static Provider,
+    chat: &Chat<'_>,
+    body: &Rc<Body>,
+    user: &User,
+    context: &ChatContext,
+) -> Result<Target, Error> {
+    let access = access(provider, user, context)?;
+    let is_openai = provider.path == OPENAI.path;
+    let request = ModelRequest {
+        chat_first: provider.is_chat_first(&access.base_url),
+        habits: provider.habits,
+        ..request(provider.path, context, &access, chat, Wire::Chat)
+    };
+    Ok(Target {
+        request,
+        form: Form::OpenAi,
+        // The original asks OpenAI here without the chat's temperature.
+        make_call: by_prompt(body, !is_openai, move |prompt, attempt| provider.call(prompt, attempt, &access)),
+        map_err: if is_openai { Box::new(openai::plain_error) } else { Box::new(|failure| provider.error(failure)) },
+        path: provider.path,
+    })
 }
 
-fn custom(model: models::CustomModel, chat: &Chat<'_>, urls: &BaseUrls) -> Result<Target, Error> {
+fn custom(model: &models::CustomModel, chat: &Chat<'_>, body: &Rc<Body>, context: &ChatContext) -> Target {
     let base_url = match model.base_url.trim() {
-        "" => (CUSTOM.base_url)(urls),
+        "" => (CUSTOM.base_url)(&context.providers.base_urls),
         base_url => base_url,
     };
-    let call = CUSTOM.call(chat, base_url, &model.api_key, None)?;
-    Ok(openai_target(&CUSTOM, Call { guarded: true, ..call }))
+    let access = Access {
+        base_url: base_url.to_owned(),
+        key: model.api_key.clone(),
+        organization: None,
+        extras: Extras::default(),
+    };
+    let request = request(provider_at(base_url), context, &access, chat, Wire::Chat);
+    Target {
+        request: ModelRequest { habits: CUSTOM.habits, ..request },
+        form: Form::OpenAi,
+        make_call: by_prompt(body, true, move |prompt, attempt| {
+            Ok(Call { guarded: true, ..CUSTOM.call(prompt, attempt, &access)? })
+        }),
+        map_err: Box::new(|failure| CUSTOM.error(failure)),
+        path: CUSTOM.path,
+    }
 }
 
-fn openai_target(provider: &'static Provider, call: Call) -> Target {
-    Target {
-        call,
-        form: Form::OpenAi,
-        reader: Box::new(|| Reader::OpenAi(answer::openai::Reader::new(provider.habits))),
-        map_err: Box::new(|failure| provider.error(failure)),
-        path: provider.path,
-    }
+/// Makes calls in OpenAI's terms. The Responses API has another form of turns
+/// and functions, so these are part of the prompt there.
+fn by_prompt(
+    body: &Rc<Body>,
+    with_temperature: bool,
+    call: impl Fn(Prompt<'_>, &Attempt<'_>) -> Result<Call, Error> + 'static,
+) -> MakeRound {
+    let body = body.clone();
+    Box::new(move |attempt, more, tools| {
+        let posted = body.chat()?;
+        let chat = posted.chat()?;
+        let temperature = chat.temperature.filter(|_| with_temperature);
+        if attempt.wire != Wire::Responses {
+            return call(Prompt { temperature, ..Prompt::new(&chat) }, attempt);
+        }
+        let mut turns: Vec<Value> = chat.message_objects()?.into_iter().map(Value::Object).collect();
+        turns.extend_from_slice(more);
+        let turns = request::Turns::Values(&turns);
+        call(Prompt { turns, temperature, tools, stream: true, quick: false }, attempt)
+    })
 }

@@ -26,10 +26,10 @@ use tower_service::Service;
 use url::{Position, Url};
 
 use super::{
-    super::ssrf_guard::{Lookup, UpstreamPolicy, addresses},
     error::Error,
     socket::Socket,
 };
+use crate::http_client::ssrf_guard::{Lookup, UpstreamPolicy, addresses};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 

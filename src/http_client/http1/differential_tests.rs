@@ -15,7 +15,11 @@ use http::{HeaderMap, Request};
 use hyper::{body::Body as _, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use proptest::{prelude::*, sample::Index};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    runtime::{Builder, Runtime},
+    task::LocalSet,
+};
 
 use super::{
     body::{Body, Keep},
@@ -176,9 +180,13 @@ fn hypers(wire: Wire) -> Outcome {
     Outcome::Response { status: head.status.as_u16(), headers: head.headers, content, end }
 }
 
-/// Runs a test where tasks can be spawned.
+thread_local! {
+    static RUNTIME: Runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
+}
+
+/// Runs a test with timers and local tasks.
 fn with_runtime<T>(test: impl FnOnce() -> T) -> T {
-    actix_web::rt::System::new().block_on(async { test() })
+    RUNTIME.with(|runtime| LocalSet::new().block_on(runtime, async { test() }))
 }
 
 fn both(bytes: &[u8], cuts: &[usize], stays_open: bool) -> (Outcome, Outcome) {

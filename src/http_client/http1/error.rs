@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::super::ssrf_guard::Refusal;
+use crate::http_client::ssrf_guard::Refusal;
 
 /// The reason why there is no response, or no more of its body.
 #[derive(Debug, thiserror::Error)]

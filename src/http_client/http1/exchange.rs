@@ -3,13 +3,13 @@
 use std::{future::poll_fn, io, task::Poll};
 
 use super::{
-    super::error::causes,
     error::Error,
     head::{ResponseHead, ResponseParser},
     idle_timer::IdleTimer,
     socket::{Socket, poll_read},
     upload::Upload,
 };
+use crate::http_client::error::causes;
 
 /// A response whose body is still to be read.
 pub struct Exchange {

@@ -10,10 +10,10 @@ use memchr::memmem;
 use url::{Position, Url};
 
 use super::{
-    super::defaults,
     connect::Proxy,
     framing::{Chunked, Framing},
 };
+use crate::http_client::defaults;
 
 /// The most bytes of a response's head, with the informational responses before
 /// it.

@@ -5,13 +5,14 @@ pub mod anthropic;
 pub mod calls;
 pub mod google;
 pub mod openai;
+pub mod responses;
 pub mod sources;
 mod think_tags;
 
 use serde_json::value::RawValue;
 
 use self::{calls::Calls, sources::Sources};
-use super::{Failure, sse};
+use super::{Failure, Wire, sse};
 
 /// The protocols, as far as reading their events goes. The compiler names the
 /// places that a new one has to be added to.
@@ -19,6 +20,8 @@ use super::{Failure, sse};
 pub enum Reader {
     /// OpenAI and everybody who speaks like it.
     OpenAi(openai::Reader),
+    /// OpenAI's Responses.
+    Responses(responses::Reader),
     /// Anthropic's messages.
     Anthropic(anthropic::Reader),
     /// Google's generated content.
@@ -26,6 +29,16 @@ pub enum Reader {
 }
 
 impl Reader {
+    /// Returns the reader of an API.
+    pub fn new(wire: Wire, habits: openai::Habits) -> Self {
+        match wire {
+            Wire::Chat => Self::OpenAi(openai::Reader::new(habits)),
+            Wire::Responses => Self::Responses(responses::Reader::default()),
+            Wire::Messages => Self::Anthropic(anthropic::Reader::default()),
+            Wire::Generate => Self::Google(google::Reader::default()),
+        }
+    }
+
     /// Reads one event and adds what it says to `out`.
     ///
     /// # Errors
@@ -36,6 +49,7 @@ impl Reader {
         }
         match self {
             Self::OpenAi(reader) => reader.read(event, out),
+            Self::Responses(reader) => reader.read(event, out),
             Self::Anthropic(reader) => reader.read(event, out),
             Self::Google(reader) => reader.read(event, out),
         }
@@ -46,7 +60,7 @@ impl Reader {
     pub fn read_whole(&mut self, body: &[u8], out: &mut Output) -> bool {
         match self {
             Self::OpenAi(reader) => reader.read_whole(body, out),
-            Self::Anthropic(_) | Self::Google(_) => false,
+            Self::Responses(_) | Self::Anthropic(_) | Self::Google(_) => false,
         }
     }
 
@@ -55,7 +69,7 @@ impl Reader {
     pub fn finish(&mut self, is_complete: bool, out: &mut Output) {
         match self {
             Self::OpenAi(reader) => reader.finish(is_complete, out),
-            Self::Anthropic(_) | Self::Google(_) => {}
+            Self::Responses(_) | Self::Anthropic(_) | Self::Google(_) => {}
         }
     }
 }

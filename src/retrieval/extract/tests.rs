@@ -1,5 +1,9 @@
-use std::time::{Duration, Instant};
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
 
+use flate2::{Compression, write::ZlibEncoder};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -44,40 +48,11 @@ fn fastrand(seed: u64) -> impl FnMut(usize) -> usize {
     }
 }
 
-/// A zlib stream of `length` zeros, give or take: some two thousand times smaller.
+/// A zlib stream of `length` zeros: some thousand times smaller.
 pub(super) fn zlib_zeros(length: usize) -> Vec<u8> {
-    let mut bits = Bits(vec![0x78, 0x01], 0);
-    // The last block, with the fixed codes.
-    bits.push(0b011, 3);
-    bits.push_code(0b0011_0000, 8);
-    for _ in 0..length / 258 {
-        // A copy of 258 bytes from one byte back.
-        bits.push_code(0b1100_0101, 8);
-        bits.push_code(0, 5);
-    }
-    bits.push_code(0, 7);
-    bits.0
-}
-
-/// Bytes that fill from their low ends.
-struct Bits(Vec<u8>, u32);
-
-impl Bits {
-    fn push(&mut self, value: u32, count: u32) {
-        for at in 0..count {
-            if self.1 == 0 {
-                self.0.push(0);
-            }
-            let bit = (value >> at & 1) as u8;
-            *self.0.last_mut().unwrap() |= bit << self.1;
-            self.1 = (self.1 + 1) % 8;
-        }
-    }
-
-    /// Huffman codes come high bit first.
-    fn push_code(&mut self, code: u32, count: u32) {
-        self.push(code.reverse_bits() >> (32 - count), count);
-    }
+    let mut zlib = ZlibEncoder::new(Vec::new(), Compression::best());
+    zlib.write_all(&vec![0; length]).unwrap();
+    zlib.finish().unwrap()
 }
 
 #[test]
@@ -100,10 +75,47 @@ fn the_kind_is_what_follows_the_last_dot() {
 }
 
 #[test]
-fn text_is_utf8_with_replacements_and_without_its_mark() {
-    let text = read(FileKind::Txt, b"\xef\xbb\xbf\xef\xbb\xbf a \xe4\xf0\x9f\x98 z\r\n").unwrap();
-    assert_eq!(text, "\u{feff} a \u{fffd}\u{fffd} z\r\n");
+fn text_is_decoded_from_what_it_is_in() {
+    let utf16 = |text: &str, bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
+    let utf32 =
+        |text: &str, bytes: fn(u32) -> [u8; 4]| text.chars().flat_map(|c| bytes(u32::from(c))).collect::<Vec<u8>>();
+    let marked = "\u{feff}Größe 😀\r\n";
+    for bytes in [
+        marked.as_bytes().to_vec(),
+        utf16(marked, u16::to_le_bytes),
+        utf16(marked, u16::to_be_bytes),
+        utf32(marked, u32::to_le_bytes),
+        utf32(marked, u32::to_be_bytes),
+        utf16(&marked[3..], u16::to_le_bytes),
+        utf16(&marked[3..], u16::to_be_bytes),
+    ] {
+        assert_eq!(read(FileKind::Txt, &bytes).unwrap(), "Größe 😀\r\n", "{bytes:x?}");
+    }
     assert_eq!(read(FileKind::Md, "# a\n").unwrap(), "# a\n");
+    assert_eq!(read(FileKind::Txt, "\u{fffd} as it is").unwrap(), "\u{fffd} as it is");
+    for (encoding, text) in [
+        (encoding_rs::WINDOWS_1252, "Die Wärmepumpe läuft ohne Störungen – für 50 €."),
+        (encoding_rs::SHIFT_JIS, "いつもお世話になっております。商品は明日の午前中に発送いたします。"),
+        (encoding_rs::EUC_KR, "지난주에 보내 주신 자료를 잘 받았습니다."),
+        (encoding_rs::GBK, "下周三下午两点在三楼会议室召开项目会议，请准时参加。"),
+        (encoding_rs::BIG5, "社區花園將在春天重新開放，歡迎大家一起來種菜。"),
+        (encoding_rs::KOI8_R, "Первый рейс отправляется в шесть часов утра."),
+        (encoding_rs::ISO_2022_JP, "カタログの新しい版ができました。"),
+    ] {
+        let bytes = encoding.encode(text).0;
+        assert_eq!(read(FileKind::Txt, &bytes).unwrap(), text);
+    }
+}
+
+#[test]
+fn what_is_damaged_leaves_no_replacements() {
+    // Mostly UTF-8, with a byte that is not, and cut in the middle of a character.
+    let bytes = [&b"\xe4 "[..], "größer, älter, schöner".as_bytes(), b"\xc3"].concat();
+    assert_eq!(read(FileKind::Txt, bytes).unwrap(), "ä größer, älter, schönerÃ");
+    let mut bytes = encoding_rs::SHIFT_JIS.encode("お世話になっております。ありがとうございます。").0.into_owned();
+    bytes.pop();
+    assert!(read(FileKind::Txt, bytes).unwrap().starts_with("お世話になっております。ありがとうございます"));
+    assert_eq!(read(FileKind::Txt, b"\xff\xfea\0\0\xd8b\0").unwrap(), "ab");
 }
 
 #[test]
@@ -112,7 +124,7 @@ fn rows_become_lines_with_the_names_of_the_columns() {
         ("", ""),
         ("a,b", ""),
         ("a,b\n1,2\n", "a: 1\nb: 2"),
-        ("\u{feff} a , b\r\n 1 ,2\r3\r\n4,5,6", "a: 1\nb: 2\n\na: 3\nb: \n\na: 4\nb: 5"),
+        ("\u{feff} a , b\r\n 1 ,2\r3\r\n4,5,6", "a: 1\nb: 2\n\na: 3\nb: \n\na: 4\nb: 5\ncolumn 3: 6"),
         ("b,10,a,2,b\n1,2,3,4,5", "2: 4\n10: 2\nb: 5\na: 3"),
         ("a,b\n\n1,2", "a: \nb: \n\na: 1\nb: 2"),
         ("a,b\n\"x,\"\"y\"\"\nz\",\"\"", "a: x,\"y\"\nz\nb:"),
@@ -120,6 +132,11 @@ fn rows_become_lines_with_the_names_of_the_columns() {
         ("a,b,c\n\"1\"2,3\nx\"y\",4", "a: 1\nb: \nc: 3\n\na: x\"y\"\nb: 4\nc:"),
         ("a\n\"open\nto the end", "a: open\nto the end"),
         ("a,b\n1,", "a: 1\nb:"),
+        // By semicolons, tabs and pipes too.
+        ("a;b\n1,5;\"2;0\"", "a: 1,5\nb: 2;0"),
+        ("a\tb\n1\t2, 3", "a: 1\nb: 2, 3"),
+        ("a|b;c\n1|2", "a: 1\nb;c: 2"),
+        ("name,note\nx,one; two; three\ny,\"a|b\"", "name: x\nnote: one; two; three\n\nname: y\nnote: a|b"),
     ] {
         assert_eq!(read(FileKind::Csv, csv).unwrap().trim_end(), text, "{csv:?}");
     }
@@ -146,6 +163,7 @@ fn strings_are_joined_in_javascripts_order() {
         ),
         (r#"{"a":"x","a":1}"#, ""),
         ("{\"a\" : \"x\" , \"b\" :\t[ ] }", "x"),
+        ("{\"a\":\"x\"}\n[\"y\"]\r\n\n{\"a\":\"z\"}\n", "x y z"),
     ] {
         assert_eq!(read(FileKind::Json, json).unwrap(), text, "{json}");
     }
@@ -153,30 +171,22 @@ fn strings_are_joined_in_javascripts_order() {
 
 #[test]
 fn what_is_not_json_is_refused() {
-    let deep = "[".repeat(10_001);
-    for (json, what, at) in [
-        ("", "unexpected end", 0),
-        ("{\"a\": ", "unexpected end", 5),
-        ("[1,]", "unexpected token", 3),
-        ("{a:1}", "unexpected token", 1),
-        ("{\"😀\" 1}", "unexpected token", 6),
-        ("01", "unexpected token", 1),
-        ("1.", "unexpected end", 2),
-        ("-", "unexpected end", 1),
-        ("[1e+]", "unexpected token", 4),
-        ("tru", "unexpected token", 0),
-        ("1 2", "unexpected token", 2),
-        ("]", "unexpected token", 0),
-        ("\"a", "unexpected end", 2),
-        ("\"\n\"", "bad control character in a string", 1),
-        (r#""\x""#, "bad escaped character", 1),
-        (r#""\u12""#, "bad Unicode escape", 1),
-        (&deep, "nested too deeply", 10_001),
+    let deep = |depth: usize| format!("{}\"x\"{}", "[".repeat(depth), "]".repeat(depth));
+    for (json, what) in [
+        ("", "the file is empty"),
+        ("{\"a\": ", "EOF while parsing a value at line 1 column 5"),
+        ("[1,\n]", "expected value at line 2 column 1"),
+        ("01", "invalid number at line 1 column 2"),
+        (r#""\x""#, "invalid escape at line 1 column 3"),
+        ("1 2", "unexpected text after the end"),
+        ("1\n2", "unexpected text after the end"),
+        ("{}{}", "unexpected text after the end"),
+        ("{}\n{", "EOF while parsing an object at line 2 column 1"),
+        (&deep(1_501), "it is nested too deeply"),
     ] {
-        assert_eq!(read(FileKind::Json, json), Err(Error::Json { what, at }), "{json}");
+        assert_eq!(read(FileKind::Json, json), Err(Error::Json(what.to_owned())), "{json}");
     }
-    let deep = format!("{}\"x\"{}", "[".repeat(10_000), "]".repeat(10_000));
-    assert_eq!(read(FileKind::Json, deep).unwrap(), "x");
+    assert_eq!(read(FileKind::Json, deep(1_500)).unwrap(), "x");
 }
 
 /// The strings of a parsed document. serde_json keeps the order of keys, so those here must not look
@@ -215,18 +225,6 @@ proptest! {
         let mut wanted = Vec::new();
         strings(&value, &mut wanted);
         prop_assert_eq!(read(FileKind::Json, json).unwrap(), wanted.join(" "));
-    }
-
-    #[test]
-    fn damaged_json_is_refused_as_by_serde(value in documents(), seed in any::<u64>()) {
-        let json = String::from_utf8_lossy(&mutated(value.to_string().as_bytes(), seed)).into_owned();
-        let wanted: Result<Value, _> = serde_json::from_str(crate::js::trim(&json));
-        // serde_json alone refuses half surrogate pairs and numbers beyond a double's range.
-        let lenient = wanted.as_ref().is_err_and(|error| {
-            ["surrogate", "out of range"].iter().any(|word| error.to_string().contains(word))
-        });
-        prop_assume!(!lenient);
-        prop_assert_eq!(read(FileKind::Json, &json).is_ok(), wanted.is_ok(), "{}", json);
     }
 }
 

@@ -1,5 +1,5 @@
 //! Clients that vanish without a word, as a phone does that loses its network:
-//! no FIN and no reset comes, and nobody answers any more. They live in a
+//! no FIN and no reset comes, and no acknowledgement any more. They live in a
 //! network namespace, whose one link is then taken down.
 
 use std::{
@@ -23,7 +23,7 @@ struct Network {
     /// Of the namespace, and of this machine's end of the link; the other end
     /// has one letter more.
     name: String,
-    /// This machine in it. From a block for documentation, which nobody has.
+    /// This machine in it. From a block for documentation, which is in use nowhere.
     address: String,
 }
 
@@ -48,7 +48,7 @@ impl Network {
         made.then_some(network)
     }
 
-    /// Somebody in there who posts this, and reads what comes.
+    /// A client in the namespace that posts this and reads the response.
     fn post(&self, url: &str, bearer: &str, body: &str) -> Child {
         let address = url.trim_start_matches("http://");
         let (host, port) = address.split_once(':').expect("a port");
@@ -63,7 +63,7 @@ impl Network {
         command.spawn().expect("it runs")
     }
 
-    /// From here on nothing comes through.
+    /// Cuts the link: no packet passes from here on.
     fn cut(&self) {
         assert!(ip(&["-n", &self.name, "link", "set", &format!("{}b", self.name), "down"]));
     }
@@ -110,7 +110,7 @@ async fn a_client_that_vanishes_without_a_word_is_given_up() {
         clients.push(network.post(&url, &user.bearer(), &chat_body().to_string()));
         assert!(upstream.wait_for(key, Duration::from_secs(10), |seen| seen.len() == 1).await, "{key} is asked");
     }
-    // They are there, and so nobody is given up.
+    // They are alive, so neither is given up.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     for key in [silent, talkative] {
         assert!(!upstream.requests(key)[0].is_over(), "{key}");

@@ -1,6 +1,6 @@
 //! A case as it stands in its file, with its placeholders filled in. A field
-//! that is not known here fails the case: it would ask for something that
-//! nobody looks at.
+//! that is not known here fails the case: it would require something that no
+//! test checks.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::support::{
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Case {
     pub id: String,
-    /// What the case is about, in a line.
+    /// The case's subject, in a line.
     pub what: String,
     #[serde(rename = "provider")]
     _provider: Option<IgnoredAny>,
@@ -32,21 +32,21 @@ pub struct Case {
     /// A custom model.
     pub model: Option<Model>,
     pub request: Sent,
-    /// What the provider answers, one a request; the last one repeats.
+    /// The provider's replies, one a request; the last one repeats.
     #[serde(default)]
     pub upstream: Vec<Scripted>,
-    /// What tool servers answer.
+    /// The tool servers' replies.
     #[serde(default)]
     pub tools: Vec<Tool>,
     /// The client must see text so many milliseconds before the provider ends.
     pub timed: Option<u64>,
     /// The client leaves after so many bytes of the body.
     pub abort_after: Option<usize>,
-    /// How many milliseconds the provider has to notice that.
+    /// Milliseconds within which the provider must notice that.
     pub settle: Option<u64>,
     pub env: Option<Env>,
     pub expect: Expect,
-    /// Why the answer is not the original's.
+    /// The reason why the answer is not the original's.
     pub differs: Option<String>,
     #[serde(rename = "original")]
     _original: Option<IgnoredAny>,
@@ -78,7 +78,7 @@ pub enum Owner {
     Other,
 }
 
-/// How the server is set up.
+/// The server's setup.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Env {
@@ -86,7 +86,7 @@ pub enum Env {
     Keys,
 }
 
-/// What the client sends.
+/// The client's request.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sent {
@@ -179,15 +179,15 @@ fn unhex(hex: &str) -> Vec<u8> {
     digits.chunks_exact(2).map(byte).collect()
 }
 
-/// What should be seen. A case that differs from the original may still hold
+/// The expected result. A case that differs from the original may still hold
 /// what was recorded there; see [`super::compare`] for what wins.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Expect {
     pub status: u16,
-    /// Whether the response ends as its framing says; if not, it was cut.
+    /// True if the response ends as its framing says; false if it was cut.
     pub complete: bool,
-    /// What the content type begins with.
+    /// The beginning of the content type.
     pub content_type: Option<String>,
     pub body: Option<String>,
     pub body_starts: Option<String>,
@@ -198,13 +198,13 @@ pub struct Expect {
     pub json: Option<Value>,
     /// A method that the `Allow` header names.
     pub allow: Option<String>,
-    /// What the provider and the tool servers see, in this order.
+    /// The requests to the provider and the tool servers, in this order.
     pub upstream: Option<Vec<ExpectedRequest>>,
     pub upstream_count: Option<usize>,
     /// Members of the first request's body.
     #[serde(default)]
     pub upstream_body_has: Vec<String>,
-    /// What is no member of the first request's body.
+    /// Names that must not be members of the first request's body.
     #[serde(default)]
     pub upstream_body_lacks: Vec<String>,
     /// The client sees text before the provider has ended.
@@ -228,13 +228,13 @@ pub struct ExpectedRequest {
     pub body: Value,
 }
 
-/// What a case's placeholders stand for.
+/// The values of a case's placeholders.
 #[derive(Debug, Default)]
 pub struct Ids {
     /// The key in the profile; the provider knows the case by it.
     pub key: String,
     pub user: Uuid,
-    /// The owner of somebody else's rows.
+    /// The owner of another user's rows.
     pub other: Uuid,
     pub session: Uuid,
     pub model: Uuid,
@@ -302,7 +302,7 @@ fn filled(text: &str, ids: &Ids, up: &str) -> String {
     repeated(&text).unwrap_or(text)
 }
 
-/// `{{REP:z:3}}` = `zzz`; `None` if there is none.
+/// `{{REP:z:3}}` = `zzz`; `None` if the text has no such placeholder.
 fn repeated(text: &str) -> Option<String> {
     let (before, rest) = text.split_once("{{REP:")?;
     let (inside, after) = rest.split_once("}}")?;

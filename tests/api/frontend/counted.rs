@@ -1,5 +1,5 @@
-//! What goes to the front end is a request like any other: it counts, leaves
-//! its line in the log, and has its time when the server stops.
+//! Requests to the front end are treated as all others: they count towards
+//! `MAX_REQUESTS`, are logged, and may finish while the server stops.
 
 use std::{
     sync::{Arc, Mutex},
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// Refused as one too many.
+/// Asserts that a request is refused as one too many.
 async fn is_full(app: &App, path: &str) {
     let refused = soon(client().get(app.url(path)).send()).await.expect("an answer");
     assert!(refused.headers().contains_key("retry-after"), "{path}");

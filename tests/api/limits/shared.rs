@@ -104,7 +104,7 @@ async fn servers_share_one_count_while_redis_is_there() {
     assert!((1..=60_000).contains(&life), "{life}");
 
     redis.kill().await;
-    // Each server its own count, and nobody waits; one user has what they had.
+    // Each server counts by itself, without delay; the user has what they had.
     for server in [&one, &two] {
         let (answered, longest) = server.take(&user, 6).await;
         assert_eq!(answered, 4);

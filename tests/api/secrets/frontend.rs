@@ -1,5 +1,5 @@
-//! What goes through to the front end, marked all over: paths, query strings,
-//! headers and bodies, there and back, and where nobody is there.
+//! Requests to the front end, with marks everywhere: paths, query strings,
+//! headers and bodies, of requests and responses, also without a front end.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::support::{
     upstream::{End, Reply, Step, Upstream},
 };
 
-/// What a front end may say, in success and in failure.
+/// Responses of a front end, in success and in failure.
 fn replies() -> Vec<Reply> {
     let page = Reply {
         headers: vec![
@@ -36,7 +36,7 @@ fn replies() -> Vec<Reply> {
         Reply::json(500, &json!({ "stack": "MARKEDstack" })),
         Reply { end: End::Reset, ..page.clone() },
         Reply { end: End::Refuse, ..page.clone() },
-        // A header's name that is none: no answer in HTTP.
+        // A header without a valid name: no HTTP response.
         Reply { headers: vec![("MARKED name".to_owned(), "MARKEDvalue".to_owned())], ..page },
     ]
 }

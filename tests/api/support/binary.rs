@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::Stdio, time::Duration};
 
 use tokio::process::Command;
 
-/// What a command said and how it ended.
+/// A command's output and exit status.
 #[derive(Debug)]
 pub struct Said {
     pub status: i32,

@@ -53,14 +53,14 @@ impl Gate {
         self.way.send_replace(Way::Closed);
     }
 
-    /// The connections so far carry nothing any more, and nobody is told.
+    /// The connections so far carry nothing any more, without being closed.
     pub fn strand(&self) {
         self.stuck.send_replace(true);
         self.stuck.send_replace(false);
     }
 
     /// From now on a connection carries nothing any more once its client has
-    /// written just these bytes; none of them with no bytes.
+    /// written just these bytes; without bytes no connection does.
     pub fn strand_at(&self, last: &[u8]) {
         *self.last.lock().expect("no panic") = last.to_vec();
     }

@@ -1,4 +1,4 @@
-//! What the tests stand on: a running server with its own database, a
+//! Fixtures: a running server with its own database, a
 //! scripted provider, sessions.
 
 pub mod binary;
@@ -45,7 +45,7 @@ pub struct App {
 }
 
 impl Drop for App {
-    /// Tells the server to stop, and does not wait: nobody looks any more.
+    /// Tells the server to stop, and does not wait for it.
     fn drop(&mut self) {
         let _ = self.stop.try_send(());
     }
@@ -86,14 +86,14 @@ impl App {
         User::create(&self.db, profile).await
     }
 
-    /// Asks a chat route as a user.
+    /// A request to a chat route as a user.
     pub fn chat(&self, provider: &str, user: &User) -> RequestBuilder {
         let request = client().post(self.url(&format!("/api/chat/{provider}")));
         request.header(AUTHORIZATION, user.bearer()).body(chat_body().to_string())
     }
 }
 
-/// Somebody who is signed in.
+/// A user who is signed in.
 #[derive(Debug, Clone, Copy)]
 pub struct User {
     pub id: Uuid,
@@ -132,13 +132,25 @@ pub fn client() -> reqwest::Client {
     CLIENT.clone()
 }
 
-/// What the front end posts.
+/// A chat request's body as the front end posts it.
 pub fn chat_body() -> Value {
     json!({
         "chatSettings": { "model": "gpt-4", "prompt": "p", "temperature": 0.5, "contextLength": 4096 },
         "messages": [{ "role": "user", "content": "Say hello" }],
         "customModelId": "",
     })
+}
+
+/// The rest of an answer that is cut off.
+pub async fn cut(mut response: reqwest::Response) -> String {
+    let mut text = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) => text.extend_from_slice(&chunk),
+            Ok(None) => panic!("ended like a whole answer: {}", String::from_utf8_lossy(&text)),
+            Err(_) => return String::from_utf8(text).expect("UTF-8"),
+        }
+    }
 }
 
 /// The message of a JSON error.

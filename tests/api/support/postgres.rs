@@ -13,6 +13,11 @@ use super::programs;
 
 const ROLE: &str = include_str!("../../../docs/role.sql");
 const SUPABASE: &str = include_str!("supabase.sql");
+/// The client takes 4,096 rounds of SHA-256 for each connection otherwise, which
+/// is much in a debug build. Before version 16 there is no such setting.
+const CHEAP_PASSWORDS: &str = "do $$ begin \
+    if current_setting('server_version_num')::int >= 160000 then perform set_config('scram_iterations', '1', false); \
+    end if; end $$";
 const ROLE_PASSWORD: &str = "only-for-tests";
 
 /// A database for one test.
@@ -50,13 +55,16 @@ async fn start(programs: &Programs, folder: PathBuf) -> Server {
 
 async fn make_templates(server: &Server) {
     let mut postgres = connect(&server.url("postgres")).await;
+    let url = url::Url::parse(&server.url("postgres")).expect("a URL");
+    let password = url.password().expect("a password");
+    run(&mut postgres, &format!("{CHEAP_PASSWORDS}; alter role current_user password '{password}'")).await;
     for name in ["template_own", "template_supabase"] {
         run(&mut postgres, &format!("create database {name}")).await;
     }
     let mut own = connect(&server.url("template_own")).await;
     migrate::apply(&mut own).await.expect("migrates");
     run(&mut own, ROLE).await;
-    run(&mut own, &format!("alter role chatbot_ui_api password '{ROLE_PASSWORD}'")).await;
+    run(&mut own, &format!("{CHEAP_PASSWORDS}; alter role chatbot_ui_api password '{ROLE_PASSWORD}'")).await;
     let mut supabase = connect(&server.url("template_supabase")).await;
     run(&mut supabase, SUPABASE).await;
     run(&mut supabase, ROLE).await;

@@ -1,5 +1,5 @@
 //! A provider over TLS that offers HTTP/2 and HTTP/1.1, as the large ones do.
-//! Its certificate is from an authority that nobody trusts unless told to
+//! Its certificate is from an authority that is trusted only where told to
 //! (`SSL_CERT_FILE` = [`AUTHORITY`]).
 
 use std::{
@@ -24,13 +24,13 @@ use tokio_rustls::{
     },
 };
 
-/// Who signed the certificate.
+/// The authority that signed the certificate.
 pub const AUTHORITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/api/keys/tls-authority.pem");
 
-/// How many streams a connection of HTTP/2 may have. Large providers take 100.
+/// The most streams of a connection of HTTP/2. Large providers accept 100.
 const STREAMS: u32 = 20;
 
-/// What is answered to every request.
+/// The response to every request.
 #[derive(Clone)]
 pub struct Answer {
     pub first: Bytes,
@@ -45,7 +45,7 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// `answer` is asked with the request's number, from 0.
+    /// `answer` is called with the request's number, from 0.
     pub async fn start(answer: impl Fn(usize) -> Answer + Send + Sync + 'static) -> Self {
         let certificate = CertificateDer::from_pem_slice(include_bytes!("../keys/tls-server.pem")).expect("PEM");
         let key = PrivateKeyDer::from_pem_slice(include_bytes!("../keys/tls-server-key.pem")).expect("PEM");

@@ -1,4 +1,4 @@
-//! Sessions as Supabase makes them, and as nobody should: access tokens of the
+//! Sessions as Supabase makes them, and invalid ones: access tokens of the
 //! local stack, the session JSON around them, and each form in which a request
 //! can carry it.
 
@@ -22,13 +22,13 @@ const OTHER_SECRET: &str = "another-secret-that-is-also-long-enough-for-hs256";
 
 const REFRESH_TOKEN: &str = "refresh-token-1";
 
-/// What Supabase's clients put into one cookie at most, in characters.
+/// The most that Supabase's clients put into one cookie, in characters.
 const COOKIE_PART: usize = 3180;
 
-/// How long a token lives, in seconds.
+/// A token's lifetime in seconds.
 const LIFE: u64 = 3600;
 
-/// What `encodeURIComponent` leaves as it is.
+/// The complement of the characters that `encodeURIComponent` keeps.
 const URI_COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
@@ -81,12 +81,12 @@ pub enum Auth {
 }
 
 impl Auth {
-    /// Whether `auth.users` still has the token's user.
+    /// True if `auth.users` still has the token's user.
     pub fn has_user_row(self) -> bool {
         self != Auth::UserDeleted
     }
 
-    /// Whether `auth.sessions` still has the token's session.
+    /// True if `auth.sessions` still has the token's session.
     pub fn has_session_row(self) -> bool {
         self.has_user_row() && self != Auth::SignedOut
     }
@@ -126,7 +126,7 @@ pub fn access_token(user: Uuid, session: Uuid) -> String {
     sign(&claims(user, session), SECRET)
 }
 
-/// What such a token says; to be changed and signed by tests that need a
+/// The claims of such a token; to be changed and signed by tests that need a
 /// token with a flaw.
 pub fn claims(user: Uuid, session: Uuid) -> Value {
     let now = now();

@@ -57,7 +57,7 @@ impl Upstream {
         Upstream::serve(Some(Arc::new(answer)), true, Duration::MAX)
     }
 
-    /// The same, for as many requests as there may be: none is recorded, and a
+    /// The same for any number of requests: they are not recorded, and a
     /// connection without a request is closed after `idle`.
     pub fn answering_for_long(idle: Duration, answer: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Upstream {
         Upstream::serve(Some(Arc::new(answer)), false, idle)
@@ -114,7 +114,7 @@ impl Upstream {
         self.state.borrow().requests.clone()
     }
 
-    /// How many connections were made to this server.
+    /// The number of connections made to this server.
     pub fn connections(&self) -> usize {
         self.state.borrow().connections
     }
@@ -173,7 +173,7 @@ struct State {
     connections: usize,
 }
 
-/// What is answered to one key.
+/// The replies to one key.
 #[derive(Default)]
 struct Script {
     replies: VecDeque<Reply>,
@@ -234,7 +234,7 @@ impl Released {
     }
 }
 
-/// Changes the state and tells those who wait.
+/// Changes the state and wakes those that wait for it.
 fn change<T>(state: &watch::Sender<State>, apply: impl FnOnce(&mut State) -> T) -> T {
     let mut result = None;
     state.send_modify(|state| result = Some(apply(state)));

@@ -1,4 +1,4 @@
-//! What the scripted provider answers, step by step.
+//! The scripted provider's replies, step by step.
 
 use std::{future, io, time::Duration};
 
@@ -18,7 +18,7 @@ pub struct Reply {
     pub headers: Headers,
     /// Silence before the first byte of the answer.
     pub before_head: Duration,
-    /// The body. With no steps and a normal end, the answer has none.
+    /// The body. Without steps and with a normal end, the answer has no body.
     pub steps: Vec<Step>,
     pub end: End,
 }
@@ -39,7 +39,7 @@ pub enum Step {
     WaitForever,
 }
 
-/// How an answer ends.
+/// The end of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// As it should; the connection stays open for the next request.

@@ -1,4 +1,4 @@
-//! Requests as the scripted provider remembers them.
+//! Requests as the scripted provider records them.
 
 use std::{io, time::Instant};
 
@@ -28,9 +28,9 @@ pub struct Recorded {
     /// With lower-case names.
     pub headers: Headers,
     pub body: Vec<u8>,
-    /// When the peer closed the connection before the answer was complete.
+    /// The time at which the peer closed the connection before the answer was complete.
     pub left: Option<Instant>,
-    /// When the answer was over, be it with a scripted break.
+    /// The time at which the answer was over, be it with a scripted break.
     pub completed: Option<Instant>,
 }
 

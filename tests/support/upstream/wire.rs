@@ -9,7 +9,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Names (lower-cased by whoever reads them from the wire) and values.
+/// Names (lower-cased if read from the wire) and values.
 pub type Headers = Vec<(String, String)>;
 
 /// The value of a header, by its lower-case name; the first if there are more.
@@ -25,7 +25,7 @@ pub struct Head {
     pub headers: Headers,
 }
 
-/// What is still to come of a body.
+/// The rest of a body.
 pub enum Rest {
     /// So many bytes.
     Bytes(usize),
@@ -177,7 +177,7 @@ pub struct Request {
     pub leave_after: Option<usize>,
 }
 
-/// What came back.
+/// The response.
 #[derive(Debug, Default)]
 pub struct Answer {
     pub status: u16,
@@ -185,14 +185,15 @@ pub struct Answer {
     pub headers: Headers,
     /// As much as came.
     pub body: Vec<u8>,
-    /// When the first byte of the body was here.
+    /// The time of the first byte of the body.
     pub first_byte: Option<Instant>,
-    /// Whether the body ended as its framing says. A body that is framed by
-    /// the connection's end alone counts as whole: nobody could tell.
+    /// True if the body ended as its framing says. A body that is framed by
+    /// the connection's end alone counts as whole, as there is no sign of a cut.
     pub complete: bool,
 }
 
-/// Asks the server at `address`. An error means that no answer came.
+/// Sends a request to the server at `address`. An error means that no response
+/// came.
 pub async fn ask(address: SocketAddr, request: &Request) -> io::Result<Answer> {
     let mut socket = TcpStream::connect(address).await?;
     socket.set_nodelay(true)?;

@@ -17,8 +17,11 @@ fn archive(parts: &[(&str, &str)]) -> Vec<u8> {
     zip.finish().unwrap().into_inner()
 }
 
+const SPACES: &str = "xmlns:w=\"http://schemas.openxmlformats.org/wordprocessingml/2006/main\" \
+                      xmlns:mc=\"http://schemas.openxmlformats.org/markup-compatibility/2006\"";
+
 fn document(body: &str) -> String {
-    format!("<?xml version=\"1.0\"?><w:document xmlns:w=\"w\"><w:body>{body}<w:sectPr/></w:body></w:document>")
+    format!("<?xml version=\"1.0\"?><w:document {SPACES}><w:body>{body}<w:sectPr/></w:body></w:document>")
 }
 
 /// A Word document with this body.
@@ -79,6 +82,44 @@ fn deleted_text_goes_and_text_boxes_come_after_their_paragraph() {
 }
 
 #[test]
+fn elements_are_known_by_their_namespace() {
+    let main = "http://schemas.openxmlformats.org/wordprocessingml/2006/main";
+    for (xml, text) in [
+        (
+            format!(
+                "<a:document xmlns:a='{main}'><a:p><a:r><a:t>one</a:t><a:br a:type='page'/></a:r></a:p></a:document>"
+            ),
+            "one\n\n",
+        ),
+        (format!("<document xmlns='{main}'><p><r><t>two</t></r></p></document>"), "two\n\n"),
+        (
+            "<w:p xmlns:w='http://purl.oclc.org/ooxml/wordprocessingml/main'><w:t>strict</w:t></w:p>".to_owned(),
+            "strict\n\n",
+        ),
+        ("<w:p xmlns:w='urn:something-else'><w:t>no</w:t></w:p>".to_owned(), ""),
+    ] {
+        assert_eq!(read(FileKind::Docx, archive(&[("word/document.xml", &xml)])).unwrap(), text, "{xml}");
+    }
+}
+
+#[test]
+fn without_a_fallback_the_first_choice_counts() {
+    let choice = |text: &str| format!("<mc:Choice><w:t>{text}</w:t></mc:Choice>");
+    let body = format!("<w:p><mc:AlternateContent>{}{}</mc:AlternateContent></w:p>", choice("one"), choice("two"));
+    assert_eq!(body_text(&body), "one\n\n");
+    let fallback = "<mc:Fallback><w:t>old</w:t></mc:Fallback>";
+    let body = format!("<w:p><mc:AlternateContent>{}{fallback}</mc:AlternateContent></w:p>", choice("new"));
+    assert_eq!(body_text(&body), "old\n\n");
+}
+
+#[test]
+fn symbols_are_characters() {
+    let symbol = |font: &str, code: &str| format!("<w:sym w:font=\"{font}\" w:char=\"{code}\"/>");
+    let body = [symbol("Symbol", "F061"), symbol("Wingdings", "F0FC"), symbol("Arial", "20AC"), symbol("X", "F041")];
+    assert_eq!(body_text(&format!("<w:p>{}</w:p>", body.concat())), "α☑€\n\n");
+}
+
+#[test]
 fn the_document_is_where_the_relationships_say() {
     let relationship = "<Relationships><Relationship Id=\"r\" Type=\"http://x/relationships/officeDocument\" Target=\"/word/document2.xml\"/></Relationships>";
     let body = document("<w:p><w:r><w:t>two</w:t></w:r></w:p>");
@@ -91,6 +132,7 @@ fn what_is_not_a_document_is_refused() {
     for (file, why) in [
         (b"".to_vec(), "it is not a zip archive"),
         (b"PK\x03\x04 but no more".to_vec(), "it is not a zip archive"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1".to_vec(), "it is encrypted, or in the format of Word 97"),
         (archive(&[("word/styles.xml", "<x/>")]), "it has no document part"),
         (archive(&[("word/document.xml", "<w:p><w:r></w:p>")]), "its document part is damaged"),
         (archive(&[("word/document.xml", &"<w:r>".repeat(5000))]), "it is nested too deeply"),

@@ -1,332 +1,302 @@
-//! A PDF as a store of numbered objects, read when they are asked for.
+//! Opening a file in a way that bounds what the library does with it.
 //!
-//! lopdf unpacks streams and decrypts them. Its loader stays out: it reads everything up front, with
-//! no way to stop it, and a table of contents of a few kilobytes can name one large stream a million
-//! times.
+//! `hayro-syntax` does three things by itself that a file can make long or large: it resolves all
+//! pages when it opens a file, it unpacks object streams and cross-reference streams, and it reads
+//! the whole file anew where a table is damaged. So before it is given a file,
+//! * all that looks like an object is skipped once, against the clock;
+//! * what its object streams unpack to is measured, and how many objects there are;
+//! * a catalog without pages is put behind it, and the pages are read one at a time by [`super::pages`].
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::rc::Rc;
+use std::collections::{HashMap, HashSet};
 
-use lopdf::{DecompressError, Dictionary, Document, EncryptionState, Object, ObjectId, Stream, encryption};
+use hayro_syntax::object::{Array, Dict, FromBytes, MaybeRef, Object, ObjectIdentifier, Stream};
+use hayro_syntax::reader::{Reader, ReaderExt};
+use hayro_syntax::{DecryptionError, LoadPdfError, Pdf};
 use memchr::memmem;
 
-use super::lexer::{self, Lexer};
-use super::table::{Place, Table};
-use crate::retrieval::extract::{Budget, Error};
+use super::super::{Budget, Error};
+use super::stream;
 
-/// The most that one stream may unpack to.
-const STREAM: usize = 64 << 20;
-/// The most that is kept of streams that hold objects.
-const PACKED: usize = 256 << 20;
-/// The most filters a stream may go through.
-const FILTERS: usize = 4;
-/// How many references may lead from one to the next.
-const HOPS: u32 = 16;
+/// The most objects of a file.
+const OBJECTS: usize = 1 << 21;
+/// The most that its object streams may unpack to, which the library keeps.
+const PACKED: usize = 128 << 20;
+/// The longest dictionary or array, in bytes.
+const LONGEST: usize = 8 << 20;
+/// The number of the catalog that is put behind the file.
+const CATALOG: u32 = 4_000_000_000;
 
-/// An open PDF. Objects that are missing or damaged are null, as the standard has it; the only
-/// errors are those of the budget.
-pub(super) struct File<'a> {
-    pub(super) bytes: &'a [u8],
-    pub(super) budget: &'a Budget,
-    table: RefCell<Table>,
-    encryption: Option<EncryptionState>,
-    packed: RefCell<HashMap<u32, Rc<Packed>>>,
-    packed_total: Cell<usize>,
-    /// How many objects are being fetched, one for the sake of the other.
-    hops: Cell<u32>,
+/// Opens the file, and says which object is its catalog.
+pub(super) fn open(bytes: &[u8], budget: &Budget) -> Result<(Pdf, ObjectIdentifier), Error> {
+    let survey = Survey::new(bytes, budget)?;
+    let start = last_table(bytes);
+    let trailers = survey.trailers.iter().map(|&at| (at, dict_at(bytes, at)));
+    let trailers: Vec<(usize, Dict<'_>)> = trailers.filter_map(|(at, dict)| Some((at, dict?))).collect();
+    // The newest, else any.
+    let newest = start.and_then(|start| trailers.iter().find(|(at, _)| *at >= start));
+    let security = newest.or(trailers.last()).map(|(_, trailer)| security(trailer)).unwrap_or_default();
+    let is_encrypted = !security.is_empty();
+    // So that what is measured with the keys of the one is what is unpacked with those of the other.
+    let table = if is_encrypted { survey.table() } else { String::new() };
+
+    if is_encrypted {
+        let probe = load(with_catalog(bytes, &table, None, &security))?;
+        survey.measure(budget, |object| match object.id {
+            Some(id) => probe.xref().get::<Stream<'_>>(id),
+            None => None,
+        })?;
+    } else {
+        survey.measure(budget, |object| Stream::from_bytes(bytes.get(object.at..)?))?;
+    }
+    // A table at the very start is none, and makes the library look for the objects itself.
+    let pdf = load(with_catalog(bytes, &table, start.or(Some(0)), &security))?;
+
+    let roots = newest.into_iter().chain(trailers.iter().rev());
+    let roots = roots.filter_map(|(_, trailer)| Some(trailer.get_ref("Root")?.into()));
+    let has_pages =
+        |id: &ObjectIdentifier| pdf.xref().get::<Dict<'_>>(*id).is_some_and(|root| root.contains_key("Pages"));
+    let root = roots.chain(survey.catalogs.iter().rev().copied()).find(has_pages).ok_or(Error::Pdf)?;
+    Ok((pdf, root))
 }
 
-/// A stream of objects, unpacked.
-#[derive(Default)]
+fn load(bytes: Vec<u8>) -> Result<Pdf, Error> {
+    Pdf::new(bytes).map_err(|error| match error {
+        LoadPdfError::Decryption(DecryptionError::PasswordProtected) => Error::PdfPassword,
+        LoadPdfError::Decryption(_) => Error::PdfEncryption,
+        LoadPdfError::Invalid => Error::Pdf,
+    })
+}
+
+/// The entries of a trailer that decryption needs, written out; empty for a file in the open.
+fn security(trailer: &Dict<'_>) -> Vec<u8> {
+    let mut entries = Vec::new();
+    match trailer.get_raw::<Object<'_>>("Encrypt") {
+        Some(MaybeRef::Ref(id)) => {
+            let id = ObjectIdentifier::from(id);
+            entries.extend(format!("/Encrypt {} {} R", id.obj_number, id.gen_number).bytes());
+        }
+        Some(MaybeRef::NotRef(Object::Dict(dict))) => {
+            entries.extend(b"/Encrypt ");
+            entries.extend(dict.data());
+        }
+        _ => return entries,
+    }
+    if let Some(id) = trailer.get::<Array<'_>>("ID") {
+        entries.extend(b"/ID[");
+        entries.extend(id.data());
+        entries.push(b']');
+    }
+    entries
+}
+
+/// The file with a catalog without pages behind it, and a table of the two that begins with `table`
+/// and goes on with the one at `previous`.
+fn with_catalog(bytes: &[u8], table: &str, previous: Option<usize>, security: &[u8]) -> Vec<u8> {
+    let mut file = Vec::with_capacity(bytes.len() + table.len() + security.len() + 512);
+    file.extend(bytes);
+    file.push(b'\n');
+    let catalog = file.len();
+    let (id, pages) = (CATALOG, CATALOG + 1);
+    file.extend(format!("{id} 0 obj<</Type/Catalog/Pages {pages} 0 R>>endobj\n").bytes());
+    let kids = file.len();
+    file.extend(format!("{pages} 0 obj<</Type/Pages/Kids[]/Count 0>>endobj\n").bytes());
+    let start = file.len();
+    file.extend(format!("xref\n{table}{id} 2\n{catalog:010} 00000 n \n{kids:010} 00000 n \n").bytes());
+    file.extend(format!("trailer\n<</Size {}/Root {id} 0 R", CATALOG + 2).bytes());
+    if let Some(previous) = previous {
+        file.extend(format!("/Prev {previous}").bytes());
+    }
+    file.extend(security);
+    file.extend(format!(">>\nstartxref\n{start}\n%%EOF\n").bytes());
+    file
+}
+
+/// Where the newest table starts, by the end of the file.
+fn last_table(bytes: &[u8]) -> Option<usize> {
+    let mut reader = Reader::new_with(bytes, memmem::rfind(bytes, b"startxref")? + 9);
+    reader.skip_white_spaces_and_comments();
+    let at: u32 = reader.read_without_context()?;
+    usize::try_from(at).ok().filter(|&at| at < bytes.len())
+}
+
+fn dict_at(bytes: &[u8], at: usize) -> Option<Dict<'_>> {
+    Dict::from_bytes(bytes.get(at..)?)
+}
+
+/// A stream that may be unpacked without being asked for.
 struct Packed {
-    data: Vec<u8>,
-    starts: HashMap<u32, usize>,
+    id: Option<ObjectIdentifier>,
+    /// Where its dictionary starts.
+    at: usize,
 }
 
-impl<'a> File<'a> {
-    pub(super) fn open(bytes: &'a [u8], budget: &'a Budget) -> Result<Self, Error> {
-        // Positions count from the header, and something may come before it.
-        let header = memmem::find(&bytes[..bytes.len().min(1024)], b"%PDF-").unwrap_or(0);
-        let mut file = Self {
-            bytes: &bytes[header..],
-            budget,
-            table: RefCell::default(),
-            encryption: None,
-            packed: RefCell::default(),
-            packed_total: Cell::new(0),
-            hops: Cell::new(0),
-        };
-        let table = Table::read(&file)?;
-        file.table.replace(table);
-        file.encryption = file.encryption()?;
-        if !file.has_pages()? {
-            file.repair()?;
-            file.encryption = file.encryption()?;
-            if !file.has_pages()? {
+/// What a look at all objects of a file found.
+#[derive(Default)]
+struct Survey {
+    /// Where the objects start.
+    objects: HashMap<ObjectIdentifier, usize>,
+    packed: Vec<Packed>,
+    /// Where dictionaries with a root start.
+    trailers: Vec<usize>,
+    catalogs: Vec<ObjectIdentifier>,
+}
+
+impl Survey {
+    fn new(bytes: &[u8], budget: &Budget) -> Result<Self, Error> {
+        let mut survey = Self::default();
+        let mut streams = Vec::new();
+        let mut tables = Vec::new();
+        for word in memmem::find_iter(bytes, b"obj") {
+            budget.tick()?;
+            if word.checked_sub(1).and_then(|before| bytes.get(before)).is_some_and(u8::is_ascii_alphabetic) {
+                continue;
+            }
+            let header = header_before(bytes, word);
+            let id = header.map(|(id, _)| id);
+            if let Some((id, at)) = header {
+                survey.objects.insert(id, at);
+            }
+            if survey.objects.len() > OBJECTS {
+                return Err(Error::TooLarge);
+            }
+            let Some((at, dict, end)) = object_after(bytes, word + 3, budget)? else {
+                continue;
+            };
+            let is_stream = bytes[end..].starts_with(b"stream");
+            if has_name(dict, "/Catalog") {
+                survey.catalogs.extend(id);
+            }
+            if is_stream && has_name(dict, "/W") {
+                tables.push(at);
+            }
+            match id {
+                // With an id that cannot be told, it may be any.
+                _ if is_stream && (has_name(dict, "ObjStm") || id.is_none()) => survey.packed.push(Packed { id, at }),
+                Some(id) if is_stream => streams.push((id, at)),
+                _ => {}
+            }
+        }
+        survey.find_trailers(bytes, budget)?;
+
+        // Object streams are also what a table takes for one.
+        let mut numbers = HashSet::new();
+        let mut entries = 0;
+        for at in tables {
+            let Some(table) = bytes.get(at..).and_then(Stream::from_bytes) else { continue };
+            let Some([kind, second, third]) = table.dict().get::<[u8; 3]>("W") else { continue };
+            let Some(data) = stream::unpacked(&table, budget)? else { continue };
+            // The kind is one byte, whatever its width.
+            let [kind, second, third] = [kind.min(1), second, third].map(usize::from);
+            for entry in data.chunks((kind + second + third).max(1)) {
+                budget.tick()?;
+                entries += 1;
+                if kind > 0 && entry.first() == Some(&2) {
+                    let number = entry.get(1..=second).unwrap_or_default();
+                    numbers.insert(number.iter().fold(0_u32, |number, &b| number << 8 | u32::from(b)));
+                }
+                if entries > OBJECTS {
+                    return Err(Error::TooLarge);
+                }
+            }
+        }
+        let taken = streams.into_iter().filter(|(id, _)| numbers.contains(&id.obj_number));
+        survey.packed.extend(taken.map(|(id, at)| Packed { id: Some(id), at }));
+        Ok(survey)
+    }
+
+    /// Skips all dictionaries as the library does when it looks for objects itself.
+    fn find_trailers(&mut self, bytes: &[u8], budget: &Budget) -> Result<(), Error> {
+        let mut at = 0;
+        while let Some(next) = bytes.get(at..).and_then(|rest| memmem::find(rest, b"<<")) {
+            at += next;
+            budget.check()?;
+            let mut reader = Reader::new_with(bytes, at);
+            let Some(dict) = reader.skip::<Dict<'_>>(false) else {
+                at += 2;
+                continue;
+            };
+            if dict.len() > LONGEST {
+                return Err(Error::TooLarge);
+            }
+            if has_name(dict, "/Root") && dict_at(bytes, at).is_some_and(|dict| dict.get_ref("Root").is_some()) {
+                self.trailers.push(at);
+            }
+            at += dict.len();
+        }
+        Ok(())
+    }
+
+    /// Measures what the library would unpack by itself.
+    ///
+    /// # Errors
+    /// If that is too much, or cannot be told.
+    fn measure<'a>(&self, budget: &Budget, read: impl Fn(&Packed) -> Option<Stream<'a>>) -> Result<(), Error> {
+        let (mut all, mut members) = (0, 0);
+        for packed in &self.packed {
+            let Some(stream) = read(packed) else { continue };
+            let dict = stream.dict();
+            // A length or filter elsewhere in the file would be another one here than there.
+            let elsewhere = ["Filter", "F", "DecodeParms", "DP", "N"];
+            if elsewhere.iter().any(|key| dict.get_ref(key).is_some()) {
                 return Err(Error::Pdf);
             }
-        }
-        Ok(file)
-    }
-
-    /// The catalog's dictionary.
-    pub(super) fn catalog(&self) -> Result<Dictionary, Error> {
-        let root = self.table.borrow().trailer.get(b"Root").cloned();
-        self.dictionary(&root.unwrap_or(Object::Null))
-    }
-
-    fn has_pages(&self) -> Result<bool, Error> {
-        let pages = self.entry(&self.catalog()?, b"Pages")?;
-        Ok(pages.as_dict().is_ok_and(|pages| pages.has(b"Kids") || pages.has_type(b"Page")))
-    }
-
-    /// Makes a new table of contents from a look through the whole file; true the first time.
-    fn repair(&self) -> Result<bool, Error> {
-        if std::mem::replace(&mut self.table.borrow_mut().repaired, true) {
-            return Ok(false);
-        }
-        self.packed.borrow_mut().clear();
-        // The places first: the rest is found with their help.
-        let places = Table::places_by_search(self)?;
-        self.table.borrow_mut().places = places;
-        let (more, trailer) = Table::rest_by_search(self)?;
-        let mut table = self.table.borrow_mut();
-        for (id, place) in more {
-            table.places.entry(id).or_insert(place);
-        }
-        if let Some(trailer) = trailer {
-            table.trailer = trailer;
-        }
-        Ok(true)
-    }
-
-    /// What is needed to decrypt, if the file is encrypted without a password to open it.
-    fn encryption(&self) -> Result<Option<EncryptionState>, Error> {
-        let trailer = self.table.borrow().trailer.clone();
-        let mut encrypt = self.dictionary(trailer.get(b"Encrypt").unwrap_or(&Object::Null))?;
-        if encrypt.is_empty() {
-            return Ok(None);
-        }
-        for (_, value) in encrypt.iter_mut() {
-            *value = self.get(value)?;
-        }
-        // lopdf wants a document around them.
-        let mut document = Document::new();
-        let id = document.add_object(encrypt);
-        document.trailer.set("Encrypt", id);
-        document.trailer.set("ID", self.entry(&trailer, b"ID")?);
-        document.authenticate_raw_password(b"").map_err(|_| Error::PdfPassword)?;
-        EncryptionState::decode(&document, b"").map(Some).map_err(|_| Error::PdfPassword)
-    }
-
-    /// The object itself, where `object` is a reference to one. A stream comes without its content,
-    /// for which there is [`File::content`].
-    pub(super) fn get(&self, object: &Object) -> Result<Object, Error> {
-        match object.as_reference() {
-            Ok(id) => self.fetch(id),
-            Err(_) => Ok(object.clone()),
-        }
-    }
-
-    /// The object under `key`, or null.
-    pub(super) fn entry(&self, dictionary: &Dictionary, key: &[u8]) -> Result<Object, Error> {
-        dictionary.get(key).map_or(Ok(Object::Null), |object| self.get(object))
-    }
-
-    /// The dictionary, or that of the stream, that `object` is or refers to; empty if it is neither.
-    pub(super) fn dictionary(&self, object: &Object) -> Result<Dictionary, Error> {
-        let object = self.get(object)?;
-        if let Object::Stream(stream) = object {
-            return Ok(stream.dict);
-        }
-        Ok(object.as_dict().cloned().unwrap_or_default())
-    }
-
-    /// The numbers in the array that `object` is or refers to.
-    pub(super) fn numbers(&self, object: &Object) -> Result<Vec<f64>, Error> {
-        let object = self.get(object)?;
-        let items = object.as_array().map_or(&[][..], Vec::as_slice);
-        items.iter().map(|item| Ok(number(&self.get(item)?).unwrap_or(0.0))).collect()
-    }
-
-    fn fetch(&self, id: ObjectId) -> Result<Object, Error> {
-        // An object can be long.
-        self.budget.check()?;
-        if self.hops.get() >= HOPS {
-            return Ok(Object::Null);
-        }
-        self.hops.set(self.hops.get() + 1);
-        let object = self.fetch_once(id);
-        self.hops.set(self.hops.get() - 1);
-        object
-    }
-
-    fn fetch_once(&self, id: ObjectId) -> Result<Object, Error> {
-        let place = self.table.borrow().places.get(&id.0).copied();
-        let object = match place {
-            None => Object::Null,
-            Some(Place::Within(stream)) => {
-                let packed = self.packed(stream)?;
-                let start = packed.starts.get(&id.0).copied();
-                start.and_then(|start| Lexer::new(&packed.data, start).object()).unwrap_or(Object::Null)
-            }
-            Some(Place::At(start)) => match self.object_at(start) {
-                Some((number, object)) if number == id.0 => object,
-                // The table of contents is wrong, here and maybe elsewhere.
-                Some(_) | None if self.repair()? => return self.fetch_once(id),
-                Some(_) | None => Object::Null,
-            },
-        };
-        // An object that is but a reference.
-        self.get(&object)
-    }
-
-    /// The object whose header stands at `start`, and its number.
-    pub(super) fn object_at(&self, start: usize) -> Option<(u32, Object)> {
-        let mut lexer = Lexer::new(self.bytes, start);
-        let (number, _) = lexer.object_header()?;
-        let object = lexer.object()?;
-        let Object::Dictionary(dictionary) = object else {
-            return Some((number, object));
-        };
-        lexer.skip_space();
-        if !self.bytes[lexer.at..].starts_with(b"stream") {
-            return Some((number, Object::Dictionary(dictionary)));
-        }
-        let line_end = &self.bytes[lexer.at + 6..];
-        let skip = match line_end {
-            [b'\r', b'\n', ..] => 2,
-            [b'\r' | b'\n', ..] => 1,
-            _ => 0,
-        };
-        let stream = Stream::with_position(dictionary, lexer.at + 6 + skip);
-        Some((number, Object::Stream(stream)))
-    }
-
-    /// What the stream that `reference` refers to holds, unpacked; nothing if it is not a stream or
-    /// cannot be unpacked.
-    pub(super) fn content(&self, reference: &Object) -> Result<Option<Vec<u8>>, Error> {
-        let id = reference.as_reference().ok();
-        let Object::Stream(stream) = self.get(reference)? else {
-            return Ok(None);
-        };
-        self.unpack(id, stream).map(Some)
-    }
-
-    /// Unpacks a stream that [`File::get`] gave.
-    pub(super) fn unpack(&self, id: Option<ObjectId>, mut stream: Stream) -> Result<Vec<u8>, Error> {
-        self.budget.check()?;
-        let raw = self.raw(&stream)?;
-        stream.set_content(raw.to_vec());
-        if let (Some(id), Some(encryption)) = (id, &self.encryption) {
-            let mut object = Object::Stream(stream);
-            // What cannot be decrypted stays as it is, and gives no text.
-            let _ = encryption::decrypt_object(encryption, id, &mut object);
-            let Object::Stream(decrypted) = object else {
-                return Ok(Vec::new());
-            };
-            stream = decrypted;
-        }
-        for key in [&b"Filter"[..], b"DecodeParms"] {
-            let mut value = self.entry(&stream.dict, key)?;
-            if let Ok(items) = value.as_array_mut() {
-                if items.len() > FILTERS {
-                    return Ok(Vec::new());
-                }
-                for item in items {
-                    *item = self.get(item)?;
-                }
-            }
-            stream.dict.remove(key);
-            if !value.is_null() {
-                stream.dict.set(key, value);
+            all += stream::measure(&stream, budget)?.unwrap_or(0);
+            members += dict.get::<Object<'_>>("N").and_then(Object::into_number).map_or(0, |n| n.as_i64().max(0));
+            if all > PACKED || members > OBJECTS as i64 {
+                return Err(Error::TooLarge);
             }
         }
-        match stream.get_plain_content_with_limit(STREAM) {
-            Ok(content) => Ok(content),
-            Err(lopdf::Error::Decompress(DecompressError::MemoryLimitExceeded { .. })) => Err(Error::TooLarge),
-            Err(_) => Ok(Vec::new()),
-        }
+        Ok(())
     }
 
-    /// The bytes of a stream, as they stand in the file.
-    fn raw(&self, stream: &Stream) -> Result<&'a [u8], Error> {
-        let start = stream.start_position.unwrap_or(self.bytes.len()).min(self.bytes.len());
-        let rest = &self.bytes[start..];
-        let length = self.entry(&stream.dict, b"Length")?;
-        let length = length.as_i64().ok().and_then(|length| usize::try_from(length).ok());
-        if let Some((content, after)) = length.and_then(|length| rest.split_at_checked(length)) {
-            let space = after.iter().take_while(|&&b| lexer::is_space(b)).count();
-            if after[space..].starts_with(b"endstream") {
-                return Ok(content);
-            }
+    /// The places of all objects, as parts of a table.
+    fn table(&self) -> String {
+        let mut table = String::new();
+        for (id, at) in &self.objects {
+            table.push_str(&format!("{} 1\n{at:010} {:05} n \n", id.obj_number, id.gen_number));
         }
-        // The length is wrong or missing.
-        Ok(&rest[..memmem::find(rest, b"endstream").unwrap_or(rest.len())])
-    }
-
-    /// The stream of objects with this number.
-    fn packed(&self, id: u32) -> Result<Rc<Packed>, Error> {
-        if let Some(packed) = self.packed.borrow().get(&id) {
-            return Ok(packed.clone());
-        }
-        let packed = Rc::new(self.read_packed(id)?);
-        let total = self.packed_total.get() + packed.data.len();
-        self.packed_total.set(total);
-        if total > PACKED {
-            return Err(Error::TooLarge);
-        }
-        self.packed.borrow_mut().insert(id, packed.clone());
-        Ok(packed)
-    }
-
-    fn read_packed(&self, id: u32) -> Result<Packed, Error> {
-        let reference = Object::Reference((id, 0));
-        // A stream of objects cannot be in another one.
-        if !matches!(self.table.borrow().places.get(&id), Some(Place::At(_))) {
-            return Ok(Packed::default());
-        }
-        let dictionary = self.dictionary(&reference)?;
-        let first = self.entry(&dictionary, b"First")?.as_i64().unwrap_or(0);
-        let first = usize::try_from(first).unwrap_or(0);
-        let Some(data) = self.content(&reference)? else {
-            return Ok(Packed::default());
-        };
-        let mut starts = HashMap::new();
-        let mut lexer = Lexer::new(&data[..first.min(data.len())], 0);
-        while let (Some(number), Some(start)) = (lexer.whole::<u32>(), lexer.whole::<usize>()) {
-            self.budget.tick()?;
-            starts.insert(number, first.saturating_add(start).min(data.len()));
-        }
-        Ok(Packed { data, starts })
-    }
-
-    /// The numbers and places of the objects that stand in the file by themselves, by number.
-    pub(super) fn places(&self) -> Vec<(u32, usize)> {
-        let table = self.table.borrow();
-        let mut places: Vec<_> = table
-            .places
-            .iter()
-            .filter_map(|(&id, &place)| match place {
-                Place::At(at) => Some((id, at)),
-                Place::Within(_) => None,
-            })
-            .collect();
-        places.sort_unstable();
-        places
-    }
-
-    /// The numbers of the objects that the stream with this number holds.
-    pub(super) fn packed_ids(&self, stream: u32) -> Result<Vec<u32>, Error> {
-        Ok(self.packed(stream)?.starts.keys().copied().collect())
+        table
     }
 }
 
-/// The value of a number.
-pub(super) fn number(object: &Object) -> Option<f64> {
-    match object.as_i64() {
-        Ok(number) => Some(number as f64),
-        Err(_) => object.as_f32().ok().map(f64::from),
+/// The number of the object whose `obj` stands at `word`, and where it starts.
+fn header_before(bytes: &[u8], word: usize) -> Option<(ObjectIdentifier, usize)> {
+    let mut at = word;
+    let mut back = |wanted: fn(&u8) -> bool, most: usize| {
+        let run = bytes[..at].iter().rev().take(most).take_while(|&byte| wanted(byte)).count();
+        at -= run;
+        &bytes[at..at + run]
+    };
+    let number = |digits: &[u8]| std::str::from_utf8(digits).ok()?.parse::<u32>().ok();
+    back(u8::is_ascii_whitespace, 32);
+    let generation = number(back(u8::is_ascii_digit, 5))?;
+    back(u8::is_ascii_whitespace, 32);
+    let id = number(back(u8::is_ascii_digit, 10))?;
+    Some((ObjectIdentifier::new(id, i32::try_from(generation).ok()?), at))
+}
+
+/// The dictionary that is the object here: where it starts, its bytes, and where what follows it is.
+/// Any other object is skipped.
+fn object_after<'a>(bytes: &'a [u8], at: usize, budget: &Budget) -> Result<Option<(usize, &'a [u8], usize)>, Error> {
+    let mut reader = Reader::new_with(bytes, at);
+    reader.skip_white_spaces_and_comments();
+    let at = reader.offset();
+    if !matches!(bytes.get(at), Some(b'<' | b'(' | b'[')) {
+        return Ok(None);
     }
+    let object = reader.skip::<Object<'_>>(false);
+    budget.check()?;
+    let Some(object) = object else {
+        return Ok(None);
+    };
+    if object.len() > LONGEST {
+        return Err(Error::TooLarge);
+    }
+    reader.skip_white_spaces_and_comments();
+    Ok(object.starts_with(b"<<").then(|| (at, object, reader.offset().min(bytes.len()))))
+}
+
+/// Whether a name may stand among these bytes; escaped, it may be any.
+fn has_name(bytes: &[u8], name: &str) -> bool {
+    memchr::memchr(b'#', bytes).is_some() || memmem::find(bytes, name.as_bytes()).is_some()
 }

@@ -64,30 +64,77 @@ fn text_at_another_height_is_on_another_line() {
     );
     assert_eq!(
         shown("BT /F 12 Tf 1 0 0 1 72 700 Tm (a) Tj 1 0 0 1 300 700 Tm (b) Tj 1 0 0 1 72 650 Tm (c) Tj ET"),
-        "ab\nc"
+        "a b\nc"
     );
-    assert_eq!(shown("BT /F 12 Tf 72 700 Td (x) Tj 5 Ts (2) Tj 0 Ts (y) Tj ET"), "x\n2\ny");
-    // A height of zero is taken for none.
-    assert_eq!(shown("BT /F 12 Tf (a) Tj 0 20 Td (b) Tj ET"), "ab");
+    // What is raised by less than its height is on the line.
+    assert_eq!(shown("BT /F 12 Tf 72 700 Td (x) Tj 5 Ts (2) Tj 0 Ts (y) Tj ET"), "x2y");
     assert_eq!(
-        shown("q 1 0 0 1 0 9 cm BT /F 12 Tf (a) Tj ET Q BT /F 12 Tf 0 9 Td (b) Tj ET BT 0 8 Td (c) Tj ET"),
+        shown("q 1 0 0 1 0 9 cm BT /F 6 Tf (a) Tj ET Q BT /F 6 Tf 0 9 Td (b) Tj ET BT 0 1 Td (c) Tj ET"),
         "ab\nc"
     );
+    // Turned text is on a line of its own.
+    assert_eq!(shown("BT /F 6 Tf (a) Tj 0 1 -1 0 3 0 Tm (up) Tj ET"), "a\nup");
 }
 
 #[test]
 fn gaps_are_spaces() {
-    assert_eq!(shown("BT /F 10 Tf 0 700 Td [(A) -50 (B) -100 (C) 120 (D) -600 (E) -2000 (F)] TJ ET"), "AB CD  EF");
+    assert_eq!(shown("BT /F 10 Tf 0 700 Td [(A) -50 (B) -110 (C) 120 (D) -600 (E) -2000 (F)] TJ ET"), "AB CD E F");
     // A word after a word, a letter after a letter.
     assert_eq!(shown("BT /F 10 Tf 0 700 Td (i) Tj 6 0 Td (i) Tj 2.22 0 Td (i) Tj ET"), "i ii");
-    assert_eq!(shown("BT /F 10 Tf 1 Tw 0 700 Td (a b) Tj ET"), "a  b");
+    // A space counts where it takes up room, and once.
+    assert_eq!(shown("BT /F 10 Tf 1 Tw 0 700 Td (a b) Tj ET"), "a b");
+    assert_eq!(shown("BT /F 10 Tf 0 700 Td [(a ) 400 (b)] TJ ET"), "ab");
 }
 
 #[test]
-fn without_a_font_nothing_is_shown() {
-    assert_eq!(shown("BT /Missing 10 Tf 0 700 Td (a) Tj ET"), "");
-    assert_eq!(shown("BT 0 700 Td (a) Tj ET BT /F 10 Tf (b) Tj ET"), "");
+fn glyphs_beyond_the_page_are_not_seen() {
+    let page = "<< /Type /Page /Contents 4 0 R /MediaBox [0 0 100 100] /CropBox [0 0 50 50] >>";
+    let content = stream("", "BT /F 9 Tf 0 9 Td (in) Tj 60 0 Td (out) Tj ET");
+    let objects = [CATALOG.as_bytes(), PAGES.as_bytes(), page.as_bytes(), &content, HELVETICA.as_bytes()];
+    assert_eq!(read(FileKind::Pdf, file(&objects)).unwrap(), "in");
+}
+
+#[test]
+fn a_font_that_is_missing_is_helvetica() {
+    assert_eq!(shown("BT /Missing 10 Tf 0 700 Td (a) Tj ET"), "a");
+    assert_eq!(shown("BT 0 700 Td (a) Tj ET BT /F 10 Tf (b) Tj ET"), "b");
     assert_eq!(shown(""), "");
+}
+
+#[test]
+fn hebrew_and_arabic_are_in_reading_order() {
+    let names =
+        "/Encoding << /Differences [97 /afii57664 /afii57665 /afii57666 40 /parenleft 65 /uniFEFB 66 /uniFE8D] >>";
+    let font = format!("<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica {names} >>");
+    let show = |text: &str| {
+        let content = format!("BT /F 10 Tf 0 700 Td {text} ET");
+        read(FileKind::Pdf, page_with(content.as_bytes(), &font, &[])).unwrap()
+    };
+    // As it is seen, from left to right.
+    assert_eq!(show("(cb a 12) Tj"), "12 א בג");
+    // As it is read, each letter to the left of the one before.
+    assert_eq!(show("(a) Tj -10 0 Td (b) Tj -10 0 Td (c) Tj"), "א ב ג");
+    // A ligature is one glyph, and its letters are in order.
+    assert_eq!(show("(AB) Tj"), "الا");
+    assert_eq!(show("(b\\(a) Tj"), "א)ב");
+    assert_eq!(show("(Words a b) Tj"), "Words ב א");
+}
+
+#[test]
+fn fields_are_read_after_the_page() {
+    let page =
+        "<< /Type /Page /Contents 4 0 R /Annots [6 0 R 7 0 R 6 0 R 8 0 R << /Subtype /Link /Contents (no) >>] >>";
+    let objects = [
+        CATALOG.as_bytes().to_vec(),
+        PAGES.as_bytes().to_vec(),
+        page.as_bytes().to_vec(),
+        stream("", "BT /F 9 Tf 0 9 Td (Name:) Tj ET"),
+        HELVETICA.as_bytes().to_vec(),
+        b"<< /Subtype /Widget /Parent << /FT /Tx /V <feff004a00f600720067> >> >>".to_vec(),
+        b"<< /Subtype /Widget /FT /Ch /V [(one) (two)] >>".to_vec(),
+        b"<< /Subtype /FreeText /Contents (a note) >>".to_vec(),
+    ];
+    assert_eq!(read(FileKind::Pdf, file(&objects)).unwrap(), "Name:\nJörg\none two\na note");
 }
 
 #[test]
@@ -95,12 +142,16 @@ fn forms_are_shown_where_they_are_used() {
     let form =
         stream("/Type /XObject /Subtype /Form /Matrix [1 0 0 1 0 50]", "BT /F 10 Tf 0 100 Td (form) Tj ET /X Do");
     let content = b"BT /F 10 Tf 0 150 Td (same) Tj ET /X Do BT 0 10 Td (after) Tj ET";
-    assert!(read(FileKind::Pdf, page_with(content, HELVETICA, &[form])).unwrap().starts_with("sameform\nform"));
+    assert!(read(FileKind::Pdf, page_with(content, HELVETICA, &[form])).unwrap().starts_with("same form\nform"));
 }
 
 #[test]
 fn images_in_the_content_are_skipped() {
     assert_eq!(shown("BI /W 2 /H 1 ID \x01 EI\x02(BT) EI BT /F 10 Tf 0 9 Td (after) Tj ET"), "after");
+    assert_eq!(
+        shown("BT /F 10 Tf 0 9 Td ( BI a) Tj ET BI ID x EI BI ID \x01 EI BT /F 9 Tf (b \\\\) Tj ET"),
+        "BI a\nb \\"
+    );
 }
 
 #[test]
@@ -109,9 +160,9 @@ fn codes_become_characters() {
         let content = format!("BT /F 10 Tf 0 700 Td {text} Tj ET");
         read(FileKind::Pdf, page_with(content.as_bytes(), font, more)).unwrap()
     };
-    assert_eq!(show(HELVETICA, &[], "(\\223q\\224 \\374 \\(x\\) \\\n\\251\\205)"), "“q” ü (x) ©...");
-    let differences = "<< /Type /Font /Subtype /Type1 /BaseFont /X /Encoding << /Differences [1 /A /uni00E9 /fi /g0042 70 /nonsense] >> >>";
-    assert_eq!(show(differences, &[], "<010203044546>"), "AéfiBEF");
+    assert_eq!(show(HELVETICA, &[], "(\\223q\\224 \\374 \\(x\\) \\\n\\251\\205)"), "“q” ü (x) ©…");
+    let differences = "<< /Type /Font /Subtype /Type1 /BaseFont /X /Encoding << /Differences [1 /A /uni00E9 /fi] >> >>";
+    assert_eq!(show(differences, &[], "<0102034546>"), "AéfiEF");
     let symbol = "<< /Type /Font /Subtype /Type1 /BaseFont /Symbol >>";
     assert_eq!(show(symbol, &[], "(abG)"), "αβΓ");
 
@@ -121,12 +172,33 @@ fn codes_become_characters() {
         "1 begincodespacerange <0000> <ffff> endcodespacerange 2 beginbfchar <0001> <0041> <0002> <d83dde00> endbfchar 2 beginbfrange <0003> <0005> <0430> <0006> <0007> [<00660066> <0063>] endbfrange endcmap",
     );
     assert_eq!(show(wide, &[map], "<000100020003000500060007>"), "A😀авffc");
-    let own_encoding = "<< /Type /Font /Subtype /Type1 /BaseFont /CM /FirstChar 0 /Widths [500] /FontDescriptor << /FontName /CM /Flags 4 /FontFile 6 0 R >> >>";
-    let program = stream(
-        "",
-        "%!PS-AdobeFont\n/Encoding 256 array\n0 1 255 {1 index exch /.notdef put} for\ndup 12 /fi put\ndup 13 /circlecopyrt put\nreadonly def\ncurrentfile eexec \x01\x02",
-    );
-    assert_eq!(show(own_encoding, &[program], "(o\\014\\015)"), "ofi©");
+    let characters = wide.replace("6 0 R", "/Identity-H");
+    assert_eq!(show(&characters, &[], "<00410416>"), "AЖ");
+    // Numbers of glyphs, in the order of most TrueType fonts.
+    let glyphs = wide.replace("/ToUnicode 6 0 R", "");
+    assert_eq!(show(&glyphs, &[], "<002400440013>"), "Aa0");
+}
+
+#[test]
+fn chinese_japanese_and_korean_have_maps_of_their_own() {
+    let show = |font: &str, text: &str| {
+        let content = format!("BT /F 10 Tf 0 700 Td {text} Tj ET");
+        read(FileKind::Pdf, page_with(content.as_bytes(), font, &[])).unwrap()
+    };
+    let font = |encoding: &str, ordering: &str| {
+        format!(
+            "<< /Type /Font /Subtype /Type0 /BaseFont /X /Encoding /{encoding} /DescendantFonts [<< /Type /Font \
+             /Subtype /CIDFontType0 /BaseFont /X /CIDSystemInfo << /Registry (Adobe) /Ordering ({ordering}) >> >>] >>"
+        )
+    };
+    assert_eq!(show(&font("90ms-RKSJ-H", "Japan1"), "<41 93fa 967b>"), "A日本");
+    assert_eq!(show(&font("UniGB-UCS2-H", "GB1"), "<4e2d 6587>"), "中文");
+    assert_eq!(show(&font("KSCms-UHC-H", "Korea1"), "<c7d1 b1db>"), "한글");
+    assert_eq!(show(&font("Identity-H", "Japan1"), "<0e65>"), "坊");
+    assert_eq!(show(&font("UniJIS-UCS2-V", "Japan1"), "<65e5 672c>"), "日本");
+    // In GBK, under a name in GBK.
+    let simple = "<< /Type /Font /Subtype /TrueType /BaseFont /#cb#ce#cc#e5 /Encoding /WinAnsiEncoding >>";
+    assert_eq!(show(simple, "<d6d0 41 cec4>"), "中A文");
 }
 
 #[test]
@@ -142,7 +214,7 @@ fn pages_are_joined_by_spaces_in_their_order() {
         stream("", "BT /F 9 Tf 0 9 Td (last) Tj ET"),
         stream("", "BT /F 9 Tf 0 9 Td (first) Tj ET"),
     ]);
-    assert_eq!(read(FileKind::Pdf, pages).unwrap(), "first lastlast");
+    assert_eq!(read(FileKind::Pdf, pages).unwrap(), "first last last");
 }
 
 #[test]
@@ -167,6 +239,15 @@ fn what_is_not_a_pdf_is_refused() {
     for bytes in [&b""[..], b"%PDF-1.4\nnot really a pdf", &[0; 5000], &no_pages] {
         assert_eq!(read(FileKind::Pdf, bytes), Err(Error::Pdf));
     }
+    let locked = |entries: &str| {
+        let text = String::from_utf8(page("")).unwrap();
+        let (table, trailer) = text.rsplit_once("/Size").unwrap();
+        read(FileKind::Pdf, format!("{table}/Encrypt << /Filter {entries} >> /ID [(a) (b)] /Size{trailer}"))
+    };
+    let standard =
+        |key: char| format!("/Standard /V 2 /R 3 /Length 128 /P -4 /O ({0}) /U ({0})", key.to_string().repeat(32));
+    assert_eq!(locked(&standard('x')), Err(Error::PdfPassword));
+    assert_eq!(locked("/Other /V 9"), Err(Error::PdfEncryption));
 }
 
 #[test]
@@ -200,11 +281,23 @@ fn bombs_are_refused_or_cost_little() {
     let kids = format!("<< /Type /Pages /Kids [{}] >>", "2 0 R 3 0 R ".repeat(50_000));
     let chain: Vec<String> = (2..3000).map(|at| format!("<< /Type /Pages /Kids [{} 0 R] >>", at + 1)).collect();
     let references: Vec<String> = (2..3000).map(|at| format!("{} 0 R", at + 1)).collect();
+    let columns = stream(
+        "/Filter /FlateDecode /DecodeParms << /Predictor 2 /BitsPerComponent 4 /Columns 999999999999 >>",
+        zlib_zeros(9000),
+    );
+    let images = format!("BT /F 9 Tf BI ID {}\u{1} EI", "EI (a) Tj ".repeat(1 << 17));
     let one_place = with_table(file(&[CATALOG]), "0 1000000\n", "0000000009 00000 n \n", 20_000);
 
     for (what, bytes) in [
         ("content", with(&[&packed])),
         ("content packed twice", with(&[&twice])),
+        ("a row of a predictor", with(&[&columns])),
+        ("ends of an image", page(&images)),
+        ("strings without an end", format!("%PDF-1.7\n{}", "1 0 obj (".repeat(1 << 17)).into_bytes()),
+        ("dictionaries without an end", format!("%PDF-1.7\n{}", "<</A (".repeat(1 << 17)).into_bytes()),
+        ("an object stream by a table alone", table_of_streams(&[("/Name /None", zlib_zeros(70 << 20))])),
+        ("a table of tables", table_of_streams(&[("/W [1 1 1] /Size 9", zlib_zeros(70 << 20))])),
+        ("many object streams", table_of_streams(&vec![("/Type /#4fbjStm", zlib_zeros(30 << 20)); 8])),
         ("objects", file(&[b"<< /Type /Catalog /Pages 9 0 R >>".to_vec(), objects])),
         ("map and widths", page_with(show, &wide, &[map])),
         ("a form of forms", page_with(b"/X Do /X Do", HELVETICA, &[form(1000)])),
@@ -225,9 +318,31 @@ fn bombs_are_refused_or_cost_little() {
         let result = text(FileKind::Pdf, &bytes, start + Duration::from_secs(1));
         assert_ne!(result, Err(Error::Panicked), "{what}");
         let length = result.map_or(0, |text| text.len());
-        assert!(length < 1 << 20, "{what}: {length} bytes of text");
+        assert!(length < 2 << 20, "{what}: {length} bytes of text");
         assert!(start.elapsed() < Duration::from_secs(8), "{what} took {:?}", start.elapsed());
     }
+}
+
+/// A file whose catalog is in the first of these streams, says its cross-reference stream.
+fn table_of_streams(streams: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let mut file = b"%PDF-1.7\n".to_vec();
+    let mut table = Vec::new();
+    for (at, (entries, data)) in streams.iter().enumerate() {
+        table.extend([&[1], &u32::try_from(file.len()).unwrap().to_be_bytes()[..], &[0]].concat());
+        file.extend(format!("{} 0 obj\n", at + 1).bytes());
+        file.extend(stream(&format!("/N 1 /First 9 /Filter /FlateDecode {entries}"), data));
+        file.extend(b"\nendobj\n");
+    }
+    // All that follow are in the streams.
+    for at in 1..=streams.len() {
+        table.extend([2, 0, 0, 0, u8::try_from(at).unwrap(), 0]);
+    }
+    let (start, count) = (file.len(), streams.len());
+    file.extend(format!("{} 0 obj\n", 2 * count + 1).bytes());
+    let entries = format!("/Type /XRef /W [1 4 1] /Index [1 {}] /Size 99 /Root {} 0 R", 2 * count, count + 1);
+    file.extend(stream(&entries, table));
+    file.extend(format!("\nendobj\nstartxref\n{start}\n%%EOF\n").bytes());
+    file
 }
 
 /// The file with a table of contents of `times` times the same entry.

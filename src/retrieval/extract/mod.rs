@@ -7,12 +7,17 @@
 
 mod csv;
 mod docx;
+mod encoding;
 mod json;
 mod pdf;
 
-use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
+use std::{
+    cell::Cell,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Instant,
+};
+
+use encoding::decode;
 
 /// The kinds of file that retrieval reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,7 +44,7 @@ impl FileKind {
         Some(match extension.as_str() {
             "csv" => Self::Csv,
             "docx" => Self::Docx,
-            "json" => Self::Json,
+            "json" | "jsonl" | "ndjson" => Self::Json,
             "md" => Self::Md,
             "pdf" => Self::Pdf,
             "txt" => Self::Txt,
@@ -51,20 +56,18 @@ impl FileKind {
 /// Why a file gave no text. The sentences are fit for the person who uploaded it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The file is not JSON. `at` counts characters from the start of the trimmed text.
-    #[error("Invalid JSON: {what} at position {at}")]
-    Json {
-        /// What stands there, or what is missing.
-        what: &'static str,
-        /// Where, in UTF-16 code units like the original's.
-        at: usize,
-    },
+    /// The file is not JSON: what is wrong, and where.
+    #[error("Invalid JSON: {0}")]
+    Json(String),
     /// The file is not a PDF, or too damaged to find its pages.
     #[error("Invalid PDF structure")]
     Pdf,
     /// The PDF cannot be read without its password.
     #[error("The PDF is encrypted and needs a password")]
     PdfPassword,
+    /// The PDF is encrypted in a way that this server does not know.
+    #[error("The PDF is encrypted in a way that cannot be read")]
+    PdfEncryption,
     /// The file is not a Word document.
     #[error("Invalid docx file: {0}")]
     Docx(&'static str),
@@ -74,6 +77,12 @@ pub enum Error {
     /// The deadline passed.
     #[error("The file took too long to read")]
     TooSlow,
+    /// The file was read, and holds no text.
+    #[error("The file has no text")]
+    NoText,
+    /// The same of a PDF, whose pages may be images.
+    #[error("The file has no text: it may be a scan")]
+    NoPdfText,
     /// A reader panicked: a bug, which costs this file and nothing else.
     #[error("The file could not be read")]
     Panicked,
@@ -96,9 +105,12 @@ pub fn text(kind: FileKind, bytes: &[u8], deadline: Instant) -> Result<String, E
     catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(Error::Panicked))
 }
 
-/// UTF-8 with U+FFFD for what is not, less one byte order mark.
-fn decode(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)).into_owned()
+/// The error for a file of this kind without a passage.
+pub fn no_text(kind: FileKind) -> Error {
+    match kind {
+        FileKind::Pdf => Error::NoPdfText,
+        _ => Error::NoText,
+    }
 }
 
 /// What one file may cost.

@@ -1,0 +1,251 @@
+//! Sends a request to the model that should answer it: the model that the
+//! client named or the one that is asked in its place, with what that takes.
+//! If the provider refuses it, the request is changed by the reason and sent
+//! again, before anything of the answer has come.
+
+use serde::de::DeserializeOwned;
+
+use super::{
+    Call, Failure, Providers, Wire,
+    answer::{Reader, openai::Habits},
+    catalogue::{Date, Model, catalogue},
+    complete_body,
+    learnt::Scope,
+    members::Members,
+    refusal::{self, Refusal, Refused},
+    relay,
+    routing::{Candidate, Wanted},
+    send,
+};
+use crate::{error::Error, http_client::http1::Body, telemetry::RequestLog};
+
+/// How often a request is sent in one form or another.
+const MAX_TRIES: usize = 3;
+
+/// Makes the call of one attempt. It owns the prompt, or borrows it.
+pub type MakeCall<'a> = Box<dyn Fn(&Attempt<'_>) -> Result<Call, Error> + 'a>;
+
+/// A request to a model, before it is known to which one.
+#[derive(Debug, Clone)]
+pub struct ModelRequest {
+    /// The provider, by its name in the catalogue; empty if it is not known.
+    pub provider: &'static str,
+    /// The server and the key, for what is learnt of them.
+    pub scope: Scope,
+    /// The model that the client named; with more of them, the first one that
+    /// may be used is asked.
+    pub models: Vec<String>,
+    /// The API, unless a model needs another one.
+    pub wire: Wire,
+    /// A server that once had Perplexity's names may still speak its older
+    /// API: it is tried first, with the name as it stands.
+    pub chat_first: bool,
+    /// What the request needs of a model.
+    pub wanted: Wanted,
+    /// What the provider's streams do otherwise.
+    pub habits: Habits,
+}
+
+/// One way to send a request.
+pub struct Attempt<'a> {
+    /// The model's id.
+    pub model: &'a str,
+    /// The API.
+    pub wire: Wire,
+    /// What the catalogue says of the model.
+    pub rules: Option<&'static Model>,
+    /// The client named a model whose purpose is to search the web.
+    pub search: bool,
+    /// The server knows its older paths alone.
+    pub old_path: bool,
+}
+
+/// An answer that has begun.
+pub struct Answer {
+    /// What comes.
+    pub body: Body,
+    /// By which API.
+    pub wire: Wire,
+    /// What reads it.
+    pub reader: Reader,
+    /// What of it is read at most.
+    pub limits: relay::Limits,
+}
+
+/// Why a request has no answer.
+#[derive(Debug)]
+pub enum Unanswered {
+    /// No call can be made of it.
+    Invalid(Error),
+    /// The provider's failure, to be put into the words of the route.
+    Failed(Failure),
+}
+
+impl From<Failure> for Unanswered {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl Unanswered {
+    /// Returns it as a failure, for an answer that has begun.
+    pub fn into_failure(self) -> Failure {
+        match self {
+            Self::Invalid(error) => Failure::Unusable(error.to_string()),
+            Self::Failed(failure) => failure,
+        }
+    }
+
+    /// Puts a failure into the words of a route.
+    pub fn into_error(self, map_err: impl FnOnce(Failure) -> Error) -> Error {
+        match self {
+            Self::Invalid(error) => error,
+            Self::Failed(failure) => map_err(failure),
+        }
+    }
+}
+
+/// Sends a request, and again in another form if it is refused, until an
+/// answer begins. What the calls were made of is dropped then.
+///
+/// # Errors
+/// If no call can be made, or the last one failed.
+pub async fn dispatch(
+    providers: &Providers,
+    request: ModelRequest,
+    make_call: MakeCall<'_>,
+    log: &RequestLog,
+) -> Result<Answer, Unanswered> {
+    let mut candidates = candidates(providers, &request);
+    let is_gone = |it: &Candidate| providers.routing.learnt.lesson(request.scope, &it.model, it.wire).gone;
+    // If all are refused, the first one is asked again: for its words, or
+    // because that has changed.
+    let mut at = candidates.iter().position(|candidate| !is_gone(candidate)).unwrap_or(0);
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let candidate = &candidates[at];
+        let mut lesson = providers.routing.learnt.lesson(request.scope, &candidate.model, candidate.wire);
+        let attempt = Attempt {
+            model: &candidate.model,
+            wire: lesson.wire.unwrap_or(candidate.wire),
+            rules: candidate.rules,
+            search: searches(&request),
+            old_path: lesson.old_path,
+        };
+        let mut call = make_call(&attempt).map_err(Unanswered::Invalid)?;
+        call.body = call.body.map(|body| lesson.adaptation.apply(body));
+        note(log, &request, &attempt);
+        let (status, body) = match send(providers, &call, log).await {
+            Ok(body) => {
+                let reader = Reader::new(attempt.wire, request.habits);
+                return Ok(Answer { body, wire: attempt.wire, reader, limits: call.stream_limits() });
+            }
+            Err(Failure::Status { status, body }) => (status, body),
+            Err(failure) => return Err(failure.into()),
+        };
+        let refused = || Err(Unanswered::Failed(Failure::Status { status, body: body.clone() }));
+        let sent: Members<'_> =
+            call.body.as_deref().and_then(|body| serde_json::from_slice(body).ok()).unwrap_or_default();
+        let reason = Refused { model: &candidate.model, wire: attempt.wire, sent: &sent };
+        let Some(refusal) = refusal::read(status, &body, &reason) else { return refused() };
+        log.note().refusals.push(refusal.as_str());
+        let next = candidates.iter().skip(at + 1).position(|candidate| !is_gone(candidate)).map(|next| at + 1 + next);
+        let mut follow = Some(at);
+        match refusal {
+            Refusal::Parameters(adaptation) => {
+                if !lesson.adaptation.add(adaptation) {
+                    return refused();
+                }
+            }
+            // Perplexity's older API has other names for the models.
+            Refusal::Wire(_) if request.chat_first && attempt.wire == Wire::Chat => {
+                lesson.gone = true;
+                follow = next;
+            }
+            Refusal::Wire(wire) if lesson.wire.is_none() => lesson.wire = Some(wire),
+            Refusal::Path
+                if request.provider == super::azure::PROVIDER && !lesson.old_path && attempt.wire == Wire::Chat =>
+            {
+                lesson.old_path = true;
+            }
+            Refusal::Path
+                if attempt.wire == Wire::Responses && candidate.wire == Wire::Responses && lesson.wire.is_none() =>
+            {
+                lesson.wire = Some(Wire::Chat);
+            }
+            Refusal::Wire(_) | Refusal::Path => return refused(),
+            Refusal::Model { successor } => {
+                lesson.gone = true;
+                lesson.successor = successor.filter(|_| providers.routing.settings.substitute);
+                follow = next;
+            }
+        }
+        let (model, wire, named) = (candidate.model.clone(), candidate.wire, lesson.successor.clone());
+        providers.routing.learnt.learn(request.scope, &model, wire, lesson);
+        if let (None, Some(named)) = (follow, named.filter(|named| !candidates.iter().any(|it| it.model == *named))) {
+            let rules = catalogue().model_or_family(request.provider, &named);
+            candidates.push(Candidate { model: named, wire, rules });
+            follow = Some(candidates.len() - 1);
+        }
+        match follow {
+            Some(follow) if tries < MAX_TRIES => at = follow,
+            _ => return refused(),
+        }
+    }
+}
+
+/// [`dispatch`], for an answer in one piece, which is read as JSON.
+///
+/// # Errors
+/// As [`dispatch`], or if the answer is no JSON.
+pub async fn dispatch_whole<T: DeserializeOwned>(
+    providers: &Providers,
+    request: ModelRequest,
+    make_call: MakeCall<'_>,
+    log: &RequestLog,
+) -> Result<(T, Wire), Unanswered> {
+    let answer = dispatch(providers, request, make_call, log).await?;
+    Ok((complete_body(answer.body, log).await?, answer.wire))
+}
+
+fn candidates(providers: &Providers, request: &ModelRequest) -> Vec<Candidate> {
+    let today = Date::today();
+    let mut candidates: Vec<Candidate> = Vec::new();
+    for name in &request.models {
+        if request.chat_first {
+            candidates.push(Candidate { model: name.clone(), wire: Wire::Chat, rules: None });
+        }
+        let more =
+            providers.routing.candidates(catalogue(), request.provider, request.wire, name, request.wanted, today);
+        for candidate in more {
+            if !candidates.contains(&candidate) {
+                candidates.push(candidate);
+            }
+        }
+    }
+    // What the provider itself has named instead of one that is gone.
+    if providers.routing.settings.substitute
+        && let Some(last) = candidates.last()
+        && let Some(named) = providers.routing.learnt.lesson(request.scope, &last.model, last.wire).successor
+        && !candidates.iter().any(|it| it.model == named)
+    {
+        let rules = catalogue().model_or_family(request.provider, &named);
+        candidates.push(Candidate { wire: last.wire, model: named, rules });
+    }
+    candidates
+}
+
+fn searches(request: &ModelRequest) -> bool {
+    let named = request.models.first().and_then(|name| catalogue().model(request.provider, name));
+    named.is_some_and(|model| model.search)
+}
+
+fn note(log: &RequestLog, request: &ModelRequest, attempt: &Attempt<'_>) {
+    let mut facts = log.note();
+    facts.effective_model = Some(attempt.model.chars().take(100).collect());
+    // Metrics have one label a line of the catalogue, so that no client can
+    // make more of them.
+    let known = catalogue().model_or_family(request.provider, attempt.model);
+    facts.model_label = Some(known.and_then(|model| model.ids.first().copied()).unwrap_or("other"));
+}
