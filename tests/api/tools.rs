@@ -110,7 +110,8 @@ async fn the_calls_of_one_turn_run_at_the_same_time_and_keep_their_order() {
 async fn whatever_a_tool_does_the_model_is_told_and_the_chat_goes_on() {
     let upstream = Upstream::start().await;
     let (app, user) = start(&upstream, &[], ssrf_guard::system_lookup).await;
-    let body = |status: u16, body: &[u8]| Reply { steps: vec![Step::Write(body.to_vec())], ..Reply::json(status, &json!(1)) };
+    let body =
+        |status: u16, body: &[u8]| Reply { steps: vec![Step::Write(body.to_vec())], ..Reply::json(status, &json!(1)) };
     for (name, reply) in [
         ("large", body(200, &vec![b'x'; 2 << 20])),
         ("text", body(200, b"sunny")),
@@ -185,10 +186,19 @@ async fn anthropics_and_googles_models_call_tools_too() {
     let named = |name: &str, data: Value| format!("event: {name}\ndata: {data}\n\n");
     let use_tool = json!({ "type": "content_block_start", "index": 0, "content_block": { "type": "tool_use", "id": "t1", "name": "a", "input": {} } });
     let say = json!({ "type": "content_block_delta", "index": 0, "delta": { "type": "text_delta", "text": "Hello" } });
-    let stop = |reason: &str| named("message_delta", json!({ "type": "message_delta", "delta": { "stop_reason": reason } })) + &named("message_stop", json!({ "type": "message_stop" }));
-    let parts = |parts: Value| format!("data: {}\n\n", json!({ "candidates": [{ "content": { "parts": parts }, "finishReason": "STOP" }] }));
+    let stop = |reason: &str| {
+        named("message_delta", json!({ "type": "message_delta", "delta": { "stop_reason": reason } }))
+            + &named("message_stop", json!({ "type": "message_stop" }))
+    };
+    let parts = |parts: Value| {
+        format!("data: {}\n\n", json!({ "candidates": [{ "content": { "parts": parts }, "finishReason": "STOP" }] }))
+    };
     for (model, first, second) in [
-        ("claude-3-haiku-20240307", named("content_block_start", use_tool) + &stop("tool_use"), named("content_block_delta", say) + &stop("end_turn")),
+        (
+            "claude-3-haiku-20240307",
+            named("content_block_start", use_tool) + &stop("tool_use"),
+            named("content_block_delta", say) + &stop("end_turn"),
+        ),
         (
             "gemini-1.5-flash",
             parts(json!([{ "functionCall": { "name": "a", "args": {} }, "thoughtSignature": "S" }])),
@@ -232,7 +242,10 @@ async fn a_tool_that_cannot_be_used_is_named() {
     for (broken, words) in [
         (json!({ "name": "Weather", "schema": "{" }), "The tool \"Weather\" cannot be used: it is not valid JSON"),
         (json!({ "name": "W", "schema": "<html>" }), "web page"),
-        (json!({ "name": "W", "schema": good["schema"], "custom_headers": "{oops" }), "its custom headers are not a JSON object"),
+        (
+            json!({ "name": "W", "schema": good["schema"], "custom_headers": "{oops" }),
+            "its custom headers are not a JSON object",
+        ),
         (json!({}), "it is empty"),
         (json!(7), "it is empty"),
     ] {
