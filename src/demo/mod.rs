@@ -2,6 +2,7 @@
 //! provider, the server and its playground.
 
 mod answer;
+mod dice;
 pub mod postgres;
 mod provider;
 mod supabase;
@@ -118,7 +119,7 @@ async fn serve_demo(
     if address.ip().is_unspecified() {
         address.set_ip(Ipv4Addr::LOCALHOST.into());
     }
-    say(&what_to_try(&format!("http://{address}"), &token));
+    say(&what_to_try(&format!("http://{address}"), &token, &format!("{provider_url}{}", dice::DOCUMENT_PATH)));
     if open_to_others {
         say("Anyone who can reach this address can use the demo: HOST is not a local address.\n");
     }
@@ -132,13 +133,14 @@ async fn serve_demo(
     served.map_err(|error| error.to_string())
 }
 
-fn what_to_try(url: &str, token: &str) -> String {
+fn what_to_try(url: &str, token: &str, tool: &str) -> String {
     let curl = |route: &str, model: &str, question: &str, more: &str| {
         format!(
             "curl -N {url}/api/chat/{route} -H 'Authorization: Bearer {token}' -d '{{\"chatSettings\":{{\"model\":\"{model}\",\"temperature\":0.5}},\"messages\":[{{\"role\":\"user\",\"content\":\"{question}\"}}]{more}}}'"
         )
     };
     let custom = format!(",\"customModelId\":\"{CUSTOM_MODEL}\"");
+    let tools = format!(",\"selectedTools\":[{{\"name\":\"Dice\",\"schema\":\"{tool}\"}}]");
     format!(
         "
 Open {url}/ to try it in a browser. The demo runs until Ctrl-C and sends
@@ -152,11 +154,17 @@ A custom model of the user's own:
 
   {}
 
+A tool that the model calls, with what happens on the way as events (without
+-H 'Accept…' only the text):
+
+  {} -H 'Accept: text/event-stream'
+
 The other providers' routes work too. Ask for an \"error\" to see one, or to be
 \"cut off\". {url}/readyz shows the state of the server.
 ",
         curl("openai", "gpt-4o", "Count to 30", ""),
         curl("custom", "llama3", "Hello there", &custom),
+        curl("tools", "gpt-4o", "Roll a die with 20 sides", &tools),
     )
 }
 

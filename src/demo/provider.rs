@@ -15,9 +15,12 @@ use actix_web::{
     web::{self, Bytes, Data, Json, JsonConfig, ServiceConfig},
 };
 use futures::stream;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::answer::{Answer, answer, words_of};
+use super::{
+    answer::{Answer, answer, words_of},
+    dice,
+};
 
 /// Delay before the first word.
 const THINKING: Duration = Duration::from_millis(250);
@@ -46,6 +49,7 @@ pub fn serve(
             .app_data(JsonConfig::default().limit(64 * 1024 * 1024))
             .app_data(answers.clone())
             .configure(&more_routes)
+            .configure(dice::routes)
             .route("/{path:.*}/chat/completions", web::post().to(open_ai))
             .route("/{path:.*}/embeddings", web::post().to(embeddings))
             .route("/{path:.*}/assistants", web::get().to(assistants))
@@ -70,13 +74,70 @@ async fn open_ai(request: Json<Value>, answers: Data<Answers>) -> HttpResponse {
             json!({ "index": 0, "message": { "role": "assistant", "content": text }, "finish_reason": "stop" });
         return HttpResponse::Ok().json(json!({ "object": "chat.completion", "model": model, "choices": [choice] }));
     }
-    let chunk = move |delta: Value, finish: Value| {
-        let choice = json!({ "index": 0, "delta": delta, "finish_reason": finish });
-        format!("data: {}\n\n", json!({ "object": "chat.completion.chunk", "model": model, "choices": [choice] }))
+    let event = {
+        let model = model.clone();
+        move |more: Value| {
+            let mut chunk = json!({ "object": "chat.completion.chunk", "model": model, "choices": [] });
+            if let (Value::Object(chunk), Value::Object(more)) = (&mut chunk, more) {
+                chunk.extend(more);
+            }
+            format!("data: {chunk}\n\n")
+        }
     };
+    let chunk = |delta: Value, finish: Value| {
+        event(json!({ "choices": [{ "index": 0, "delta": delta, "finish_reason": finish }] }))
+    };
+    let answer = answer_with_tools(&request["messages"], &said);
+    let (call, text) = match (call(&request, &said), &answer) {
+        (Some(call), _) => (Some(call), ""),
+        (None, Answer::Whole(text) | Answer::Cut(text)) => (None, text.as_str()),
+        (None, Answer::Refused(_)) => (None, ""),
+    };
+    let (asked, given) = (said.iter().map(|text| words_in(text)).sum::<usize>(), words_in(text).max(1));
+    let usage = json!({ "prompt_tokens": asked, "completion_tokens": given, "total_tokens": asked + given });
+    let end = event(json!({ "usage": usage })) + "data: [DONE]\n\n";
     let first = chunk(json!({ "role": "assistant", "content": "" }), Value::Null);
-    let last = chunk(json!({}), json!("stop")) + "data: [DONE]\n\n";
-    paced(&said, answers, &first, |word| chunk(json!({ "content": word }), Value::Null), &last)
+    let word = |word: &str| chunk(json!({ "content": word }), Value::Null);
+    match call {
+        Some(call) => {
+            let calls =
+                chunk(json!({ "tool_calls": [call] }), Value::Null) + &chunk(json!({}), json!("tool_calls")) + &end;
+            paced(Answer::Whole("I will use the tool. ".to_owned()), answers, &first, word, &calls)
+        }
+        None => paced(answer, answers, &first, word, &(chunk(json!({}), json!("stop")) + &end)),
+    }
+}
+
+/// Returns the answer, which says what a tool returned if one was called.
+fn answer_with_tools(messages: &Value, said: &[String]) -> Answer {
+    match messages.as_array().and_then(|messages| messages.last()) {
+        Some(message) if message["role"] == "tool" => {
+            let result: String = text(&message["content"]).chars().take(1000).collect();
+            Answer::Whole(format!("The tool returned {result}"))
+        }
+        _ => answer(said),
+    }
+}
+
+/// Returns a call of the first function that the request offers, if the user asks for it: for a tool, or for dice. Of
+/// its arguments only a number is known.
+fn call(request: &Value, said: &[String]) -> Option<Value> {
+    let last = request["messages"].as_array()?.last()?;
+    let question = said.last()?.to_lowercase();
+    let wanted = ["tool", "dice", "roll"].iter().any(|word| question.contains(word));
+    let function = Some(&request["tools"][0]["function"]).filter(|_| wanted && last["role"] == "user")?;
+    let number = question.split(|c: char| !c.is_ascii_digit()).find_map(|word| word.parse::<u32>().ok()).unwrap_or(6);
+    let needed = function["parameters"]["properties"]["parameters"]["required"].as_array();
+    let parameters: Map<String, Value> =
+        needed.into_iter().flatten().filter_map(|name| Some((name.as_str()?.to_owned(), number.into()))).collect();
+    let arguments = json!({ "parameters": parameters }).to_string();
+    let function = json!({ "name": function["name"], "arguments": arguments });
+    Some(json!({ "index": 0, "id": "call_1", "type": "function", "function": function }))
+}
+
+/// Counts words, which the demo takes for tokens.
+fn words_in(text: &str) -> usize {
+    text.split_whitespace().count()
 }
 
 async fn anthropic(request: Json<Value>, answers: Data<Answers>) -> HttpResponse {
@@ -89,7 +150,7 @@ async fn anthropic(request: Json<Value>, answers: Data<Answers>) -> HttpResponse
         event(json!({ "type": "content_block_delta", "index": 0, "delta": delta }))
     };
     let last = event(json!({ "type": "content_block_stop", "index": 0 })) + &event(json!({ "type": "message_stop" }));
-    paced(&said(&request["messages"], "content"), answers, &first, word, &last)
+    paced(answer(&said(&request["messages"], "content")), answers, &first, word, &last)
 }
 
 async fn google(request: Json<Value>, answers: Data<Answers>) -> HttpResponse {
@@ -98,7 +159,7 @@ async fn google(request: Json<Value>, answers: Data<Answers>) -> HttpResponse {
         format!("data: {}\n\n", json!({ "candidates": [{ "content": content, "finishReason": finish }] }))
     };
     let said = said(&request["contents"], "parts");
-    paced(&said, answers, "", |word| event(word, Value::Null), &event("", json!("STOP")))
+    paced(answer(&said), answers, "", |word| event(word, Value::Null), &event("", json!("STOP")))
 }
 
 fn refusal(words: &str) -> HttpResponse {
@@ -107,13 +168,13 @@ fn refusal(words: &str) -> HttpResponse {
 
 /// Returns the answer as an event stream, one event per word.
 fn paced(
-    said: &[String],
+    answer: Answer,
     answers: Data<Answers>,
     first: &str,
     word: impl Fn(&str) -> String,
     last: &str,
 ) -> HttpResponse {
-    let (text, whole) = match answer(said) {
+    let (text, whole) = match answer {
         Answer::Refused(words) => return refusal(words),
         Answer::Whole(text) => (text, true),
         Answer::Cut(text) => (text, false),
@@ -230,6 +291,20 @@ mod tests {
         assert_eq!(said(&json!([{ "content": "a" }, { "content": "b" }]), "content"), ["b"]);
         assert_eq!(said(&json!([{ "role": "user", "parts": [{ "text": "d" }] }]), "parts"), ["d"]);
         assert!(said(&json!("x"), "content").is_empty() && said(&json!([]), "content").is_empty());
+    }
+
+    #[test]
+    fn a_tool_is_called_when_the_user_asks_for_it() {
+        let parameters = json!({ "properties": { "parameters": { "required": ["sides"] } } });
+        let request = |role: &str| json!({ "messages": [{ "role": role }], "tools": [{ "function": { "name": "rollDice", "parameters": parameters } }] });
+        let said = ["Roll a die with 20 sides".to_owned()];
+        let called = call(&request("user"), &said).expect("a call");
+        assert_eq!(called["function"], json!({ "name": "rollDice", "arguments": r#"{"parameters":{"sides":20}}"# }));
+        assert_eq!(call(&request("tool"), &said), None);
+        assert_eq!(call(&request("user"), &["Hello".to_owned()]), None);
+        assert_eq!(call(&json!({ "messages": [{ "role": "user" }] }), &said), None);
+        let told = answer_with_tools(&json!([{ "role": "tool", "content": "[4]" }]), &said);
+        assert_eq!(told, Answer::Whole("The tool returned [4]".to_owned()));
     }
 
     #[test]

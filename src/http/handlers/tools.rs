@@ -76,8 +76,8 @@ pub async fn reply(
     if any_selected && functions.is_empty() {
         return Err(Error::BadRequest(unusable.join(" ")));
     }
-    for sentence in &unusable {
-        tracing::info!(tools = unusable.len(), bytes = sentence.len(), "a selected tool cannot be used");
+    if !unusable.is_empty() {
+        tracing::info!(tools = unusable.len(), "selected tools cannot be used");
     }
     let Target { mut request, form, make_call, map_err, .. } = target;
     drop((selected, user));
