@@ -125,7 +125,8 @@ fn call(request: &Value, said: &[String]) -> Option<Value> {
     let last = request["messages"].as_array()?.last()?;
     let question = said.last()?.to_lowercase();
     let wanted = ["tool", "dice", "roll"].iter().any(|word| question.contains(word));
-    let function = Some(&request["tools"][0]["function"]).filter(|_| wanted && last["role"] == "user")?;
+    let function =
+        Some(&request["tools"][0]["function"]).filter(|it| it.is_object() && wanted && last["role"] == "user")?;
     let number = question.split(|c: char| !c.is_ascii_digit()).find_map(|word| word.parse::<u32>().ok()).unwrap_or(6);
     let needed = function["parameters"]["properties"]["parameters"]["required"].as_array();
     let parameters: Map<String, Value> =

@@ -240,7 +240,9 @@ fn searches(request: &ModelRequest) -> bool {
 
 fn note(log: &RequestLog, request: &ModelRequest, attempt: &Attempt<'_>) {
     let mut facts = log.note();
-    facts.effective_model = Some(attempt.model.chars().take(100).collect());
+    // A deployment's name is the operator's or the user's own, and tells nothing of the model.
+    facts.effective_model =
+        (request.provider != super::azure::PROVIDER).then(|| attempt.model.chars().take(100).collect());
     // One label for each entry of the catalogue, so that clients cannot create labels.
     let known = catalogue().model_or_family(request.provider, attempt.model);
     facts.model_label = Some(known.and_then(|model| model.ids.first().copied()).unwrap_or("other"));

@@ -203,8 +203,8 @@ impl Relay {
         let is_stream = self.decoder.saw_fields() || self.head.trim_ascii().is_empty();
         self.outcome = Some(match read {
             Err(failure) => Err(failure),
-            // Some servers answer in one piece where functions are offered.
-            Ok(()) if !is_stream && self.out.wanted.calls && self.reader.read_whole(&self.head, &mut self.out) => {
+            // Some servers answer in one piece, although a stream was requested.
+            Ok(()) if !is_stream && self.reader.read_whole(&self.head, &mut self.out) => {
                 self.has_text |= !self.out.text.is_empty();
                 self.out.judge(self.has_text)
             }

@@ -17,6 +17,8 @@ struct Protocol {
     column: &'static str,
     base_url: &'static str,
     hello: &'static str,
+    /// The mark of a proper end.
+    end: &'static str,
     error: &'static str,
     messages: Value,
 }
@@ -29,6 +31,7 @@ fn protocols() -> [Protocol; 3] {
             column: "openai_api_key",
             base_url: "OPENAI_BASE_URL",
             hello: "data: {\"choices\":[{\"delta\":{\"content\":\"Hello\"}}]}\n\n",
+            end: "data: [DONE]\n\n",
             error: "data: {\"error\":{\"message\":\"overloaded\"}}\n\n",
             messages: messages.clone(),
         },
@@ -37,6 +40,7 @@ fn protocols() -> [Protocol; 3] {
             column: "anthropic_api_key",
             base_url: "ANTHROPIC_BASE_URL",
             hello: "event: content_block_delta\ndata: {\"delta\":{\"text\":\"Hello\"}}\n\n",
+            end: "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
             error: "event: error\ndata: {\"error\":{\"type\":\"overloaded_error\",\"message\":\"overloaded\"}}\n\n",
             messages,
         },
@@ -45,6 +49,7 @@ fn protocols() -> [Protocol; 3] {
             column: "google_gemini_api_key",
             base_url: "GOOGLE_GEMINI_BASE_URL",
             hello: "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"Hello\"}]}}]}\r\n\r\n",
+            end: "data: {\"candidates\":[{\"finishReason\":\"STOP\"}]}\r\n\r\n",
             error: "data: {\"error\":{\"code\":503,\"message\":\"overloaded\"}}\r\n\r\n",
             messages: json!([{ "role": "user", "parts": [{ "text": "U" }] }]),
         },
@@ -143,7 +148,7 @@ async fn what_the_front_end_really_sends() {
     for protocol in protocols() {
         let on = Setting::new(protocol).await;
         let route = on.protocol.route;
-        on.script(&[on.protocol.hello], Step::Wait(Duration::ZERO), End::Normal);
+        on.script(&[on.protocol.hello, on.protocol.end], Step::Wait(Duration::ZERO), End::Normal);
         let messages = if route == "google" { google.clone() } else { openai.clone() };
         let mut bodies = vec![chat_body(), chat_body(), chat_body()];
         bodies[1]["customModelId"] = Value::Null;
@@ -198,7 +203,7 @@ async fn a_blocked_prompt_is_an_error_with_its_reason() {
 async fn azures_endpoint_goes_through_the_guard_unless_the_operator_set_it() {
     let upstream = Upstream::start().await;
     let hello = "data: {\"choices\":[{\"delta\":{\"content\":\"Hello\"}}]}\n\n";
-    upstream.script("sk-case-azure", vec![Reply::events(&[hello], Step::Wait(Duration::ZERO))]);
+    upstream.script("sk-case-azure", vec![Reply::events(&[hello, "data: [DONE]\n\n"], Step::Wait(Duration::ZERO))]);
     let columns = |endpoint| {
         [
             ("azure_openai_api_key", "sk-case-azure"),
@@ -219,7 +224,8 @@ async fn azures_endpoint_goes_through_the_guard_unless_the_operator_set_it() {
         assert_eq!(answer.status(), status);
     }
     let [request] = upstream.requests("sk-case-azure").try_into().expect("one");
-    assert_eq!(request.path, "/openai/deployments/..%2Fa%20b%3Fc/chat/completions");
+    assert_eq!(request.path, "/openai/v1/chat/completions", "the deployment is the model");
+    assert_eq!(serde_json::from_slice::<Value>(&request.body).expect("JSON")["model"], "../a b?c");
 }
 
 #[tokio::test]

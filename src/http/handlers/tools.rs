@@ -142,7 +142,8 @@ async fn target(body: &Rc<Body>, user: &User, db: &Db, context: &ChatContext) ->
     let posted = body.chat()?;
     let chat = posted.chat()?;
     let urls = &context.providers.base_urls;
-    if let Some(id) = posted.custom_model_id() {
+    // The front end posts an empty id for a model that is not custom.
+    if let Some(id) = posted.custom_model_id().filter(|id| !id.is_empty()) {
         let id = Uuid::try_parse(&id).map_err(|_| Error::ModelNotFound)?;
         let model = models::find(db, user.id, id).await?.ok_or(Error::ModelNotFound)?;
         return Ok(custom(&model, &chat, body, context));

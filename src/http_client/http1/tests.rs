@@ -514,5 +514,5 @@ async fn who_cannot_be_reached_is_said_without_an_address() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = Url::parse(&format!("https://{}/", listener.local_addr().expect("an address"))).expect("a URL");
     let error = post(&client, &url).await.expect_err("no handshake");
-    assert!(matches!(&error, Error::Connect(why) if why.contains("time out")), "{error}");
+    assert!(matches!(&error, Error::Connect(why) if why.contains("timed out")), "{error}");
 }

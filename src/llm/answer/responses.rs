@@ -199,7 +199,11 @@ mod tests {
             json!({ "error": { "message": "quota" } }),
             json!({ "type": "response.failed", "response": { "status": "failed", "error": { "code": "x", "message": "quota" } } }),
         ] {
-            assert_eq!(read(std::slice::from_ref(&event)).map(|_| ()).expect_err("fails").to_string(), "quota", "{event}");
+            assert_eq!(
+                read(std::slice::from_ref(&event)).map(|_| ()).expect_err("fails").to_string(),
+                "quota",
+                "{event}"
+            );
         }
         assert!(read(&[json!({ "type": "response.output_text.delta", "delta": 7 })]).is_err());
         let mut out = Output::default();

@@ -40,7 +40,7 @@ fn whatever_is_retired_has_a_successor_that_is_not() {
         for id in &model.successors {
             assert!(!model.ids.contains(id), "{id} succeeds itself");
         }
-        let ends: Vec<Option<Date>> = model.successors.iter().map(|id| lives(id)).collect();
+        let ends: Vec<Option<Date>> = model.successors.iter().map(lives).collect();
         let Some(end) = model.end else { continue };
         assert!(
             ends.iter().any(|last| last.is_none_or(|last| last > today.max(end))),

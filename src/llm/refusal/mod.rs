@@ -99,9 +99,11 @@ fn other_wire(status: u16, words: &Words, wire: Wire) -> Option<Wire> {
             None
         }
     };
-    let after =
-        |before: &str| words.text.split(before).nth(1).map(|rest| rest.trim_start_matches(['/', '`', '\'', '"', ' ']));
-    let named = after("only supported in").and_then(by_name).or_else(|| after(" use ").and_then(by_name));
+    let after = |before: &str| {
+        let rests = words.text.split(before).skip(1);
+        rests.map(|rest| rest.trim_start_matches(['/', '`', '\'', '"', ' '])).find_map(by_name)
+    };
+    let named = after("only supported in").or_else(|| after(" use "));
     match named {
         Some(named) if named != wire && matches!(wire, Wire::Chat | Wire::Responses) && status < 500 => Some(named),
         _ => None,

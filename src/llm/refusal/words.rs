@@ -32,7 +32,7 @@ impl Words {
     /// Goes through the members in which errors have their words, some of
     /// which hold another error.
     fn add(&mut self, value: &Value, depth: u8) {
-        if depth > 3 {
+        if depth > 6 {
             return;
         }
         match value {

@@ -90,6 +90,7 @@ async fn a_client_that_vanishes_without_a_word_is_given_up() {
     let base = format!("{}/v1", upstream.url());
     let (_server, url) = serve(&[
         ("HOST", &network.address),
+        ("PUBLISHED_KEYS", "allow"),
         ("DATABASE_URL", &database.role_url),
         ("OPENAI_BASE_URL", &base),
         ("CLIENT_TIMEOUT", "1"),

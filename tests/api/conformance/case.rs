@@ -201,6 +201,8 @@ pub struct Expect {
     /// The requests to the provider and the tool servers, in this order.
     pub upstream: Option<Vec<ExpectedRequest>>,
     pub upstream_count: Option<usize>,
+    /// More requests than are listed may come, up to this number.
+    pub upstream_at_most: Option<usize>,
     /// Members of the first request's body.
     #[serde(default)]
     pub upstream_body_has: Vec<String>,
