@@ -33,7 +33,7 @@ async fn the_document_and_its_page_are_for_everybody() {
 #[tokio::test]
 async fn an_answer_is_the_documents_own_example() {
     let upstream = Upstream::start().await;
-    let app = App::start(&[("OPENAI_BASE_URL", &format!("{}/v1", upstream.url()))]).await;
+    let app = App::start(&[("OPENAI_BASE_URL", &format!("{}/v1", upstream.url())), ("MODEL_ALIASES", "")]).await;
     let user = app.user(&[("openai_api_key", "sk-case-document")]).await;
     let document = client().get(app.url("/openapi.json")).send().await.expect("an answer");
     let document: Value = serde_json::from_str(&document.text().await.expect("text")).expect("JSON");
@@ -43,7 +43,7 @@ async fn an_answer_is_the_documents_own_example() {
     let event = |event: Value| format!("data: {event}\n\n");
     let text = |text: &str| event(json!({ "choices": [{ "delta": { "content": text } }] }));
     let usage = json!({ "prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11 });
-    let usage = event(json!({ "choices": [], "usage": usage }));
+    let usage = event(json!({ "choices": [{ "delta": {}, "finish_reason": "stop" }], "usage": usage }));
     for (media, said) in [("text/plain", "Hello, how can I help?"), ("text/event-stream", "Hello")] {
         let events = [&text(said), &usage, "data: [DONE]\n\n"];
         upstream.script("sk-case-document", vec![Reply::events(&events, Step::Wait(Duration::ZERO))]);

@@ -134,7 +134,12 @@ async fn a_head_that_never_ends() {
     join_all([Duration::ZERO, Duration::from_millis(50)].map(async |pause| {
         let base = format!("http://{}/v1", endless(pause).await);
         let (status, words, took) = ask(&base, &[("PROVIDER_IDLE_TIMEOUT", "1")]).await;
-        assert_eq!((status, words.as_str()), (504, "The provider said nothing for 1 second."));
+        // One that comes fast grows too large first.
+        let expected = match pause.is_zero() {
+            true => (500, "Connection error."),
+            false => (504, "The provider said nothing for 1 second."),
+        };
+        assert_eq!((status, words.as_str()), expected);
         assert!(took < Duration::from_secs(4), "{took:?}");
     }))
     .await;

@@ -42,7 +42,10 @@ enum State {
     DataLf,
     /// The start of a trailer field or of the last line.
     TrailerStart,
-    Trailer,
+    Trailer {
+        /// Its colon was read.
+        named: bool,
+    },
     TrailerLf,
     LastLf,
     Done,
@@ -108,7 +111,7 @@ impl Chunked {
     }
 
     fn after(&mut self, byte: u8) -> Result<State, ChunkError> {
-        if matches!(self.state, State::Extension(_) | State::Trailer | State::TrailerStart) {
+        if matches!(self.state, State::Extension(_) | State::Trailer { .. } | State::TrailerStart) {
             self.ignored += 1;
             if self.ignored > MAX_IGNORED {
                 return Err(ChunkError("extensions and trailers are too long"));
@@ -131,9 +134,13 @@ impl Chunked {
             (State::DataCr, b'\r') => State::DataLf,
             (State::DataLf, b'\n') => State::Size(None),
             (State::TrailerStart, b'\r') => State::LastLf,
-            (State::TrailerStart | State::Trailer, b'\n') => return Err(ChunkError("a line break in a trailer")),
-            (State::Trailer, b'\r') => State::TrailerLf,
-            (State::TrailerStart | State::Trailer, _) => State::Trailer,
+            (State::TrailerStart | State::Trailer { .. }, b'\n') => return Err(ChunkError("a line break in a trailer")),
+            (State::Trailer { named: true }, b'\r') => State::TrailerLf,
+            (State::TrailerStart, b':') | (State::Trailer { .. }, b'\r') => {
+                return Err(ChunkError("a trailer is not a field"));
+            }
+            (State::Trailer { named }, byte) => State::Trailer { named: named || byte == b':' },
+            (State::TrailerStart, _) => State::Trailer { named: false },
             (State::TrailerLf, b'\n') => State::TrailerStart,
             (State::LastLf, b'\n') => State::Done,
             (State::Size(_) | State::AfterSize(_), _) => {
@@ -198,6 +205,8 @@ mod tests {
             "1\na\r\n",
             "1 2\r\n",
             "1\r\nab\r\n",
+            "0\r\nHTTP/1.1 200 OK\r\n\r\n",
+            "0\r\n: x\r\n\r\n",
             "1\r\na\n",
             "1;a\nb\r\n",
             "0\r\n\n",
