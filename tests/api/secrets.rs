@@ -370,6 +370,8 @@ async fn run(weather: Weather, format: &str, keys_of_environment: bool) {
         (Weather::Away, _) => Some("redis://MARKEDname:MARKEDredis@127.0.0.1:9/0".to_owned()),
         _ => None,
     };
+    // The scripted provider speaks chat completions alone.
+    settings.push(("MODEL_ALIASES".to_owned(), "off".to_owned()));
     settings.extend(redis_url.map(|url| ("REDIS_URL".to_owned(), url)));
     let arguments: &[&str] = if weather == Weather::Fair { &["serve", "--playground"] } else { &["serve"] };
     let server = Server::start(arguments, &settings, format).await;
