@@ -134,7 +134,9 @@ impl Chunked {
             (State::DataCr, b'\r') => State::DataLf,
             (State::DataLf, b'\n') => State::Size(None),
             (State::TrailerStart, b'\r') => State::LastLf,
-            (State::TrailerStart | State::Trailer { .. }, b'\n') => return Err(ChunkError("a line break in a trailer")),
+            (State::TrailerStart | State::Trailer { .. }, b'\n') => {
+                return Err(ChunkError("a line break in a trailer"));
+            }
             (State::Trailer { named: true }, b'\r') => State::TrailerLf,
             (State::TrailerStart, b':') | (State::Trailer { .. }, b'\r') => {
                 return Err(ChunkError("a trailer is not a field"));
