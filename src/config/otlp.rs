@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
 
 use super::reader::{ConfigError, Reader, wrong};
-use crate::telemetry::otlp::{Sampler, Settings};
+use crate::telemetry::otlp::{Sampling, Settings};
 
 impl Reader<'_> {
     pub(super) fn otlp(&self) -> Result<Option<Settings>, ConfigError> {
@@ -57,7 +57,7 @@ impl Reader<'_> {
             .ok_or_else(|| wrong(name, "must be name=value,name=value with percent-encoded values"))
     }
 
-    fn sampler(&self) -> Result<Sampler, ConfigError> {
+    fn sampler(&self) -> Result<Sampling, ConfigError> {
         const NAME: &str = "OTEL_TRACES_SAMPLER";
         let text = self.text(NAME).unwrap_or("parentbased_always_on");
         let (parent_based, kind) = match text.strip_prefix("parentbased_") {
@@ -75,7 +75,7 @@ impl Reader<'_> {
                 ));
             }
         };
-        Ok(Sampler { parent_based, share })
+        Ok(Sampling { parent_based, share })
     }
 
     fn share(&self, name: &'static str) -> Result<f64, ConfigError> {
@@ -121,8 +121,8 @@ mod tests {
         assert_eq!(read.headers[0].0, "authorization");
         assert_eq!(read.headers[0].1.expose_secret(), "Bearer hunter2");
         assert!(!format!("{read:?}").contains("hunter2"));
-        assert_eq!(read.sampler, Sampler { parent_based: false, share: 0.25 });
-        assert_eq!(otlp(&[base]).expect("right").expect("on").sampler, Sampler { parent_based: true, share: 1.0 });
+        assert_eq!(read.sampler, Sampling { parent_based: false, share: 0.25 });
+        assert_eq!(otlp(&[base]).expect("right").expect("on").sampler, Sampling { parent_based: true, share: 1.0 });
         for wrong in [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),

@@ -40,12 +40,12 @@ pub struct Settings {
     /// `OTEL_RESOURCE_ATTRIBUTES`, `name=value,…`: resource attributes of every span.
     pub attributes: Vec<(String, String)>,
     /// `OTEL_TRACES_SAMPLER`, default `parentbased_always_on`.
-    pub sampler: Sampler,
+    pub sampler: Sampling,
 }
 
 /// The choice of traced requests.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sampler {
+pub struct Sampling {
     /// `parentbased_…`: a request with a trace context follows its sender's sampling decision; the share applies to the
     /// others.
     pub parent_based: bool,
@@ -183,7 +183,7 @@ pub(super) fn parent(headers: &HeaderMap) -> Context {
     TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers))
 }
 
-fn sampler(settings: Sampler) -> Sampler {
+fn sampler(settings: Sampling) -> Sampler {
     let own = Sampler::TraceIdRatioBased(settings.share);
     if settings.parent_based { Sampler::ParentBased(Box::new(own)) } else { own }
 }
