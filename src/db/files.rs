@@ -201,7 +201,7 @@ pub async fn replace_items(
 const MAX_FOUND: i64 = 100;
 
 /// Returns the passages nearest to `vector` in these files, nearest first: at most `count` of them, and at most
-/// [`MAX_FOUND`].
+/// 100.
 ///
 /// Differs: the original returns every passage if no count is given.
 ///

@@ -1,7 +1,7 @@
 //! The HTTP interface: the route table, the extractors and the responses.
 //!
-//! [`table`] lists every route; [`handlers`] has a file for each area; [`user`], [`body`] and [`context`] are the
-//! handlers' arguments; [`respond`] streams an answer; [`tool_turn`] goes on
+//! [`table`] lists every route; `handlers` has a file for each area; [`user`], [`body`] and [`context`] are the
+//! handlers' arguments; [`respond`] streams an answer; `tool_turn` goes on
 //! with the chat until the model has no more calls.
 
 pub mod body;

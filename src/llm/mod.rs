@@ -1,5 +1,5 @@
 //! The providers. What each wants is data: a [`Call`] says what to send,
-//! a [`Reader`] makes text of the events that come back. The one place that
+//! a [`Reader`](answer::Reader) makes text of the events that come back. The one place that
 //! talks to them is [`send`]; the answer's way to the client is [`relay`].
 
 mod adaptation;
