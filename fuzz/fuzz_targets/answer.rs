@@ -20,9 +20,12 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
+/// The content, whether it has ended, and how many bytes came after.
+type Decoded = (Vec<u8>, bool, usize);
+
 /// The head; and the content, whether it has ended, and how many bytes came
 /// after, unless its chunks are none. `None` without a head.
-fn read(parts: &[&[u8]]) -> Option<(String, Option<(Vec<u8>, bool, usize)>)> {
+fn read(parts: &[&[u8]]) -> Option<(String, Option<Decoded>)> {
     let mut parser = ResponseParser::default();
     let mut parts = parts.iter();
     let (head, rest) = loop {

@@ -75,9 +75,12 @@ const SPECIAL_V4: &[(&str, u32)] = &[
 
 const SPECIAL_V6: &[(&str, u32)] = &[("2001:db8::", 32), ("3fff::", 20)];
 
+/// A network, and the place of an IPv4 address within its addresses.
+type Carrying = ((&'static str, u32), (u32, bool));
+
 /// Positions of IPv4 addresses within IPv6 ones: the network, the address'
 /// first bit, and whether its bits are turned round.
-const CARRYING: &[((&str, u32), (u32, bool))] = &[
+const CARRYING: &[Carrying] = &[
     (("::", 96), (96, false)),
     (("::ffff:0:0", 96), (96, false)),
     (("::ffff:0:0:0", 96), (96, false)),
