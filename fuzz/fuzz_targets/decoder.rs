@@ -47,7 +47,10 @@ fn google() -> Reader {
     Reader::Google(google::Reader::default())
 }
 
-fn events(parts: &[&[u8]]) -> (Vec<(Vec<u8>, Vec<u8>)>, bool) {
+/// An event.
+type NameAndData = (Vec<u8>, Vec<u8>);
+
+fn events(parts: &[&[u8]]) -> (Vec<NameAndData>, bool) {
     let (mut events, mut decoder) = (Vec::new(), decoder());
     let mut keep = |event: Event<'_>| {
         events.push((event.name.to_vec(), event.data.to_vec()));
