@@ -107,7 +107,7 @@ async fn what_goes_wrong_is_said() {
         page.value(signed_out).await;
         page.until("window.out === 204").await;
         page.ask("Hello").await;
-        page.until("document.querySelector('#toast p')?.textContent === 'User not found'").await;
+        page.until("document.querySelector('#toast p')?.textContent === 'The access token is not accepted. Sign in again for a new one.'").await;
     })
     .await;
 }
