@@ -25,6 +25,8 @@ struct Data {
     service_key: String,
     /// Before each answer of the auth server.
     delay: Duration,
+    /// Instead of any answer of the auth server.
+    failure: Option<u16>,
     key_set: Value,
     grants: Vec<Grant>,
     objects: HashMap<String, Vec<u8>>,
@@ -51,6 +53,7 @@ impl Project {
             anon_key: anon_key.to_owned(),
             service_key: service_key.to_owned(),
             delay: Duration::ZERO,
+            failure: None,
             key_set: json!({ "keys": [] }),
             grants: Vec::new(),
             objects: HashMap::new(),
@@ -64,6 +67,11 @@ impl Project {
     /// Lets the auth server take its time from now on.
     pub fn delay(&self, delay: Duration) {
         self.data().delay = delay;
+    }
+
+    /// Lets the auth server answer every request with this status, or work again.
+    pub fn fail(&self, status: Option<u16>) {
+        self.data().failure = status;
     }
 
     /// Replaces the key set.
@@ -101,6 +109,9 @@ impl Project {
             _ => empty(401),
         };
         if request.path.starts_with("/auth/") {
+            if let Some(status) = data.failure {
+                reply = Reply::json(status, &json!({ "msg": "not now" }));
+            }
             reply.before_head = data.delay;
         }
         // A page of any address may read it.

@@ -16,11 +16,11 @@ pub async fn lines(http: &reqwest::Client, config: &Config) -> Vec<Line> {
     let anon = sessions.anon_key.as_deref();
     let service = config.service_role_key.as_ref().map(ExposeSecret::expose_secret);
     let (keys, auth, files) = tokio::join!(
-        tokio::time::timeout(LIMIT, jwks::algorithms(http, &sessions.jwks_url)),
+        tokio::time::timeout(LIMIT, jwks::algorithms(http, &sessions.jwks_url, sessions.anon_key.as_deref())),
         status(http, sessions, "auth/v1/settings", anon),
         status(http, sessions, "storage/v1/bucket/files", service),
     );
-    let keys = keys.unwrap_or_else(|_| Err(late()));
+    let keys = keys.map_or_else(|_| Err(late()), |keys| keys.map_err(|problem| problem.to_string()));
     let mut lines = vec![key_set(keys.map(|all| all.iter().map(|it| format!("{it:?}")).collect()), sessions)];
     lines.extend(auth.map(auth_server));
     lines.extend(files.map(bucket));
