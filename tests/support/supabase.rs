@@ -97,6 +97,9 @@ impl Project {
                 let allowed = "apikey, authorization, content-type, prefer";
                 Reply { headers: vec![("access-control-allow-headers".to_owned(), allowed.to_owned())], ..empty(200) }
             }
+            (_, path) if path.starts_with("/auth/") && data.failure.is_some() => {
+                empty(data.failure.unwrap_or_default())
+            }
             ("GET", "/auth/v1/.well-known/jwks.json") => Reply::json(200, &data.key_set),
             ("POST", "/auth/v1/token") if has_key(request, &data.anon_key) => data.session(request),
             ("GET", "/auth/v1/settings") if has_key(request, &data.anon_key) => Reply::json(200, &json!({})),
@@ -109,9 +112,6 @@ impl Project {
             _ => empty(401),
         };
         if request.path.starts_with("/auth/") {
-            if let Some(status) = data.failure {
-                reply = Reply::json(status, &json!({ "msg": "not now" }));
-            }
             reply.before_head = data.delay;
         }
         // A page of any address may read it.
