@@ -78,9 +78,12 @@ pub struct Config {
     pub cors_origins: Vec<String>,
     /// `MAX_BODY_BYTES` and `BODY_TIMEOUT`.
     pub body: BodyLimits,
-    /// `CLIENT_TIMEOUT`, in seconds, default 30: the connection is closed if the client vanished without a FIN, does
-    /// not read, or does not send the head of its next request for that long.
+    /// `CLIENT_TIMEOUT`, in seconds, default 30: the connection is closed if the client vanished without a FIN, or does
+    /// not read, for that long.
     pub client_timeout: Duration,
+    /// `KEEP_ALIVE_TIMEOUT`, in seconds, default 75: the time from an answer to the complete head of the next request
+    /// on its connection. Longer than proxies keep theirs idle (nginx: 60), so that it is the proxy that closes one.
+    pub keep_alive_timeout: Duration,
     /// `MAX_REQUESTS`, default 10000: the most requests in flight in the whole server; one more is answered with 503.
     /// `/healthz` and `/readyz` are not counted. Twice as many connections are accepted.
     pub max_requests: usize,
@@ -184,6 +187,7 @@ impl Config {
                 timeout: read.seconds("BODY_TIMEOUT", 20)?,
             },
             client_timeout: read.seconds("CLIENT_TIMEOUT", 30)?,
+            keep_alive_timeout: read.seconds("KEEP_ALIVE_TIMEOUT", 75)?,
             service_role_key: read.text("SUPABASE_SERVICE_ROLE_KEY").map(SecretString::from),
             local_embeddings_dir: read.text("LOCAL_EMBEDDINGS_DIR").map(PathBuf::from),
             max_file_bytes: read.bytes("MAX_FILE_BYTES", 50 * 1024 * 1024)?,
