@@ -22,9 +22,12 @@ fn key(role: &str) -> String {
     tokens::sign(&json!({ "iss": "supabase", "role": role, "exp": 4_000_000_000u64 }), SECRET)
 }
 
+const PUBLISHABLE: &str = "sb_publishable_of_this_project";
+const SECRET_KEY: &str = "sb_secret_of_this_project";
+
 /// A project that lets only its own keys in.
-fn project() -> Supabase {
-    let supabase = Supabase::with_keys(&key("anon"), &key("service_role"));
+fn project(anon: &str, service: &str) -> Supabase {
+    let supabase = Supabase::with_keys(anon, service);
     supabase.project.publish(vec![serde_json::from_str(PUBLIC_KEY).expect("JSON")]);
     supabase
 }
@@ -36,13 +39,28 @@ struct Good {
     _project: Supabase,
 }
 
+/// Settings of a project as it is made today: sessions signed with ES256, newer keys.
+async fn of_today() -> Good {
+    let database = postgres::hosted_database().await;
+    let project = project(PUBLISHABLE, SECRET_KEY);
+    let variables = [
+        ("DATABASE_URL", database.role_url.clone()),
+        ("SUPABASE_URL", project.url.clone()),
+        ("SUPABASE_ANON_KEY", PUBLISHABLE.to_owned()),
+        ("SUPABASE_SERVICE_ROLE_KEY", SECRET_KEY.to_owned()),
+        ("PUBLISHED_KEYS", "deny".to_owned()),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value)).to_vec();
+    Good { database, variables, _project: project }
+}
+
 impl Good {
     async fn new() -> Self {
         Self::on(postgres::database().await)
     }
 
     fn on(database: postgres::Database) -> Self {
-        let project = project();
+        let project = project(&key("anon"), &key("service_role"));
         let variables = [
             ("DATABASE_URL", database.role_url.clone()),
             ("SUPABASE_URL", project.url.clone()),
@@ -62,7 +80,7 @@ impl Good {
         variables.retain(|(name, _)| changed.iter().all(|(other, _)| other != name));
         variables.extend(changed);
         let said = run(&["check"], &variables).await;
-        for secret in [SECRET, &key("anon"), &key("service_role"), "hunter2", "only-for-tests"] {
+        for secret in [SECRET, SECRET_KEY, &key("anon"), &key("service_role"), "hunter2", "only-for-tests"] {
             assert!(!said.out.contains(secret) && !said.err.contains(secret), "a secret is shown: {said:?}");
         }
         said
@@ -89,7 +107,22 @@ impl Good {
 }
 
 #[tokio::test]
-async fn a_good_configuration_passes() {
+async fn a_project_of_today_passes() {
+    let said = of_today().await.but(&[]).await;
+    assert_eq!(said.status, 0, "{said:?}");
+    assert!(said.out.lines().all(|line| line.starts_with("ok   ")), "{}", said.out);
+    for words in [
+        "sessions by the function of docs/role.sql",
+        "session keys: 1 public (ES256)",
+        "it takes SUPABASE_ANON_KEY",
+        "it takes SUPABASE_SERVICE_ROLE_KEY",
+    ] {
+        assert!(said.out.contains(words), "{words}: {}", said.out);
+    }
+}
+
+#[tokio::test]
+async fn a_good_configuration_with_older_keys_passes() {
     let own = Good::new().await;
     let supabase = Good::on(postgres::supabase_database_for_an_app().await);
     for good in [own, supabase] {
@@ -179,11 +212,42 @@ async fn tables_columns_and_rights_that_are_missing() {
 }
 
 #[tokio::test]
-async fn a_schema_auth_that_may_not_be_read() {
+async fn sessions_that_may_not_be_looked_up() {
     let good = Good::new().await;
-    good.sql("revoke usage on schema auth from chatbot_ui_api").await;
-    good.fails(&[], "sessions cannot be looked up: permission denied for schema auth").await;
+    good.sql("alter function chatbot_ui_api.account_state owner to chatbot_ui_api").await;
+    good.fails(&[], "sessions cannot be looked up: permission denied for schema auth → the owner of the function")
+        .await;
+    good.sql("drop function chatbot_ui_api.account_state").await;
+    good.fails(&[], "sessions cannot be looked up: permission denied for schema auth → run docs/role.sql again").await;
     good.warns(&[("SESSION_CHECK", "token")], "profiles can be read; SESSION_CHECK=token").await;
+    good.sql(include_str!("../../docs/role.sql")).await;
+    let said = good.but(&[]).await;
+    assert!(said.status == 0 && said.out.contains("sessions by the function of docs/role.sql"), "{said:?}");
+}
+
+#[tokio::test]
+async fn half_of_chatbot_uis_tables() {
+    let good = Good::on(postgres::supabase_database_for_an_app().await);
+    good.sql("drop table public.models; alter table public.profiles drop column groq_api_key").await;
+    let missing =
+        "20240125194719_add_custom_models, 20240213085646_add_context_length_to_custom_models, 20240302004845_add_groq";
+    good.fails(&[], &format!("migrations of chatbot-ui are missing: {missing} → in chatbot-ui's folder")).await;
+    good.fails(&[], "public.profiles lacks groq_api_key → apply the missing migrations first").await;
+    good.fails(&[], "custom models: relation \"public.models\" does not exist → apply the missing migrations first")
+        .await;
+    let superuser = [("DATABASE_URL", good.database.superuser_url.as_str())];
+    let said = run(&["migrate"], &superuser).await;
+    assert!(said.status == 1 && said.err.contains(&format!("These migrations are missing: {missing}.")), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_service_key_of_another_project() {
+    let good = Good::new().await;
+    good.fails(
+        &[("SUPABASE_SERVICE_ROLE_KEY", &tokens::sign(&json!({ "iss": "supabase", "role": "service_role" }), SECRET))],
+        "storage: SUPABASE_SERVICE_ROLE_KEY does not open the bucket files: it is no service key, or another project's",
+    )
+    .await;
 }
 
 #[tokio::test]

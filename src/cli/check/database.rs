@@ -245,14 +245,17 @@ async fn accounts(source: Source, complete: bool, connection: &mut PgConnection)
     if source != Source::Token && without_auth.is_empty() {
         let words = all.first().map_or("", |it| it.words.as_str());
         let todo = match source {
-            Source::Function => format!("the owner of the function chatbot_ui_api.account_state may not read them: {ROLE}"),
+            Source::Function => {
+                format!("the owner of the function chatbot_ui_api.account_state may not read them: {ROLE}")
+            }
             Source::Tables | Source::Token => format!("{ROLE}: it makes a function that looks them up"),
         };
         return Ok(vec![fail(format!("accounts: sessions cannot be looked up: {words}"), todo)]);
     }
     let columns_missing = !missing.is_empty() && all.iter().any(|it| it.code == "42703");
     if columns_missing {
-        let todo = if complete { "apply chatbot-ui's newer migrations (in its folder: supabase db push)" } else { MIGRATIONS };
+        let todo =
+            if complete { "apply chatbot-ui's newer migrations (in its folder: supabase db push)" } else { MIGRATIONS };
         return Ok(vec![fail(format!("accounts: public.profiles lacks {}", missing.join(", ")), todo)]);
     }
     Ok(all.iter().map(|it| it.line("accounts", complete)).collect())
