@@ -29,11 +29,10 @@ pub fn run(playground: bool) -> ExitCode {
         if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
             tracing::warn!("the limit of open files cannot be raised (ulimit -n): {error}");
         }
-        let listener = listen(&config)?;
+        let mistakes = check::mistakes(&variables, &config);
+        let listener = listen(&config).inspect_err(|_| warn_of(&mistakes))?;
         announce(&config, &listener);
-        for mistake in check::mistakes(&variables, &config) {
-            tracing::warn!("{mistake}");
-        }
+        warn_of(&mistakes);
         if cfg!(not(feature = "otlp")) && variables.contains_key("OTEL_EXPORTER_OTLP_ENDPOINT") {
             tracing::warn!(
                 "OTEL_EXPORTER_OTLP_ENDPOINT is set, but this build sends no traces: build it with `--features otlp`"
@@ -43,6 +42,12 @@ pub fn run(playground: bool) -> ExitCode {
         let mut signals = StopSignals::listen()?;
         server::serve(config, listener, async || signals.next().await).await.map_err(|error| error.to_string())
     })
+}
+
+fn warn_of(mistakes: &[String]) {
+    for mistake in mistakes {
+        tracing::warn!("{mistake}");
+    }
 }
 
 /// Binds `HOST` and `PORT`.

@@ -7,12 +7,14 @@ use serde_json::json;
 use sqlx::Executor;
 
 use crate::support::{
-    binary::{Said, run},
+    App,
+    binary::{Said, run, run_with_files},
     pgbouncer::PgBouncer,
     ports::Port,
     postgres,
     supabase::Supabase,
     tokens,
+    upstream::{Reply, Upstream},
 };
 
 const SECRET: &str = "a secret that only this project has";
@@ -157,15 +159,138 @@ async fn every_wrong_setting_is_named_and_the_rest_is_looked_at_all_the_same() {
     assert!(said.err.ends_with("chatbot-ui-api: 2 checks failed\n"), "{}", said.err);
 }
 
+/// A stand-in for Next.js' server with chatbot-ui's middleware. Its redirects go to `localhost`; a page that is not
+/// requested there is rewritten to `localhost`, which Next.js takes for another server, and redirects to itself.
+fn next_js(host: &'static str) -> Upstream {
+    Upstream::answering(move |request| {
+        let asked = request.header("host").unwrap_or_default();
+        let port = asked.rsplit(':').next().unwrap_or_default();
+        let to = |path: &str| ("location".to_owned(), format!("http://{host}:{port}{path}"));
+        match request.path.as_str() {
+            "/login" if host == "localhost" => Reply::json(200, &json!({})),
+            "/login" | "/" => Reply { status: 307, headers: vec![to("/login")], steps: Vec::new(), ..Reply::default() },
+            _ => Reply { status: 404, headers: Vec::new(), steps: Vec::new(), ..Reply::default() },
+        }
+    })
+}
+
 #[tokio::test]
-async fn the_front_end_is_looked_for() {
+async fn the_front_end_is_asked() {
     let good = Good::new().await;
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let well = next_js("localhost");
+    let url = format!("http://localhost:{}", well.address.port());
     let said = good.but(&[("FRONTEND_URL", &url)]).await;
-    assert!(said.status == 0 && said.out.contains(&format!("ok   front end: {url}/ is listened on")), "{}", said.out);
-    drop(listener);
-    good.warns(&[("FRONTEND_URL", &url)], "cannot be reached").await;
+    assert!(said.status == 0 && said.out.contains(&format!("ok   front end: {url}/ answers")), "{}", said.out);
+
+    let again = next_js("127.0.0.1");
+    let line = format!(
+        "front end: {}/ redirects /login to itself for ever → start the Next.js app with `-H localhost`",
+        again.url()
+    );
+    good.fails(&[("FRONTEND_URL", &again.url())], &line).await;
+
+    let closed = Port::reserve();
+    good.warns(&[("FRONTEND_URL", &format!("http://{}", closed.address))], "cannot be reached").await;
+}
+
+#[tokio::test]
+async fn files_that_do_not_say_what_they_should() {
+    let fails = async |files: &[(&str, &[u8])], words: &str| {
+        let said = run_with_files(&["check"], &[], files).await;
+        assert!(said.status == 1 && said.out.contains(words), "{words}: {said:?}");
+    };
+    let glued = b"NEXT_PUBLIC_USER_FILE_SIZE_LIMIT=10485760DATABASE_URL=postgresql://me:hunter2@127.0.0.1:1/x\n";
+    let words = "FAIL settings: the value of NEXT_PUBLIC_USER_FILE_SIZE_LIMIT has DATABASE_URL= in it, so DATABASE_URL is not set → begin a new line before DATABASE_URL";
+    fails(&[(".env.local", glued)], words).await;
+    let utf_16: Vec<u8> = "\u{feff}PORT=8000\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fails(&[(".env.local", &utf_16)], "FAIL settings: .env.local is in UTF-16, so no setting in it can be read").await;
+    for name in [".env.production", ".env.production.local"] {
+        let words = format!("warn settings: {name} is not read by this server");
+        fails(&[(name, b"PORT=8000\n"), (".env.local", b"")], &words).await;
+    }
+    // Not set, and nothing there.
+    fails(&[], "(DATABASE_URL is not set: this is its default)").await;
+    fails(
+        &[],
+        "not set, so the local Supabase stack's default is used: SUPABASE_URL (http://127.0.0.1:54321), DATABASE_URL",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn names_that_are_nearly_a_settings() {
+    let good = Good::new().await;
+    for (name, meant) in [
+        ("PRIVATE_UPSTREAM", "PRIVATE_UPSTREAMS"),
+        ("FRONTEND_ULR", "FRONTEND_URL"),
+        ("SUPABASE_JWT_SECERT", "SUPABASE_JWT_SECRET"),
+    ] {
+        let line = format!("settings: {name} is no setting, and has no effect → rename it, if {meant} is meant");
+        good.warns(&[(name, "hunter2")], &line).await;
+        // A port that cannot be listened on ends the start after its warnings.
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = taken.local_addr().expect("an address").port().to_string();
+        let said = run(&["serve"], &[(name, "hunter2"), ("PORT", &port)]).await;
+        assert!(said.err.contains(&line) && said.status == 1, "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn ports_that_are_taken() {
+    let good = Good::new().await;
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    taken.set_nonblocking(true).expect("a socket");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    drop(taken);
+    let app = App::start(&[]).await;
+    let ours = app.address.port().to_string();
+    let said = good.but(&[("PORT", &ours)]).await;
+    let line = format!("ok   port: 127.0.0.1:{ours} is this server's, which runs already");
+    assert!(said.status == 0 && said.out.contains(&line), "{said:?}");
+    let other = Upstream::answering(|_| Reply::json(200, &json!({})));
+    let theirs = other.address.port().to_string();
+    good.fails(&[("PORT", &theirs)], &format!("port: 127.0.0.1:{theirs} is taken by another program")).await;
+    assert_eq!(good.but(&[("PORT", &port)]).await.status, 0);
+}
+
+#[tokio::test]
+async fn the_variable_that_was_read_is_named_and_one_cause_once() {
+    let good = Good::new().await;
+    let closed = Port::reserve();
+    let url = format!("http://{}", closed.address);
+    let cookie = ("SUPABASE_COOKIE_NAME", "sb-127-auth-token");
+    let said = good
+        .but(&[
+            ("SUPABASE_URL", ""),
+            ("NEXT_PUBLIC_SUPABASE_URL", &url),
+            ("PUBLISHED_KEYS", "deny"),
+            ("SUPABASE_JWT_SECRET", ""),
+            cookie,
+        ])
+        .await;
+    let about: Vec<&str> = said.out.lines().filter(|line| line.contains("cannot be re")).collect();
+    let words = "session keys: the key set of NEXT_PUBLIC_SUPABASE_URL cannot be read";
+    assert!(about.len() == 1 && about[0].contains(words), "{}", said.out);
+
+    let wrong = ("NEXT_PUBLIC_SUPABASE_ANON_KEY", "sb_publishable_x");
+    good.fails(&[("SUPABASE_ANON_KEY", ""), wrong], "it refuses NEXT_PUBLIC_SUPABASE_ANON_KEY").await;
+    let said = good.but(&[("SUPABASE_SERVICE_ROLE_KEY", "Bearer hunter2")]).await;
+    let about: Vec<&str> = said.out.lines().filter(|line| line.starts_with("FAIL")).collect();
+    assert!(about.len() == 1 && about[0].contains("begins with `Bearer `"), "{}", said.out);
+}
+
+#[tokio::test]
+async fn as_json() {
+    let good = Good::new().await;
+    let variables: Vec<(&str, &str)> =
+        good.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let said = run(&["check", "--json"], &[variables, vec![("PORT", "eighty")]].concat()).await;
+    let answer: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");
+    assert_eq!((said.status, &answer["failed"]), (1, &json!(1)));
+    let failed = answer["checks"].as_array().expect("a list").iter().find(|check| check["level"] == "fail");
+    let line =
+        json!({ "level": "fail", "what": "setting PORT must be a whole number from 0 to 65535", "todo": "fix PORT" });
+    assert_eq!(failed, Some(&line));
 }
 
 #[tokio::test]

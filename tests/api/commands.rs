@@ -57,7 +57,7 @@ async fn health_follows_the_server() {
         assert_eq!(run(arguments, &[("PORT", &port)]).await.status, 0, "{arguments:?}");
     }
     assert_eq!(run(&["health"], &[("PORT", &port), ("HOST", "0.0.0.0")]).await.status, 0);
-    sqlx::raw_sql("revoke usage on schema auth from chatbot_ui_api").execute(&app.db).await.expect("revokes");
+    sqlx::raw_sql("revoke usage on schema chatbot_ui_api from chatbot_ui_api").execute(&app.db).await.expect("revokes");
     assert_eq!(run(&["health"], &[("PORT", &port)]).await.status, 0);
     // The answer of /readyz is kept for a second.
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;

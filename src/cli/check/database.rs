@@ -20,12 +20,18 @@ const ROLE: &str = "run docs/role.sql again, as the owner of the tables (on Supa
 /// The remedy beside the line that names the missing migrations.
 const MIGRATIONS: &str = "apply the missing migrations first";
 
-/// Connects, and runs all checks if that succeeds.
-pub async fn lines(config: &Config) -> Vec<Line> {
+/// Connects, and runs all checks if that succeeds; `is_set`: `DATABASE_URL` is not the default.
+pub async fn lines(config: &Config, is_set: bool) -> Vec<Line> {
     let settings = &config.database;
     let mut connection = match connect(settings).await {
         Ok(connection) => connection,
-        Err(line) => return vec![line],
+        Err(line) if is_set => return vec![line],
+        Err(line) => {
+            return vec![fail(
+                format!("{} (DATABASE_URL is not set: this is its default)", line.what),
+                "start the local stack (supabase start), or set DATABASE_URL (dashboard: Connect, Session pooler)",
+            )];
+        }
     };
     let options = &settings.options;
     let place = format!("{}:{}", options.get_host(), options.get_port());

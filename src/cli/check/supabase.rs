@@ -2,7 +2,7 @@
 
 use secrecy::ExposeSecret;
 
-use super::{LIMIT, Line, fail, ok, warn};
+use super::{LIMIT, Line, Names, SERVICE_KEY, fail, ok, warn};
 use crate::{
     auth::{self, jwks},
     config::Config,
@@ -10,20 +10,24 @@ use crate::{
     retrieval::storage::{self, Refusal},
 };
 
-/// Runs all three checks concurrently.
-pub async fn lines(http: &reqwest::Client, config: &Config) -> Vec<Line> {
+/// Runs all three checks concurrently, each with a key that is not `known_as_wrong`.
+pub async fn lines(http: &reqwest::Client, config: &Config, names: &Names, known_as_wrong: &[&str]) -> Vec<Line> {
     let sessions = &config.sessions;
-    let anon = sessions.anon_key.as_deref();
+    let anon = sessions.anon_key.as_deref().filter(|_| !known_as_wrong.contains(&names.public_key));
     let service = config.service_role_key.as_ref().map(ExposeSecret::expose_secret);
+    let service = service.filter(|_| !known_as_wrong.contains(&SERVICE_KEY));
     let (keys, auth, files) = tokio::join!(
         tokio::time::timeout(LIMIT, jwks::algorithms(http, &sessions.jwks_url)),
         status(http, sessions, "auth/v1/settings", anon),
         bucket_answer(http, sessions, service),
     );
     let keys = keys.unwrap_or_else(|_| Err(late()));
-    let mut lines = vec![key_set(keys.map(|all| all.iter().map(|it| format!("{it:?}")).collect()), sessions)];
-    lines.extend(auth.map(auth_server));
-    lines.extend(files.map(bucket));
+    let is_away = keys.is_err();
+    let keys = keys.map(|all| all.iter().map(|it| format!("{it:?}")).collect());
+    let mut lines = vec![key_set(keys, sessions, names.url)];
+    // A project that cannot be reached at all is named once.
+    lines.extend(auth.filter(|it| !(is_away && it.is_err())).map(|it| auth_server(it, names)));
+    lines.extend(files.filter(|it| !(is_away && it.is_err())).map(bucket));
     lines
 }
 
@@ -76,7 +80,7 @@ async fn bucket_answer(
 }
 
 /// `keys` has the algorithm of each usable key.
-fn key_set(keys: Result<Vec<String>, String>, sessions: &auth::Settings) -> Line {
+fn key_set(keys: Result<Vec<String>, String>, sessions: &auth::Settings, url: &str) -> Line {
     let local = sessions.supabase_url.host_str().is_some_and(ssrf_guard::is_this_machine);
     let secret = sessions.jwt_secret.is_some();
     match keys {
@@ -98,26 +102,29 @@ fn key_set(keys: Result<Vec<String>, String>, sessions: &auth::Settings) -> Line
             "start the local stack (supabase start): since 2026 it signs with ES256",
         ),
         Err(reason) => fail(
-            format!("session keys: the key set of SUPABASE_URL cannot be read ({reason})"),
-            "check that SUPABASE_URL is right and the project is not paused; set SUPABASE_JWKS_URL if the keys are elsewhere",
+            format!("session keys: the key set of {url} cannot be read ({reason})"),
+            format!(
+                "check that {url} is right and the project is not paused; set SUPABASE_JWKS_URL if the keys are elsewhere"
+            ),
         ),
     }
 }
 
-fn auth_server(answer: Result<u16, String>) -> Line {
+fn auth_server(answer: Result<u16, String>, names: &Names) -> Line {
+    let Names { url, public_key, .. } = names;
     match answer {
-        Ok(200..=299) => ok("auth server: it takes SUPABASE_ANON_KEY"),
+        Ok(200..=299) => ok(format!("auth server: it takes {public_key}")),
         Ok(401 | 403) => fail(
-            "auth server: it refuses SUPABASE_ANON_KEY, so sessions are not refreshed",
+            format!("auth server: it refuses {public_key}, so sessions are not refreshed"),
             "copy the key again (dashboard: Project Settings, API Keys); legacy keys may be disabled there",
         ),
         Ok(status) => warn(
             format!("auth server: it answers with status {status}"),
-            "check that SUPABASE_URL is the API's address (not the dashboard's), then its log",
+            format!("check that {url} is the API's address, then the auth server's log"),
         ),
         Err(reason) => warn(
             format!("auth server: it cannot be reached ({reason}), so sessions are not refreshed"),
-            "check that SUPABASE_URL is right and the project is running",
+            format!("check that {url} is right and the project is running"),
         ),
     }
 }
@@ -174,14 +181,15 @@ mod tests {
             (broken(), &secret, Level::Fail),
             (broken(), &local, Level::Warn),
         ] {
-            let line = key_set(keys, sessions);
+            let line = key_set(keys, sessions, "SUPABASE_URL");
             assert_eq!(line.level, level, "{line}");
         }
     }
 
     #[test]
     fn a_refused_key_fails_and_an_unreachable_server_warns() {
-        let level = |answer| auth_server(answer).level;
+        let names = Names::of(&Variables::new());
+        let level = |answer| auth_server(answer, &names).level;
         assert_eq!([Ok(200), Ok(401), Ok(500)].map(level), [Level::Ok, Level::Fail, Level::Warn]);
         assert_eq!(level(Err("refused".to_owned())), Level::Warn);
         let level = |answer| bucket(answer).level;
