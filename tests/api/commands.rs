@@ -46,7 +46,7 @@ async fn a_token_is_for_users_of_this_machine_that_exist() {
     fails("nobody@example.com", &[], "no user has the address nobody@example.com").await;
     fails("a@b", &[("SUPABASE_URL", "https://abc.supabase.co")], "SUPABASE_URL leads to abc.supabase.co").await;
     fails("a@b", &[("DATABASE_URL", "postgresql://me@db.example/x")], "DATABASE_URL leads to db.example").await;
-    fails("a@b", &[("DATABASE_URL", &database.role_url)], "permission denied for table users. Run this with").await;
+    fails("a@b", &[("DATABASE_URL", &database.role_url)], "permission denied for schema auth. Run this with").await;
 }
 
 #[tokio::test]

@@ -240,6 +240,9 @@ async fn processing_again_replaces_and_failing_changes_nothing() {
     // A special token is text, and what Postgres cannot hold is left out.
     stand.put(&path, b"a <|endoftext|> b\0c".to_vec());
     let answer = process(&app, &user, file, "openai").send().await.expect("an answer");
+    // Chromium would not end a request whose body the page leaves unread.
+    assert_eq!(answer.headers()["cache-control"], "private, no-cache");
+    assert_eq!(answer.headers()["content-length"], "16");
     assert_eq!(answer.text().await.expect("whole"), "Embed Successful");
 }
 
