@@ -41,7 +41,8 @@ fn the_front_end_is_called_localhost_everywhere() {
         include_str!("../../src/config/network.rs"),
     ] {
         let wrong = text.lines().find(|line| {
-            let line = line.replace("Do not use `-H 127.0.0.1`", "").replace("proxy_redirect http://127.0.0.1:3000/", "");
+            let line =
+                line.replace("Do not use `-H 127.0.0.1`", "").replace("proxy_redirect http://127.0.0.1:3000/", "");
             line.contains("-H 127.0.0.1") || line.contains("//127.0.0.1:3000")
         });
         assert_eq!(wrong, None);
