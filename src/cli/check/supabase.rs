@@ -17,11 +17,11 @@ pub async fn lines(http: &reqwest::Client, config: &Config, names: &Names, known
     let service = config.service_role_key.as_ref().map(ExposeSecret::expose_secret);
     let service = service.filter(|_| !known_as_wrong.contains(&SERVICE_KEY));
     let (keys, auth, files) = tokio::join!(
-        tokio::time::timeout(LIMIT, jwks::algorithms(http, &sessions.jwks_url)),
+        tokio::time::timeout(LIMIT, jwks::algorithms(http, &sessions.jwks_url, anon)),
         status(http, sessions, "auth/v1/settings", anon),
         bucket_answer(http, sessions, service),
     );
-    let keys = keys.unwrap_or_else(|_| Err(late()));
+    let keys = keys.map_or_else(|_| Err(late()), |keys| keys.map_err(|problem| problem.to_string()));
     let is_away = keys.is_err();
     let keys = keys.map(|all| all.iter().map(|it| format!("{it:?}")).collect());
     let mut lines = vec![key_set(keys, sessions, names.url)];
