@@ -7,6 +7,7 @@
 
 mod database;
 pub mod env_file;
+pub mod known;
 mod models;
 mod network;
 #[cfg(feature = "otlp")]
@@ -112,22 +113,43 @@ pub type Variables = HashMap<String, String>;
 /// The files with settings, in the working directory.
 pub const FILES: [&str; 2] = [".env", ".env.local"];
 
+/// Files that Next.js reads in some modes, and this server does not.
+pub const UNREAD_FILES: [&str; 4] =
+    [".env.production", ".env.production.local", ".env.development", ".env.development.local"];
+
 /// Reads `.env`, then `.env.local`, then the environment; later ones override.
 ///
 /// # Errors
 /// If a file exists and cannot be read.
 pub fn variables() -> Result<Variables, String> {
-    let mut variables = Variables::new();
-    for name in FILES {
-        match std::fs::read_to_string(name) {
-            Ok(text) => env_file::read(&text, |name| std::env::var(name).ok(), &mut variables),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(format!("{name} cannot be read: {error}")),
-        }
-    }
+    let mut variables = from_files()?;
     variables.extend(
         std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?))),
     );
+    Ok(variables)
+}
+
+/// Reads the variables of the files alone.
+///
+/// # Errors
+/// If a file exists and cannot be read.
+pub fn from_files() -> Result<Variables, String> {
+    let mut variables = Variables::new();
+    for name in FILES {
+        let bytes = match std::fs::read(name) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(format!("{name} cannot be read: {error}")),
+        };
+        // A file in UTF-16, as PowerShell and Notepad write it, has zeros between ASCII characters.
+        if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) || bytes.contains(&0) {
+            return Err(format!(
+                "{name} is in UTF-16, so no setting in it can be read: save it as UTF-8 (PowerShell: `Set-Content -Encoding utf8`)"
+            ));
+        }
+        let text = String::from_utf8(bytes).map_err(|_| format!("{name} is not in UTF-8: save it as UTF-8"))?;
+        env_file::read(&text, |name| std::env::var(name).ok(), &mut variables);
+    }
     Ok(variables)
 }
 

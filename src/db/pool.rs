@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, RwLock,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -24,7 +24,7 @@ use tokio::{
 
 use uuid::Uuid;
 
-use super::vector::VectorType;
+use super::{accounts::Source, vector::VectorType};
 use crate::{allowance::Turns, error::Error, telemetry::PoolGauges};
 
 /// Timeout of waiting for a free connection.
@@ -93,6 +93,8 @@ pub struct Db {
     last_diagnosis: Arc<Mutex<Option<(Instant, String)>>>,
     transaction_pooler: bool,
     pub(super) session_check: SessionCheck,
+    /// The source of a session's state, once it was looked up.
+    pub(super) source: Arc<RwLock<Option<Source>>>,
     pub(super) vector: Arc<OnceCell<VectorType>>,
     waits: Arc<PoolWaits>,
     /// Turns of long transactions: half of the connections, shared fairly between users.
@@ -150,6 +152,7 @@ impl Db {
             last_diagnosis: Arc::default(),
             transaction_pooler,
             session_check: settings.session_check,
+            source: Arc::default(),
             vector: Arc::default(),
             waits: Arc::default(),
             long_turns: Arc::new(Turns::new(settings.pool_size as usize / 2)),

@@ -202,7 +202,7 @@ async fn users_and_sessions_that_ended_are_refused_at_once_without_the_auth_serv
 #[tokio::test]
 async fn without_a_look_into_the_database_the_token_decides() {
     let app = App::start(&[("SESSION_CHECK", "token")]).await;
-    sqlx::query("revoke usage on schema auth from chatbot_ui_api").execute(&app.db).await.expect("revokes");
+    sqlx::query("revoke usage on schema chatbot_ui_api from chatbot_ui_api").execute(&app.db).await.expect("revokes");
     let user = app.user(&[]).await;
     sqlx::query("delete from auth.sessions where user_id = $1")
         .bind(user.id)

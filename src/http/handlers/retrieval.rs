@@ -7,7 +7,7 @@ use actix_multipart::Multipart;
 use actix_web::{
     HttpRequest, HttpResponse,
     error::PayloadError,
-    http::header::{CONTENT_TYPE, ContentType},
+    http::header::{CACHE_CONTROL, CONTENT_TYPE, ContentType},
     mime,
     web::{Bytes, Data},
 };
@@ -214,7 +214,10 @@ async fn store(
         .collect();
     let stored = files::replace_items(db, user.id, file, &items, maker.column()).await?;
     stored.map_err(|_| unauthorized())?;
-    Ok(HttpResponse::Ok().content_type(ContentType::plaintext()).body("Embed Successful"))
+    // The front end does not read this body, and Chromium does not end a request whose body is neither read nor may be
+    // stored. A response to a POST is in no cache.
+    let caching = (CACHE_CONTROL, "private, no-cache");
+    Ok(HttpResponse::Ok().content_type(ContentType::plaintext()).insert_header(caching).body("Embed Successful"))
 }
 
 fn embedder<'a>(context: &'a ChatContext, user: &'a User) -> Result<Embedder<'a>, Error> {
