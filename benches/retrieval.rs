@@ -41,10 +41,10 @@ fn passages() {
         text.push_str(words[random.random_range(0..words.len())]);
         text.push(if random.random_bool(0.08) { '\n' } else { ' ' });
     }
-    retrieval::chunks(FileKind::Txt, "warm");
+    retrieval::chunks(FileKind::Txt, "warm").expect("a passage");
     for (name, kind) in [("plain text", FileKind::Txt), ("markdown", FileKind::Md)] {
         let started = Instant::now();
-        let chunks = retrieval::chunks(kind, &text);
+        let chunks = retrieval::chunks(kind, &text).expect("passages");
         let rate = text.len() as f64 / started.elapsed().as_secs_f64() / 1e6;
         say(&format!("text to counted passages, {name}: {rate:.0} MB/s ({} passages)", chunks.len()));
     }

@@ -129,7 +129,7 @@ pub async fn process_docx(
     file.map_err(|_| unauthorized())?;
     drop(body);
     let turn = ingest.turn(user.id).await?;
-    let chunks = ingest.parse(turn, move |_| Ok(retrieval::chunks(FileKind::Docx, &text))).await?;
+    let chunks = ingest.parse(turn, move |_| retrieval::chunks(FileKind::Docx, &text)).await?;
     store(&context, &db, &ingest, &user, id, &chunks, maker, openai::plain_error).await
 }
 
