@@ -8,7 +8,7 @@ use chatbot_ui_api::{
     config::{Config, Variables},
     db::{
         Db,
-        files::{self, Column, NewItem},
+        files::{self, Column, NewItem, NewVector, Replaced},
     },
     demo::postgres::{Options, Programs, Server},
     retrieval::{self, Chunk, extract::FileKind},
@@ -109,10 +109,10 @@ async fn rows() {
             let items: Vec<NewItem<'_>> = chunks
                 .iter()
                 .zip(&vectors)
-                .map(|(Chunk { content, tokens }, vector)| NewItem { content, tokens: *tokens, vector: Some(vector) })
+                .map(|(Chunk { content, tokens }, vector)| NewItem { content, tokens: *tokens, vector: NewVector::Numbers(vector) })
                 .collect();
             let stored = files::replace_items(&db, user, ids[file], &items, Column::OpenAi).await;
-            stored.expect("stored").expect("the user's own");
+            assert_eq!(stored.expect("stored"), Replaced::Whole);
             took += started.elapsed();
         }
         ((to - from) * each) as f64 / took.as_secs_f64()

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use sqlx::{FromRow, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::pool::{Db, SessionCheck};
+use super::pool::{Db, SessionCheck, Value};
 use crate::{
     credentials::{self, Keys, Profile},
     error::Error,
@@ -106,8 +106,8 @@ pub async fn find(
     session: Option<Uuid>,
     environment: &Arc<Keys>,
 ) -> Result<Result<Option<Profile>, Refused>, Error> {
-    let query = sqlx::query_as::<_, Account>(statement(db.session_check)).bind(user).bind(session);
-    let Some(account) = db.optional(query).await? else {
+    let values = [Value::Id(user), session.map_or(Value::NoId, Value::Id)];
+    let Some(account) = db.optional::<Account>(statement(db.session_check), &values).await? else {
         return Ok(Err(Refused::Gone));
     };
     Ok(if !account.user_exists {
@@ -139,8 +139,8 @@ pub async fn ready(db: &Db) -> Result<(), Error> {
 /// # Errors
 /// If the database does not answer.
 pub async fn is_username_taken(db: &Db, username: &str) -> Result<bool, Error> {
-    let query = sqlx::query_as::<_, (bool,)>(USERNAME_TAKEN);
-    Ok(db.optional(query.bind(username)).await?.is_some_and(|(taken,)| taken))
+    let taken = db.optional::<(bool,)>(USERNAME_TAKEN, &[Value::Text(username)]).await?;
+    Ok(taken.is_some_and(|(taken,)| taken))
 }
 
 /// Returns the name of a user, not necessarily the caller's.
@@ -148,6 +148,5 @@ pub async fn is_username_taken(db: &Db, username: &str) -> Result<bool, Error> {
 /// # Errors
 /// If the database does not answer.
 pub async fn username(db: &Db, user: Uuid) -> Result<Option<String>, Error> {
-    let query = sqlx::query_as::<_, (String,)>(USERNAME);
-    Ok(db.optional(query.bind(user)).await?.map(|(name,)| name))
+    Ok(db.optional::<(String,)>(USERNAME, &[Value::Id(user)]).await?.map(|(name,)| name))
 }
