@@ -109,7 +109,11 @@ async fn rows() {
             let items: Vec<NewItem<'_>> = chunks
                 .iter()
                 .zip(&vectors)
-                .map(|(Chunk { content, tokens }, vector)| NewItem { content, tokens: *tokens, vector: NewVector::Numbers(vector) })
+                .map(|(Chunk { content, tokens }, vector)| NewItem {
+                    content,
+                    tokens: *tokens,
+                    vector: NewVector::Numbers(vector),
+                })
                 .collect();
             let stored = files::replace_items(&db, user, ids[file], &items, Column::OpenAi).await;
             assert_eq!(stored.expect("stored"), Replaced::Whole);

@@ -25,8 +25,7 @@ const EXACT_UP_TO: u32 = 10_000;
 const OWN: &str = "select case when user_id = $2 then name end, case when user_id = $2 then file_path end, null::text \
      from public.files where id = $1";
 /// The same, with the digests of the passages that have a vector of OpenAI's model.
-const OWN_WITH_DIGESTS: &str =
-    "select case when user_id = $2 then name end, case when user_id = $2 then file_path end, ( \
+const OWN_WITH_DIGESTS: &str = "select case when user_id = $2 then name end, case when user_id = $2 then file_path end, ( \
          select string_agg(encode(sha256(convert_to(content, 'UTF8')), 'hex'), ' ') from ( \
              select content from public.file_items item \
              where item.file_id = files.id and item.user_id = $2 and item.openai_embedding is not null \
@@ -225,10 +224,9 @@ fn write_replace(sql: &mut String, user: Uuid, file: Uuid, items: &[NewItem<'_>]
                      where file_id = '{file}' and user_id = '{user}' and {column} is not null order by content) old \
                    on fresh.{column} is null and old.content = fresh.content), "
         ),
-        false => write!(
-            sql,
-            "item as materialized (select content, tokens, {column} as vector, ordinality from fresh), "
-        ),
+        false => {
+            write!(sql, "item as materialized (select content, tokens, {column} as vector, ordinality from fresh), ")
+        }
     };
     let complete = if keeps { "not exists (select from item where vector is null)" } else { "true" };
     let _ = write!(
@@ -317,8 +315,8 @@ pub async fn nearest(
 fn prepare(user: Uuid, files: &[Uuid]) -> String {
     let files: Vec<String> = files.iter().map(|id| format!("'{id}'")).collect();
     let files = format!("array[{}]::uuid[]", files.join(","));
-    let [readable, with_collections] = [READABLE, READABLE_WITH_COLLECTIONS]
-        .map(|sql| sql.replace("$1", &files).replace("$2", &format!("'{user}'")));
+    let [readable, with_collections] =
+        [READABLE, READABLE_WITH_COLLECTIONS].map(|sql| sql.replace("$1", &files).replace("$2", &format!("'{user}'")));
     // A branch that is not taken may name tables that do not exist.
     //
     // The planner underestimates the cost of unpacking a vector, and would prefer to compare and sort them all. An
@@ -349,9 +347,7 @@ fn prepare(user: Uuid, files: &[Uuid]) -> String {
 /// all are compared.
 fn compare(column: Column, operator: &str, question: &str, count: i64) -> String {
     let column = column.name();
-    let among = format!(
-        "file_id = any(current_setting('chatbot_ui_api.readable', true)::uuid[]) and {OF_THE_OWNER}"
-    );
+    let among = format!("file_id = any(current_setting('chatbot_ui_api.readable', true)::uuid[]) and {OF_THE_OWNER}");
     let distance = format!("{column} {operator} (select vector from question)");
     format!(
         "with question as materialized (select {question} as vector), \
