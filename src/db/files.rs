@@ -347,7 +347,10 @@ fn prepare(user: Uuid, files: &[Uuid]) -> String {
 /// all are compared.
 fn compare(column: Column, operator: &str, question: &str, count: i64) -> String {
     let column = column.name();
-    let among = format!("file_id = any(current_setting('chatbot_ui_api.readable', true)::uuid[]) and {OF_THE_OWNER}");
+    // A query of its own is evaluated once, a function for every row.
+    let among = format!(
+        "file_id = any((select current_setting('chatbot_ui_api.readable', true)::uuid[])::uuid[]) and {OF_THE_OWNER}"
+    );
     let distance = format!("{column} {operator} (select vector from question)");
     format!(
         "with question as materialized (select {question} as vector), \
