@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock, PoisonError};
 use sqlx::{FromRow, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::pool::{Db, SessionCheck};
+use super::pool::{Db, SessionCheck, Value};
 use crate::{
     credentials::{self, Keys, Profile},
     error::Error,
@@ -114,7 +114,7 @@ async fn source(db: &Db) -> Result<Source, Error> {
 }
 
 async fn look_up(db: &Db) -> Result<Source, Error> {
-    let found = db.optional(sqlx::query_as::<_, (bool,)>(HAS_FUNCTION)).await?;
+    let found = db.optional::<(bool,)>(HAS_FUNCTION, &[]).await?;
     let source = if found.is_some_and(|(found,)| found) { Source::Function } else { Source::Tables };
     *db.source.write().unwrap_or_else(PoisonError::into_inner) = Some(source);
     Ok(source)
@@ -156,7 +156,8 @@ pub async fn find(
     session: Option<Uuid>,
     environment: &Arc<Keys>,
 ) -> Result<Result<Option<Profile>, Refused>, Error> {
-    let read = |source| db.optional(sqlx::query_as::<_, Account>(statement(source)).bind(user).bind(session));
+    let values = [Value::Id(user), session.map_or(Value::NoId, Value::Id)];
+    let read = |source| db.optional::<Account>(statement(source), &values);
     let source = source(db).await?;
     let account = match read(source).await {
         // The function may have been made or dropped since, with privileges to match.
@@ -198,8 +199,8 @@ pub async fn ready(db: &Db) -> Result<(), Error> {
 /// # Errors
 /// If the database does not answer.
 pub async fn is_username_taken(db: &Db, username: &str) -> Result<bool, Error> {
-    let query = sqlx::query_as::<_, (bool,)>(USERNAME_TAKEN);
-    Ok(db.optional(query.bind(username)).await?.is_some_and(|(taken,)| taken))
+    let taken = db.optional::<(bool,)>(USERNAME_TAKEN, &[Value::Text(username)]).await?;
+    Ok(taken.is_some_and(|(taken,)| taken))
 }
 
 /// Returns the name of a user, not necessarily the caller's.
@@ -207,6 +208,5 @@ pub async fn is_username_taken(db: &Db, username: &str) -> Result<bool, Error> {
 /// # Errors
 /// If the database does not answer.
 pub async fn username(db: &Db, user: Uuid) -> Result<Option<String>, Error> {
-    let query = sqlx::query_as::<_, (String,)>(USERNAME);
-    Ok(db.optional(query.bind(user)).await?.map(|(name,)| name))
+    Ok(db.optional::<(String,)>(USERNAME, &[Value::Id(user)]).await?.map(|(name,)| name))
 }

@@ -8,7 +8,6 @@ pub use super::accounts::Source;
 use super::{
     accounts, files, models,
     pool::{self, SessionCheck, Settings},
-    vector,
 };
 use crate::credentials;
 
@@ -64,7 +63,8 @@ pub fn models() -> Vec<String> {
 /// # Errors
 /// If the database does not answer.
 pub async fn files(connection: &mut PgConnection, schema: &str) -> sqlx::Result<Vec<String>> {
-    let collections = sqlx::raw_sql(files::HAS_COLLECTIONS).fetch_one(connection).await?.try_get(0)?;
+    let collections = format!("select {}", files::HAS_COLLECTIONS);
+    let collections = sqlx::raw_sql(AssertSqlSafe(collections)).fetch_one(connection).await?.try_get(0)?;
     Ok(files::statements(schema, collections))
 }
 
@@ -123,13 +123,15 @@ pub async fn named_models(connection: &mut PgConnection) -> sqlx::Result<Vec<Nam
     Ok(named)
 }
 
-/// Returns the vector type's schema (quoted) and version; `None` without pgvector.
+/// Returns the vector type's schema, quoted; `None` without pgvector.
 ///
 /// # Errors
 /// If the database does not answer.
 pub async fn vector_schema(connection: &mut PgConnection) -> sqlx::Result<Option<String>> {
-    let row = sqlx::raw_sql(vector::LOOK_UP).fetch_optional(connection).await?;
-    row.map(|row| row.try_get("schema")).transpose()
+    let sql = "select quote_ident(nspname) from pg_extension join pg_namespace on pg_namespace.oid = extnamespace \
+         where extname = 'vector'";
+    let row = sqlx::raw_sql(sql).fetch_optional(connection).await?;
+    row.map(|row| row.try_get(0)).transpose()
 }
 
 /// Returns the vector columns whose type is not the one that the server stores, with their types.

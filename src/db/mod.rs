@@ -7,6 +7,5 @@ pub mod files;
 pub mod inspect;
 pub mod models;
 mod pool;
-mod vector;
 
 pub use pool::{Db, SessionCheck, Settings};

@@ -1,7 +1,7 @@
 //! The connection pool, and sending statements through it. A connection is held for one statement, never for a stream.
 
 use std::{
-    fmt,
+    fmt, mem,
     sync::{
         Arc, RwLock,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -9,22 +9,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::FutureExt;
+use futures::{FutureExt, TryStreamExt};
 use sqlx::{
-    Connection, Executor, FromRow, PgConnection, PgPool, Postgres,
+    AssertSqlSafe, ConnectOptions, Connection, Either, Executor, FromRow, PgConnection, PgPool, Postgres,
     pool::PoolConnection,
     postgres::{PgArguments, PgConnectOptions, PgDatabaseError, PgPoolOptions, PgRow, PgSeverity},
     query::QueryAs,
 };
 use tokio::{
     net::TcpStream,
-    sync::{Mutex, OnceCell, OwnedSemaphorePermit, Semaphore},
+    sync::{Mutex, OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 
 use uuid::Uuid;
 
-use super::{accounts::Source, vector::VectorType};
+use super::accounts::Source;
 use crate::{allowance::Turns, error::Error, telemetry::PoolGauges};
 
 /// Timeout of waiting for a free connection.
@@ -55,8 +55,8 @@ pub struct Settings {
     pub options: PgConnectOptions,
     /// `DATABASE_POOL_SIZE`, default 10: the most connections held at once.
     pub pool_size: u32,
-    /// `DATABASE_POOLER`: `transaction` behind a pooler in transaction mode (then statements are unnamed and each runs
-    /// in a transaction), else `session`. Default: by the port; 6543 is Supavisor's for transactions.
+    /// `DATABASE_POOLER`: `transaction` behind a pooler in transaction mode (then no statement is prepared), else
+    /// `session`. Default: by the port; 6543 is Supavisor's for transactions.
     pub transaction_pooler: bool,
     /// `SESSION_CHECK`, default `database`.
     pub session_check: SessionCheck,
@@ -95,7 +95,6 @@ pub struct Db {
     pub(super) session_check: SessionCheck,
     /// The source of a session's state, once it was looked up.
     pub(super) source: Arc<RwLock<Option<Source>>>,
-    pub(super) vector: Arc<OnceCell<VectorType>>,
     waits: Arc<PoolWaits>,
     /// Turns of long transactions: half of the connections, shared fairly between users.
     long_turns: Arc<Turns>,
@@ -153,7 +152,6 @@ impl Db {
             transaction_pooler,
             session_check: settings.session_check,
             source: Arc::default(),
-            vector: Arc::default(),
             waits: Arc::default(),
             long_turns: Arc::new(Turns::new(settings.pool_size as usize / 2)),
             ready: Arc::default(),
@@ -174,57 +172,48 @@ impl Db {
 
     /// Runs one statement that returns at most one row.
     ///
-    /// A pooler in transaction mode may send the next message to another server connection, so there the statement is
-    /// unnamed (a named one may not exist where it is executed) and runs in a transaction (sqlx prepares and executes
-    /// in two round trips).
-    pub(super) async fn optional<T>(&self, query: QueryAs<'_, Postgres, T, PgArguments>) -> Result<Option<T>, Error>
+    /// On a connection of its own it is prepared once. If that has gone stale (the session was reset, a column has
+    /// another type), the connection is closed, and the statement is sent once more as text. A pooler in transaction
+    /// mode, which may send each message to another server connection, always gets text: one message, prepared nowhere.
+    pub(super) async fn optional<T>(&self, sql: &'static str, values: &[Value<'_>]) -> Result<Option<T>, Error>
     where
         T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
     {
         let statement = async {
+            if !self.transaction_pooler {
+                let mut connection = self.acquire().await?;
+                let row = bound(sql, values).fetch_optional(&mut *connection.connection).await;
+                if !row.as_ref().is_err_and(is_of_the_session) {
+                    return connection.finish(row);
+                }
+            }
             let mut connection = self.acquire().await?;
-            let row = if self.transaction_pooler {
-                one_in_transaction(&mut connection.connection, query).await
-            } else {
-                query.fetch_optional(&mut *connection.connection).await
-            };
-            connection.finish(row)
+            let text = sqlx::raw_sql(AssertSqlSafe(in_text(sql, values)));
+            let row = text.fetch_optional(&mut *connection.connection).await;
+            connection.finish(row.and_then(|row| row.as_ref().map(T::from_row).transpose()))
         };
         within(STATEMENT_TIMEOUT, statement).await
     }
 
-    /// Runs several statements in one transaction. The caller gives each `.persistent(db.names_statements())`.
-    pub(super) async fn transaction<T>(
-        &self,
-        user: Uuid,
-        limit: Duration,
-        work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
-    ) -> Result<T, Error> {
+    /// Runs statements in one message, which makes them one transaction, and returns the rows of each.
+    ///
+    /// They are text, so nothing is prepared that could go stale or be missing behind a pooler. Once more if a new
+    /// connection may repair the error: Postgres, too, remembers what is not there any more.
+    pub(super) async fn message(&self, user: Uuid, limit: Duration, sql: String) -> Result<Vec<Vec<PgRow>>, Error> {
+        let sql = Arc::new(sql);
         let all = async {
             // Only a part of the pool, so that sessions can be checked at all times.
             let _turn = self.long_turns.wait(user).await;
             let mut connection = self.acquire().await?;
-            let done = self.in_transaction(&mut connection.connection, limit, work).await;
-            connection.finish(done)
+            let mut rows = rows_of_each(&mut connection.connection, &sql).await;
+            if rows.as_ref().is_err_and(is_of_the_session) {
+                drop(connection);
+                connection = self.acquire().await?;
+                rows = rows_of_each(&mut connection.connection, &sql).await;
+            }
+            connection.finish(rows)
         };
         within(limit, all).await
-    }
-
-    async fn in_transaction<T>(
-        &self,
-        connection: &mut PgConnection,
-        limit: Duration,
-        work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
-    ) -> sqlx::Result<T> {
-        if self.transaction_pooler {
-            self.learn_vector_type(connection).await?;
-        }
-        let mut transaction = connection.begin().await?;
-        let local = format!("set local statement_timeout = {}", limit.as_millis());
-        transaction.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(local))).await?;
-        let done = work(&mut transaction).await?;
-        transaction.commit().await?;
-        Ok(done)
     }
 
     async fn acquire(&self) -> Result<InUse, Error> {
@@ -293,11 +282,6 @@ impl Db {
         *ready = Some((Instant::now(), answer.clone()));
         answer
     }
-
-    /// Tells if statements may be named. See [`Db::optional`].
-    pub(super) fn names_statements(&self) -> bool {
-        !self.transaction_pooler
-    }
 }
 
 /// A connection in use. If it is dropped while a statement runs, it is closed: the pool would wait for the statement's
@@ -321,16 +305,20 @@ impl InUse {
 /// transaction left open, a prepared statement that is missing or already there, an internal error.
 const SESSION_ERRORS: [&str; 5] = ["0A000", "25", "26", "42P05", "XX"];
 
+fn is_of_the_session(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| SESSION_ERRORS.iter().any(|start| code.starts_with(start)))
+}
+
 /// Tells if Postgres has answered the statement with an error and takes the next one: a missing privilege or a
 /// cancelled statement must not cost a new connection per request.
 fn leaves_connection_usable(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Database(error) => {
-            let ended = error
+        sqlx::Error::Database(database) => {
+            let ended = database
                 .try_downcast_ref::<PgDatabaseError>()
                 .is_none_or(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic));
-            let session = error.code().is_none_or(|code| SESSION_ERRORS.iter().any(|start| code.starts_with(start)));
-            !ended && !session
+            !ended && !is_of_the_session(error)
         }
         sqlx::Error::RowNotFound | sqlx::Error::ColumnNotFound(_) | sqlx::Error::ColumnDecode { .. } => true,
         _ => false,
@@ -350,17 +338,51 @@ impl Drop for InUse {
     }
 }
 
-async fn one_in_transaction<T>(
-    connection: &mut PgConnection,
-    query: QueryAs<'_, Postgres, T, PgArguments>,
-) -> sqlx::Result<Option<T>>
+/// A value for a statement's `$1`, `$2` and so on.
+#[derive(Clone, Copy)]
+pub(super) enum Value<'a> {
+    Id(Uuid),
+    /// NULL, of the ids' type.
+    NoId,
+    Text(&'a str),
+}
+
+fn bound<'q, T>(sql: &'static str, values: &[Value<'q>]) -> QueryAs<'q, Postgres, T, PgArguments>
 where
-    T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    T: for<'r> FromRow<'r, PgRow>,
 {
-    let mut transaction = connection.begin().await?;
-    let row = query.persistent(false).fetch_optional(&mut *transaction).await?;
-    transaction.commit().await?;
-    Ok(row)
+    values.iter().fold(sqlx::query_as(sql), |query, value| match value {
+        Value::Id(id) => query.bind(*id),
+        Value::NoId => query.bind(None::<Uuid>),
+        Value::Text(text) => query.bind(*text),
+    })
+}
+
+/// The statement with its values. Text of users is in hexadecimal, so it cannot end a literal.
+fn in_text(sql: &str, values: &[Value<'_>]) -> String {
+    (1..).zip(values).fold(sql.to_owned(), |sql, (number, value)| {
+        let value = match value {
+            Value::Id(id) => format!("'{id}'::uuid"),
+            Value::NoId => "null::uuid".to_owned(),
+            Value::Text(text) => {
+                let digits: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+                format!("convert_from(decode('{digits}', 'hex'), 'UTF8')")
+            }
+        };
+        sql.replace(&format!("${number}"), &value)
+    })
+}
+
+async fn rows_of_each(connection: &mut PgConnection, sql: &Arc<String>) -> sqlx::Result<Vec<Vec<PgRow>>> {
+    let mut steps = sqlx::raw_sql(AssertSqlSafe(Arc::clone(sql))).fetch_many(connection);
+    let (mut all, mut rows) = (Vec::new(), Vec::new());
+    while let Some(step) = steps.try_next().await? {
+        match step {
+            Either::Left(_) => all.push(mem::take(&mut rows)),
+            Either::Right(row) => rows.push(row),
+        }
+    }
+    Ok(all)
 }
 
 fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Error>>) -> impl Future<Output = Result<T, Error>> {
@@ -390,7 +412,9 @@ impl Drop for Waiting<'_> {
 }
 
 pub(super) fn options(settings: &Settings) -> PgConnectOptions {
-    // PgBouncer rejects the startup parameter that sqlx would send; no number here is read as text.
+    // PgBouncer rejects the startup parameter that sqlx would send, and Postgres' default has all digits.
     let options = settings.options.clone().application_name("chatbot-ui-api").extra_float_digits(None);
+    // Statements hold users' text.
+    let options = options.disable_statement_logging();
     if settings.transaction_pooler { options.statement_cache_capacity(0) } else { options }
 }

@@ -22,6 +22,7 @@ mod migrate;
 mod models;
 #[cfg(feature = "otlp")]
 mod otlp;
+mod passages;
 mod process;
 mod protocols;
 mod providers;

@@ -236,6 +236,11 @@ async fn processing_again_replaces_and_failing_changes_nothing() {
         message(process(&app, &user, file, "openai").send().await.expect("an answer")).await,
         (400, "400 no".to_owned())
     );
+    stand.put(&path, b" \n".to_vec());
+    assert_eq!(
+        message(process(&app, &user, file, "openai").send().await.expect("an answer")).await,
+        (422, "The file has no text. Upload one that has".to_owned())
+    );
     assert_eq!(stored(&app.db, file).await.0, [("three".to_owned(), 1)]);
     // A special token is text, and what Postgres cannot hold is left out.
     stand.put(&path, b"a <|endoftext|> b\0c".to_vec());

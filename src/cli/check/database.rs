@@ -201,7 +201,8 @@ struct Refusal {
 
 impl Refusal {
     fn is_missing(&self) -> bool {
-        matches!(self.code.as_str(), "42P01" | "3F000" | "42703")
+        // 42704: the type of a table's rows.
+        matches!(self.code.as_str(), "42P01" | "3F000" | "42703" | "42704")
     }
 
     /// `complete`: no migration of chatbot-ui is missing.

