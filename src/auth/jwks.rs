@@ -165,12 +165,14 @@ impl KeySet {
     }
 }
 
-/// Returns the algorithms of the usable keys at `url`, for `check`.
+/// Returns the ids and algorithms of the usable keys at `url`, for commands.
 ///
 /// # Errors
 /// If the set cannot be read: the reason.
-pub async fn algorithms(http: &reqwest::Client, url: &Url) -> Result<Vec<Algorithm>, String> {
-    Ok(download(http, url).await?.values().filter_map(|key| key.algorithm()).collect())
+pub async fn keys(http: &reqwest::Client, url: &Url) -> Result<Vec<(String, Algorithm)>, String> {
+    let keys = tokio::time::timeout(FETCH_TIMEOUT, download(http, url)).await;
+    let keys = keys.unwrap_or_else(|_| Err(format!("no answer within {FETCH_TIMEOUT:?}")))?;
+    Ok(keys.into_iter().filter_map(|(id, key)| Some((id, key.algorithm()?))).collect())
 }
 
 async fn download(http: &reqwest::Client, url: &Url) -> Result<HashMap<String, Arc<VerifyingKey>>, String> {
@@ -178,9 +180,10 @@ async fn download(http: &reqwest::Client, url: &Url) -> Result<HashMap<String, A
     if !response.status().is_success() {
         return Err(format!("status {}", response.status()));
     }
-    let body = http_client::read(response, MAX_BYTES).await.map_err(|error| match error {
+    let body = http_client::read(response, MAX_BYTES, None).await.map_err(|error| match error {
         http_client::ReadError::TooLarge => format!("more than {MAX_BYTES} bytes"),
         http_client::ReadError::Broken(error) => error.without_url().to_string(),
+        http_client::ReadError::Unaffordable(error) => error.to_string(),
     })?;
     parse(&body)
 }

@@ -113,7 +113,7 @@ async fn send(request: reqwest::RequestBuilder) -> Option<Value> {
         Ok(response) => return refused(format!("the auth server answered with status {}", response.status().as_u16())),
         Err(error) => return refused(error.without_url().to_string()),
     };
-    let Ok(body) = http_client::read(response, MAX_BYTES).await else {
+    let Ok(body) = http_client::read(response, MAX_BYTES, None).await else {
         return refused("the auth server's answer could not be read".to_owned());
     };
     let session: Option<Value> = serde_json::from_slice(&body).ok();

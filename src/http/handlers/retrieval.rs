@@ -17,6 +17,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
+    allowance::Charge,
     db::{
         Db,
         files::{self, Column, NewItem, NoFile},
@@ -173,7 +174,9 @@ pub async fn retrieve(
     };
     check_key(&user, maker)?;
     let vector = match maker {
-        Maker::OpenAi | Maker::Nobody => embedder(&context, &user)?.embed_one(&input, openai::plain_error).await?,
+        Maker::OpenAi | Maker::Nobody => {
+            embedder(&context, &user, context.charge_to(user.id)?)?.embed_one(&input, openai::plain_error).await?
+        }
         Maker::Local => locally(&ingest, vec![input]).await?.pop().unwrap_or_default(),
     };
     let results = files::nearest(&db, user.id, &ids, maker.column(), &vector, count).await?;
@@ -192,15 +195,22 @@ async fn store(
     maker: Maker,
     map_err: fn(Failure) -> Error,
 ) -> Result<HttpResponse, Error> {
+    // Twice: the passages, and the request or the statement that is made of them.
+    let mut charge = context.charge_to(user.id)?;
+    charge.grow(2 * chunks.iter().map(|chunk| chunk.content.len()).sum::<usize>())?;
+    let mut embedder = embedder(context, user, charge.another())?;
     let vectors = match maker {
         Maker::OpenAi => {
             let texts: Vec<(&str, usize)> = chunks
                 .iter()
                 .map(|chunk| (chunk.content.as_str(), usize::try_from(chunk.tokens).unwrap_or(0)))
                 .collect();
-            embedder(context, user)?.embed(&texts, map_err).await?
+            embedder.embed(&texts, map_err).await?
         }
-        Maker::Local => locally(ingest, chunks.iter().map(|chunk| chunk.content.clone()).collect()).await?,
+        Maker::Local => {
+            charge.grow(chunks.len() * local::DIMENSIONS * size_of::<f32>())?;
+            locally(ingest, chunks.iter().map(|chunk| chunk.content.clone()).collect()).await?
+        }
         Maker::Nobody => Vec::new(),
     };
     let items: Vec<NewItem<'_>> = chunks
@@ -217,8 +227,8 @@ async fn store(
     Ok(HttpResponse::Ok().content_type(ContentType::plaintext()).body("Embed Successful"))
 }
 
-fn embedder<'a>(context: &'a ChatContext, user: &'a User) -> Result<Embedder<'a>, Error> {
-    Ok(Embedder { providers: &context.providers, log: &context.log, profile: user.profile()? })
+fn embedder<'a>(context: &'a ChatContext, user: &'a User, charge: Charge) -> Result<Embedder<'a>, Error> {
+    Ok(Embedder { providers: &context.providers, log: &context.log, profile: user.profile()?, charge })
 }
 
 /// Computes vectors in this process.
