@@ -8,6 +8,8 @@ use super::{
     document::{Document, Version},
 };
 
+/// Steps that reading a URL is worth.
+const URL_STEPS: usize = 16;
 /// The most bytes of a server's URL and of a path, as they are written.
 pub const MAX_URL: usize = 2048;
 
@@ -39,8 +41,8 @@ pub fn address(
             };
             let mut problem = None;
             for server in servers {
-                // Read again for each operation.
-                charge(budget, 1, server["url"].as_str())?;
+                // Read again for each operation, and a URL is more work than a step.
+                charge(budget, URL_STEPS, server["url"].as_str())?;
                 match filled_in(server, location, budget) {
                     Ok(address) => return Ok(address),
                     Err(reason) => problem = problem.or(Some(reason)),
@@ -87,7 +89,7 @@ fn filled_in(server: &Value, location: Option<&Url>, budget: &mut Budget) -> Res
 fn swagger2(root: &Value, operation: &Value, location: Option<&Url>, budget: &mut Budget) -> Result<String, String> {
     let schemes =
         operation["schemes"].as_array().or_else(|| root["schemes"].as_array()).filter(|list| !list.is_empty());
-    charge(budget, schemes.map_or(0, Vec::len), root["host"].as_str())?;
+    charge(budget, URL_STEPS + schemes.map_or(0, Vec::len), root["host"].as_str())?;
     charge(budget, 0, root["basePath"].as_str())?;
     let scheme = match schemes {
         Some(list) if list.iter().any(|scheme| scheme == "https") => "https",
