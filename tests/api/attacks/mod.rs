@@ -35,8 +35,8 @@ const TO_SPARE: u64 = 512 * 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What others' chats and `/healthz` may take. A debug build is some ten times slower, and shares its cores with other
 /// tests.
-const CHAT: Duration = if cfg!(debug_assertions) { Duration::from_secs(4) } else { Duration::from_secs(1) };
-const HEALTH: Duration = if cfg!(debug_assertions) { Duration::from_secs(2) } else { Duration::from_millis(100) };
+const CHAT: Duration = if cfg!(debug_assertions) { Duration::from_secs(2) } else { Duration::from_secs(1) };
+const HEALTH: Duration = if cfg!(debug_assertions) { Duration::from_secs(1) } else { Duration::from_millis(100) };
 
 const DELTA: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"Hello\"}}]}\n\n";
 const DONE: &str = "data: [DONE]\n\n";
@@ -190,16 +190,18 @@ fn start_provider() -> String {
 /// Sends a request again and again until it is over; how long each took.
 async fn repeated(request: &RequestBuilder, over: &AtomicBool) -> Vec<Duration> {
     let mut times = Vec::new();
-    while !over.load(Ordering::Relaxed) {
+    loop {
         let started = Instant::now();
         let answer = request.try_clone().expect("no stream").send().await.expect("an answer to others");
         let status = answer.status();
         let text = answer.text().await.expect("whole");
         assert_eq!(status, 200, "others are served: {text}");
         times.push(started.elapsed());
+        if over.load(Ordering::Relaxed) {
+            return times;
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    times
 }
 
 /// The time within which 99 of 100 were answered.
@@ -245,7 +247,7 @@ async fn one_user_cannot_stop_the_server_or_others() {
     scene
         .withstands("bodies of nobody", async |scene| {
             let body = " ".repeat(30 * 1024 * 1024);
-            let requests = (0..16).map(|_| {
+            let requests = (0..8).map(|_| {
                 let post = client().post(format!("{}/api/chat/openai", scene.url)).timeout(PATIENCE);
                 post.header("authorization", "Bearer a.b.c").body(body.clone())
             });
@@ -262,9 +264,9 @@ async fn one_user_cannot_stop_the_server_or_others() {
                 let mut body = chat_body();
                 body["selectedTools"] = tools;
                 let body = body.to_string();
-                let requests = (0..2).map(|_| scene.post("/api/chat/tools", &scene.attacker).body(body.clone()));
+                let requests = [scene.post("/api/chat/tools", &scene.attacker).body(body)];
                 let started = Instant::now();
-                for status in scene.send(requests.collect()).await {
+                for status in scene.send(requests.into()).await {
                     assert!(matches!(status, 200 | 400 | 413 | 503), "{name}: {status}");
                 }
                 say(&format!("  {name}: {:.1?}", started.elapsed()));
@@ -335,7 +337,7 @@ async fn one_user_cannot_stop_the_server_or_others() {
             let address = scene.url.trim_start_matches("http://");
             let requests = "GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n".repeat(2000);
             let mut connections = Vec::new();
-            for _ in 0..20 {
+            for _ in 0..8 {
                 let mut connection = TcpStream::connect(address).await.expect("connects");
                 let _ = tokio::time::timeout(Duration::from_secs(1), connection.write_all(requests.as_bytes())).await;
                 connections.push(connection);

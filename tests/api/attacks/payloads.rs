@@ -88,7 +88,7 @@ pub fn tools() -> Vec<(&'static str, Value)> {
         ("headers", headers),
         ("anchors", json!([{ "name": "T", "schema": anchors }])),
         ("brackets", json!([{ "name": "T", "schema": format!("{{\"paths\":[{}0]}}", "[],".repeat(MEBIBYTE)) }])),
-        ("many documents", vec![json!({ "name": "T", "schema": document(paths(500, &json!({})), json!({ "x": "y".repeat(200_000) })).to_string() }); 64].into()),
+        ("many documents", vec![json!({ "name": "T", "schema": document(paths(100, &json!({})), json!({ "x": "y".repeat(200_000) })).to_string() }); 64].into()),
     ]
 }
 
@@ -138,18 +138,18 @@ pub const FILES: [&str; 9] = [
 /// A file that is small, and large or slow once it is read.
 pub fn file(name: &str) -> Vec<u8> {
     match name {
-        "deep.json" => "[".repeat(10 * MEBIBYTE).into_bytes(),
+        "deep.json" => "[".repeat(2 * MEBIBYTE).into_bytes(),
         "members.json" => {
-            let members: Vec<String> = (0..500_000).map(|number| format!("\"{number}\":1")).collect();
+            let members: Vec<String> = (0..100_000).map(|number| format!("\"{number}\":1")).collect();
             format!("{{{}}}", members.join(",")).into_bytes()
         }
-        "escapes.json" => format!("[\"{}\"]", "\\u0041".repeat(3 * MEBIBYTE)).into_bytes(),
-        "wide.csv" => format!("{}\n{}\n", "a,".repeat(500_000), "b,".repeat(500_000)).into_bytes(),
-        "paragraphs.docx" => docx("<w:p>", 3 * MEBIBYTE),
-        "text.docx" => docx("<w:p><w:r><w:t>word word word</w:t></w:r></w:p>", MEBIBYTE),
-        "bomb.pdf" => pdf(&vec![b' '; 200 * MEBIBYTE]),
-        "text.pdf" => pdf("(Hello world) Tj 0 -10 Td ".repeat(300_000).as_bytes()),
-        _ => "word ".repeat(4 * MEBIBYTE).into_bytes(),
+        "escapes.json" => format!("[\"{}\"]", "\\u0041".repeat(MEBIBYTE / 2)).into_bytes(),
+        "wide.csv" => format!("{}\n{}\n", "a,".repeat(100_000), "b,".repeat(100_000)).into_bytes(),
+        "paragraphs.docx" => docx("<w:p>", MEBIBYTE),
+        "text.docx" => docx("<w:p><w:r><w:t>word word word</w:t></w:r></w:p>", MEBIBYTE / 8),
+        "bomb.pdf" => pdf(&vec![b' '; 64 * MEBIBYTE]),
+        "text.pdf" => pdf("(Hello world) Tj 0 -10 Td ".repeat(30_000).as_bytes()),
+        _ => "word ".repeat(MEBIBYTE).into_bytes(),
     }
 }
 
