@@ -120,7 +120,11 @@ impl Scene {
                     status
                 }
                 Err(error) => {
-                    if error.is_timeout() { 599 } else { 0 }
+                    if error.is_timeout() {
+                        599
+                    } else {
+                        0
+                    }
                 }
             }
         });
