@@ -43,7 +43,10 @@ pub fn run(email: &str, json: bool) -> ExitCode {
         let factory = ClientFactory::new(config.http_client.clone(), false, ssrf_guard::system_lookup);
         let http = factory.and_then(|factory| factory.trusted().map_err(io::Error::other));
         let http = http.map_err(|error| error.to_string())?;
-        let signer = signer(sessions, jwks::keys(&http, &sessions.jwks_url).await.ok().as_deref())?;
+        let signer = signer(
+            sessions,
+            jwks::keys(&http, &sessions.jwks_url, sessions.anon_key.as_deref()).await.ok().as_deref(),
+        )?;
         let mut connection = inspect::connect(&config.database).await.map_err(|error| {
             format!(
                 "the database at {}:{} cannot be reached: {error}. Start it, or fix DATABASE_URL; `chatbot-ui-api check` says more",

@@ -246,14 +246,8 @@ impl Db {
     /// One probe serves all waiting requests: each makes Postgres start a process, and Postgres may be the one that is
     /// busy.
     async fn why_no_connection(&self) -> String {
-        let busy = || {
-            format!(
-                "no connection of {} was free within {ACQUIRE_TIMEOUT:?}",
-                self.pool.options().get_max_connections()
-            )
-        };
         let Some((host, port)) = &self.address else {
-            return busy();
+            return self.busy();
         };
         let mut last = self.last_diagnosis.lock().await;
         if let Some((at, why)) = &*last
@@ -262,12 +256,26 @@ impl Db {
             return why.clone();
         }
         let why = match timeout(DIAGNOSE_TIMEOUT, TcpStream::connect((host.as_str(), *port))).await {
-            Ok(Ok(_)) => busy(),
+            Ok(Ok(_)) => self.refusal().await.unwrap_or_else(|| self.busy()),
             Ok(Err(error)) => format!("{host}:{port}: {error}"),
             Err(_) => format!("{host}:{port} does not answer"),
         };
         *last = Some((Instant::now(), why.clone()));
         why
+    }
+
+    fn busy(&self) -> String {
+        let connections = self.pool.options().get_max_connections();
+        format!("no connection of {connections} was free within {ACQUIRE_TIMEOUT:?}")
+    }
+
+    /// Returns the words with which Postgres, or a pooler, refuses a connection: the pool tries again without a word
+    /// until its time is up, for instance while a server is starting.
+    async fn refusal(&self) -> Option<String> {
+        match timeout(DIAGNOSE_TIMEOUT, PgConnection::connect_with(&self.pool.connect_options())).await {
+            Ok(Err(error @ sqlx::Error::Database(_))) => Some(error.to_string()),
+            _ => None,
+        }
     }
 
     /// Runs `probe`, which tests the database, at most once a second.

@@ -62,8 +62,10 @@ async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
     if by_cookie && is_cross_site(request) {
         return Err(Error::CrossSite);
     }
-    let refused = |reason: &dyn std::fmt::Display| {
-        if by_cookie { Error::UserNotFound(reason.to_string()) } else { Error::TokenRefused(reason.to_string()) }
+    let refused = |reason: String| if by_cookie { Error::UserNotFound(reason) } else { Error::TokenRefused(reason) };
+    let failed = |error: TokenError| match error {
+        TokenError::Unavailable(reason) => Error::AuthUnavailable(reason),
+        error => refused(error.to_string()),
     };
     let limits = installed::<RateLimits>(request)?;
     let verified = authenticator.verify(credentials.access_token()).await;
@@ -72,17 +74,16 @@ async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
         (Ok(claims), _) => (claims, limits.admit(claims.user).await?),
         (Err(TokenError::Expired(expired)), Credentials::Cookie(session)) => {
             let slot = limits.admit(expired.user).await?;
-            let (claims, cookies) =
-                authenticator.refresh(session, expired.user).await.map_err(|error| refused(&error))?;
+            let (claims, cookies) = authenticator.refresh(session, expired.user).await.map_err(failed)?;
             request.extensions_mut().insert(RefreshedCookies(cookies));
             (claims, slot)
         }
-        (Err(error), _) => return Err(refused(&error)),
+        (Err(error), _) => return Err(failed(error)),
     };
     request.extensions_mut().insert(slot);
     let server_keys = installed::<Keys>(request)?;
     let account = accounts::find(installed::<Db>(request)?, claims.user, claims.session, server_keys).await?;
-    let profile = account.map_err(|reason| refused(&reason))?;
+    let profile = account.map_err(|reason| refused(reason.to_string()))?;
     if let Some(log) = request.extensions().get::<RequestLog>() {
         log.note().user = Some(claims.user);
     }

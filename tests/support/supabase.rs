@@ -25,6 +25,8 @@ struct Data {
     service_key: String,
     /// Before each answer of the auth server.
     delay: Duration,
+    /// Instead of any answer of the auth server.
+    failure: Option<u16>,
     key_set: Value,
     grants: Vec<Grant>,
     objects: HashMap<String, Vec<u8>>,
@@ -51,6 +53,7 @@ impl Project {
             anon_key: anon_key.to_owned(),
             service_key: service_key.to_owned(),
             delay: Duration::ZERO,
+            failure: None,
             key_set: json!({ "keys": [] }),
             grants: Vec::new(),
             objects: HashMap::new(),
@@ -64,6 +67,11 @@ impl Project {
     /// Lets the auth server take its time from now on.
     pub fn delay(&self, delay: Duration) {
         self.data().delay = delay;
+    }
+
+    /// Lets the auth server answer every request with this status, or work again.
+    pub fn fail(&self, status: Option<u16>) {
+        self.data().failure = status;
     }
 
     /// Replaces the key set.
@@ -88,6 +96,9 @@ impl Project {
             ("OPTIONS", _) => {
                 let allowed = "apikey, authorization, content-type, prefer";
                 Reply { headers: vec![("access-control-allow-headers".to_owned(), allowed.to_owned())], ..empty(200) }
+            }
+            (_, path) if path.starts_with("/auth/") && data.failure.is_some() => {
+                empty(data.failure.unwrap_or_default())
             }
             ("GET", "/auth/v1/.well-known/jwks.json") => Reply::json(200, &data.key_set),
             ("POST", "/auth/v1/token") if has_key(request, &data.anon_key) => data.session(request),

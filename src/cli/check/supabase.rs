@@ -17,13 +17,13 @@ pub async fn lines(http: &reqwest::Client, config: &Config) -> Vec<Line> {
     let anon = sessions.anon_key.as_deref();
     let service = config.service_role_key.as_ref().map(ExposeSecret::expose_secret);
     let (keys, auth, files) = tokio::join!(
-        jwks::keys(http, &sessions.jwks_url),
+        jwks::keys(http, &sessions.jwks_url, anon),
         status(http, sessions, "auth/v1/settings", anon),
         status(http, sessions, "storage/v1/bucket/files", service),
     );
     let mut lines = Vec::from_iter(keys.as_deref().ok().and_then(|keys| published_key(keys, sessions)));
     let names = keys.map(|all| all.iter().map(|(_, algorithm)| format!("{algorithm:?}")).collect());
-    lines.insert(0, key_set(names, sessions));
+    lines.insert(0, key_set(names.map_err(|problem| problem.to_string()), sessions));
     lines.extend(auth.map(auth_server));
     lines.extend(files.map(bucket));
     lines
