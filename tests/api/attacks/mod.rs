@@ -33,10 +33,10 @@ use crate::{
 const TO_SPARE: u64 = 512 * 1024 * 1024;
 /// Time limit of one request of an attack.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What others' chats and `/healthz` may take. A debug build is some ten times slower, and shares its cores with other
-/// tests.
-const CHAT: Duration = if cfg!(debug_assertions) { Duration::from_secs(2) } else { Duration::from_secs(1) };
-const HEALTH: Duration = if cfg!(debug_assertions) { Duration::from_secs(1) } else { Duration::from_millis(100) };
+/// What others' chats and `/healthz` may take, 99 of 100. A debug build is some ten times slower and shares its cores
+/// with other tests, so its limits only tell a server that is held up from one that is busy.
+const CHAT: Duration = if cfg!(debug_assertions) { Duration::from_secs(10) } else { Duration::from_secs(1) };
+const HEALTH: Duration = if cfg!(debug_assertions) { Duration::from_secs(5) } else { Duration::from_millis(100) };
 
 const DELTA: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"Hello\"}}]}\n\n";
 const DONE: &str = "data: [DONE]\n\n";
@@ -128,7 +128,7 @@ impl Scene {
                 }
             }
         });
-        answers.buffer_unordered(4).collect().await
+        answers.buffer_unordered(if cfg!(debug_assertions) { 2 } else { 4 }).collect().await
     }
 
     /// Runs an attack while others chat, and checks that the server and their chats are as well as before.
@@ -198,9 +198,9 @@ async fn repeated(request: &RequestBuilder, over: &AtomicBool) -> Vec<Duration> 
         let started = Instant::now();
         let answer = request.try_clone().expect("no stream").send().await.expect("an answer to others");
         let status = answer.status();
-        let text = answer.text().await.expect("whole");
-        assert_eq!(status, 200, "others are served: {text}");
-        times.push(started.elapsed());
+        let _ = answer.bytes().await;
+        // What is not served counts as served too late.
+        times.push(if status == 200 { started.elapsed() } else { PATIENCE });
         if over.load(Ordering::Relaxed) {
             return times;
         }
