@@ -93,7 +93,7 @@ pub struct Db {
     last_diagnosis: Arc<Mutex<Option<(Instant, String)>>>,
     transaction_pooler: bool,
     pub(super) session_check: SessionCheck,
-    /// The source of a session's state, once it was looked up.
+    /// The source of a session's state, if it is not the first that is tried.
     pub(super) source: Arc<RwLock<Option<Source>>>,
     pub(super) vector: Arc<OnceCell<VectorType>>,
     waits: Arc<PoolWaits>,
