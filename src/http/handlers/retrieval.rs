@@ -213,7 +213,11 @@ async fn store(
         stored = put(context, db, ingest, user, target, chunks, &vec![false; chunks.len()], map_err).await?;
     }
     match stored {
-        Replaced::Whole => Ok(HttpResponse::Ok().content_type(ContentType::plaintext()).body("Embed Successful")),
+        Replaced::Whole => {
+            let said =
+                if chunks.is_empty() { "Embed Successful: the document has no text" } else { "Embed Successful" };
+            Ok(HttpResponse::Ok().content_type(ContentType::plaintext()).body(said))
+        }
         Replaced::NoFile => Err(unauthorized()),
         Replaced::NothingToKeep => Err(Error::Internal("a vector that was not to be kept".to_owned())),
     }
