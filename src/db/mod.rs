@@ -2,6 +2,7 @@
 //! the statement.
 
 pub mod accounts;
+pub mod chatbot_ui;
 pub mod files;
 pub mod inspect;
 pub mod models;

@@ -3,7 +3,7 @@
 use std::{
     fmt, mem,
     sync::{
-        Arc,
+        Arc, RwLock,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -11,7 +11,7 @@ use std::{
 
 use futures::{FutureExt, TryStreamExt};
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, Either, Executor, FromRow, PgConnection, PgPool, Postgres,
+    AssertSqlSafe, ConnectOptions, Connection, Either, Executor, FromRow, PgConnection, PgPool, Postgres,
     pool::PoolConnection,
     postgres::{PgArguments, PgConnectOptions, PgDatabaseError, PgPoolOptions, PgRow, PgSeverity},
     query::QueryAs,
@@ -24,6 +24,7 @@ use tokio::{
 
 use uuid::Uuid;
 
+use super::accounts::Source;
 use crate::{allowance::Turns, error::Error, telemetry::PoolGauges};
 
 /// Timeout of waiting for a free connection.
@@ -92,6 +93,8 @@ pub struct Db {
     last_diagnosis: Arc<Mutex<Option<(Instant, String)>>>,
     transaction_pooler: bool,
     pub(super) session_check: SessionCheck,
+    /// The source of a session's state, once it was looked up.
+    pub(super) source: Arc<RwLock<Option<Source>>>,
     waits: Arc<PoolWaits>,
     /// Turns of long transactions: half of the connections, shared fairly between users.
     long_turns: Arc<Turns>,
@@ -148,6 +151,7 @@ impl Db {
             last_diagnosis: Arc::default(),
             transaction_pooler,
             session_check: settings.session_check,
+            source: Arc::default(),
             waits: Arc::default(),
             long_turns: Arc::new(Turns::new(settings.pool_size as usize / 2)),
             ready: Arc::default(),
@@ -234,14 +238,8 @@ impl Db {
     /// One probe serves all waiting requests: each makes Postgres start a process, and Postgres may be the one that is
     /// busy.
     async fn why_no_connection(&self) -> String {
-        let busy = || {
-            format!(
-                "no connection of {} was free within {ACQUIRE_TIMEOUT:?}",
-                self.pool.options().get_max_connections()
-            )
-        };
         let Some((host, port)) = &self.address else {
-            return busy();
+            return self.busy();
         };
         let mut last = self.last_diagnosis.lock().await;
         if let Some((at, why)) = &*last
@@ -250,12 +248,26 @@ impl Db {
             return why.clone();
         }
         let why = match timeout(DIAGNOSE_TIMEOUT, TcpStream::connect((host.as_str(), *port))).await {
-            Ok(Ok(_)) => busy(),
+            Ok(Ok(_)) => self.refusal().await.unwrap_or_else(|| self.busy()),
             Ok(Err(error)) => format!("{host}:{port}: {error}"),
             Err(_) => format!("{host}:{port} does not answer"),
         };
         *last = Some((Instant::now(), why.clone()));
         why
+    }
+
+    fn busy(&self) -> String {
+        let connections = self.pool.options().get_max_connections();
+        format!("no connection of {connections} was free within {ACQUIRE_TIMEOUT:?}")
+    }
+
+    /// Returns the words with which Postgres, or a pooler, refuses a connection: the pool tries again without a word
+    /// until its time is up, for instance while a server is starting.
+    async fn refusal(&self) -> Option<String> {
+        match timeout(DIAGNOSE_TIMEOUT, PgConnection::connect_with(&self.pool.connect_options())).await {
+            Ok(Err(error @ sqlx::Error::Database(_))) => Some(error.to_string()),
+            _ => None,
+        }
     }
 
     /// Runs `probe`, which tests the database, at most once a second.

@@ -29,6 +29,7 @@ mod providers;
 mod proxies;
 mod refresh;
 mod retrieval;
+mod role;
 mod scripted;
 mod secrets;
 mod sessions;

@@ -62,6 +62,7 @@ pub async fn reply(user: User, context: ChatContext, unread: UnreadBody) -> Resu
         wanted: Wanted::default(),
         habits: Habits::NONE,
     };
+    drop(user);
     let call = |attempt: &Attempt<'_>| {
         let turns = Turns::Values(&turns);
         let prompt = Prompt { turns, temperature: Some(&temperature), tools: None, stream: false, quick: true };

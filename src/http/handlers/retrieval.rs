@@ -7,7 +7,7 @@ use actix_multipart::Multipart;
 use actix_web::{
     HttpRequest, HttpResponse,
     error::PayloadError,
-    http::header::{CONTENT_TYPE, ContentType},
+    http::header::{CACHE_CONTROL, CONTENT_TYPE, ContentType},
     mime,
     web::{Bytes, Data},
 };
@@ -216,7 +216,10 @@ async fn store(
         Replaced::Whole => {
             let said =
                 if chunks.is_empty() { "Embed Successful: the document has no text" } else { "Embed Successful" };
-            Ok(HttpResponse::Ok().content_type(ContentType::plaintext()).body(said))
+            // The front end does not read this body, and Chromium does not end a request whose body is neither read nor
+            // may be stored. A response to a POST is in no cache.
+            let caching = (CACHE_CONTROL, "private, no-cache");
+            Ok(HttpResponse::Ok().content_type(ContentType::plaintext()).insert_header(caching).body(said))
         }
         Replaced::NoFile => Err(unauthorized()),
         Replaced::NothingToKeep => Err(Error::Internal("a vector that was not to be kept".to_owned())),
