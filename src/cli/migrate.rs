@@ -7,7 +7,7 @@ use sqlx::{Connection, PgConnection, migrate::Migrator};
 use super::progress;
 use crate::{
     config::{self, Config},
-    db::chatbot_ui,
+    db::{self, chatbot_ui},
 };
 
 /// The result of [`apply`].
@@ -27,7 +27,7 @@ pub enum Outcome {
 pub fn run() -> ExitCode {
     super::run(async {
         let config = Config::new(&config::variables()?).map_err(|error| error.to_string())?;
-        if config.database.transaction_pooler {
+        if config.database.pooler != db::Pooler::Session {
             return Err("migrate needs a connection of its own: set DATABASE_URL to the direct connection or to the session pooler (port 5432), not to the transaction pooler".to_owned());
         }
         let options = &config.database.options;

@@ -82,7 +82,7 @@ fn announce(config: &Config, listener: &TcpListener) {
         "database {}:{}{}, sessions of {}",
         config.database.options.get_host(),
         config.database.options.get_port(),
-        if config.database.transaction_pooler { " through a transaction pooler" } else { "" },
+        if config.database.pooler != db::Pooler::Session { " through a transaction pooler" } else { "" },
         config.sessions.supabase_url,
     );
     match (&config.rate_limit.redis, config.rate_limit.rate_per_minute) {

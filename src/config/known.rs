@@ -3,7 +3,7 @@
 use super::Variables;
 
 /// Every variable that this server reads, but OpenTelemetry's.
-pub const NAMES: [&str; 74] = [
+pub const NAMES: [&str; 76] = [
     "ALL_PROXY",
     "ANONYMOUS_USERS",
     "ANSWER_NOTES",
@@ -21,6 +21,7 @@ pub const NAMES: [&str; 74] = [
     "CLIENT_TIMEOUT",
     "COMMAND_MODEL",
     "CORS_ORIGINS",
+    "DATABASE_MIN_CONNECTIONS",
     "DATABASE_POOLER",
     "DATABASE_POOL_SIZE",
     "DATABASE_URL",
@@ -34,6 +35,7 @@ pub const NAMES: [&str; 74] = [
     "HOST",
     "HTTPS_PROXY",
     "HTTP_PROXY",
+    "KEEP_ALIVE_TIMEOUT",
     "LOCAL_EMBEDDINGS_DIR",
     "LOG_FORMAT",
     "MAX_BODY_BYTES",

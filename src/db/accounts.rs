@@ -117,6 +117,7 @@ async fn look_up(db: &Db) -> Result<Source, Error> {
     let found = db.optional::<(bool,)>(HAS_FUNCTION, &[]).await?;
     let source = if found.is_some_and(|(found,)| found) { Source::Function } else { Source::Tables };
     *db.source.write().unwrap_or_else(PoisonError::into_inner) = Some(source);
+    *db.prepared.write().unwrap_or_else(PoisonError::into_inner) = Some(statement(source));
     Ok(source)
 }
 

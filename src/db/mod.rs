@@ -3,9 +3,10 @@
 
 pub mod accounts;
 pub mod chatbot_ui;
+mod connection;
 pub mod files;
 pub mod inspect;
 pub mod models;
 mod pool;
 
-pub use pool::{Db, SessionCheck, Settings};
+pub use pool::{Db, Pooler, SessionCheck, Settings};

@@ -27,6 +27,7 @@ use socket2::{SockRef, TcpKeepalive};
 
 use crate::{
     config::Config,
+    db::accounts,
     http::{table, user},
     http_client::ssrf_guard,
     playground, reverse_proxy,
@@ -59,6 +60,9 @@ pub async fn serve_with(
     let components = Components::new(&config, lookup)?;
     let rate_limits = components.rate_limits.clone();
     actix_web::rt::spawn(async move { rate_limits.keep_connected().await });
+    let db = components.db.clone();
+    // So that the first request finds a connection that has prepared its statement.
+    actix_web::rt::spawn(async move { drop(accounts::ready(&db).await) });
     let server = build(&config, listener, &components, more_routes)?;
     if let Some(listener) = metrics {
         // Runs until the process or its runtime ends, so that the last streams can be observed.

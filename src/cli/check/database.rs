@@ -8,7 +8,7 @@ use super::{LIMIT, Level, Line, fail, models as model_names, ok, warn};
 use crate::{
     config::Config,
     db::{
-        Settings, chatbot_ui,
+        self, Settings, chatbot_ui,
         inspect::{self, Source},
     },
     http_client::ssrf_guard,
@@ -156,7 +156,7 @@ async fn pooler(settings: &Settings, one: &mut PgConnection) -> sqlx::Result<Opt
     for _ in 0..3 {
         shared |= inspect::process(one).await? == inspect::process(&mut two).await?;
     }
-    Ok(pooler_line(settings.transaction_pooler, shared, settings.options.get_port()))
+    Ok(pooler_line(settings.pooler == db::Pooler::Transaction, shared, settings.options.get_port()))
 }
 
 fn pooler_line(set: bool, seen: bool, port: u16) -> Option<Line> {
