@@ -217,13 +217,12 @@ async fn store(
     }
     match stored {
         Replaced::Whole => {
+            let said =
+                if chunks.is_empty() { "Embed Successful: the document has no text" } else { "Embed Successful" };
             // The front end does not read this body, and Chromium does not end a request whose body is neither read nor
             // may be stored. A response to a POST is in no cache.
             let caching = (CACHE_CONTROL, "private, no-cache");
-            Ok(HttpResponse::Ok()
-                .content_type(ContentType::plaintext())
-                .insert_header(caching)
-                .body("Embed Successful"))
+            Ok(HttpResponse::Ok().content_type(ContentType::plaintext()).insert_header(caching).body(said))
         }
         Replaced::NoFile => Err(unauthorized()),
         Replaced::NothingToKeep => Err(Error::Internal("a vector that was not to be kept".to_owned())),
