@@ -36,9 +36,13 @@ enum Command {
     Demo,
     /// Create the tables in a database that lacks them; leaves chatbot-ui's own schema unchanged
     #[command(
-        after_help = "Examples:\n  chatbot-ui-api migrate                     in the local Supabase stack's database\n  DATABASE_URL=postgresql://me:secret@db/app chatbot-ui-api migrate"
+        after_help = "Examples:\n  chatbot-ui-api migrate                     in the local Supabase stack's database\n  DATABASE_URL=postgresql://me:secret@db/app chatbot-ui-api migrate\n  chatbot-ui-api migrate --usage             the ledger and the budgets, in a schema of their own"
     )]
-    Migrate,
+    Migrate {
+        /// Create the ledger's schema instead, in which usage is counted and budgets are kept
+        #[arg(long)]
+        usage: bool,
+    },
     /// Check the configuration: one line for each finding and what to do about it; exit status 1 if something required
     /// fails
     #[command(
@@ -99,7 +103,7 @@ fn main() -> ExitCode {
     match arguments.command.unwrap_or(Command::Serve { playground: false }) {
         Command::Serve { playground } => cli::serve::run(playground),
         Command::Demo => demo::run(),
-        Command::Migrate => cli::migrate::run(),
+        Command::Migrate { usage } => cli::migrate::run(usage),
         Command::Check => cli::check::run(),
         Command::Models { ask } => cli::models::run(ask),
         Command::Token { user, json } => cli::token::run(&user, json),

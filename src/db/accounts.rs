@@ -30,6 +30,15 @@ struct Account {
     banned: bool,
     session_lives: bool,
     profile: Option<Profile>,
+    answer: Option<String>,
+}
+
+/// The account of a session.
+pub struct Found {
+    /// `None` if there is no row.
+    pub profile: Option<Profile>,
+    /// The ledger's answer to the reservation; `None` if all of it was granted.
+    pub answer: Option<String>,
 }
 
 static KEY_COLUMNS: LazyLock<String> =
@@ -62,6 +71,25 @@ static UNCHECKED: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
+static RESERVING: LazyLock<[String; 2]> = LazyLock::new(|| [reserving(&CHECKED), reserving(&UNCHECKED)]);
+
+/// Adds a reservation in the ledger to a statement, for an account that is not refused.
+fn reserving(statement: &str) -> String {
+    format!(
+        "select account.*, case when user_exists and not banned and session_lives \
+             then chatbot_ui_api.reserve($1, $3::jsonb)::text end as answer \
+         from ({statement}) account"
+    )
+}
+
+fn reserving_statement(check: SessionCheck) -> &'static str {
+    let [checked, unchecked] = &*RESERVING;
+    match check {
+        SessionCheck::Database => checked,
+        SessionCheck::Token => unchecked,
+    }
+}
+
 /// The statement that every authenticated request runs.
 pub(super) fn statement(check: SessionCheck) -> &'static str {
     match check {
@@ -91,12 +119,16 @@ impl FromRow<'_, PgRow> for Account {
             banned: row.try_get("banned")?,
             session_lives: row.try_get("session_lives")?,
             profile,
+            answer: match row.try_get("answer") {
+                Err(sqlx::Error::ColumnNotFound(_)) => None,
+                answer => answer?,
+            },
         })
     }
 }
 
-/// Reads the account of a token's user, in one round trip: the profile (`None` if there is no row), or the reason for
-/// refusing the user.
+/// Reads the account of a token's user, in one round trip, or the reason for refusing the user. With a `reservation`
+/// (see [`super::usage::reserve`]) that is made in the same statement, unless the user is refused.
 ///
 /// # Errors
 /// If the database does not answer.
@@ -105,8 +137,15 @@ pub async fn find(
     user: Uuid,
     session: Option<Uuid>,
     environment: &Arc<Keys>,
-) -> Result<Result<Option<Profile>, Refused>, Error> {
-    let query = sqlx::query_as::<_, Account>(statement(db.session_check)).bind(user).bind(session);
+    reservation: Option<&str>,
+) -> Result<Result<Found, Refused>, Error> {
+    let query = match reservation {
+        None => sqlx::query_as::<_, Account>(statement(db.session_check)).bind(user).bind(session),
+        Some(reservation) => sqlx::query_as::<_, Account>(reserving_statement(db.session_check))
+            .bind(user)
+            .bind(session)
+            .bind(reservation.to_owned()),
+    };
     let Some(account) = db.optional(query).await? else {
         return Ok(Err(Refused::Gone));
     };
@@ -117,7 +156,8 @@ pub async fn find(
     } else if !account.session_lives {
         Err(Refused::SignedOut)
     } else {
-        Ok(account.profile.map(|profile| Profile { environment: environment.clone(), ..profile }))
+        let profile = account.profile.map(|profile| Profile { environment: environment.clone(), ..profile });
+        Ok(Found { profile, answer: account.answer })
     })
 }
 
@@ -128,7 +168,7 @@ pub async fn find(
 pub async fn ready(db: &Db) -> Result<(), Error> {
     // With a user id that cannot exist: still detects missing privileges, tables and columns.
     let probe = async {
-        let found = find(db, Uuid::nil(), Some(Uuid::nil()), &Arc::default()).await;
+        let found = find(db, Uuid::nil(), Some(Uuid::nil()), &Arc::default(), None).await;
         found.map(|_| ()).map_err(|error| error.detail().into_owned())
     };
     db.is_ready(probe).await.map_err(Error::DatabaseUnavailable)

@@ -6,6 +6,7 @@ pub mod files;
 pub mod inspect;
 pub mod models;
 mod pool;
+pub mod usage;
 mod vector;
 
 pub use pool::{Db, SessionCheck, Settings};

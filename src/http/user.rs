@@ -81,8 +81,8 @@ async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
     };
     request.extensions_mut().insert(slot);
     let server_keys = installed::<Keys>(request)?;
-    let account = accounts::find(installed::<Db>(request)?, claims.user, claims.session, server_keys).await?;
-    let profile = account.map_err(|reason| refused(&reason))?;
+    let account = accounts::find(installed::<Db>(request)?, claims.user, claims.session, server_keys, None).await?;
+    let profile = account.map_err(|reason| refused(&reason))?.profile;
     if let Some(log) = request.extensions().get::<RequestLog>() {
         log.note().user = Some(claims.user);
     }

@@ -1,0 +1,151 @@
+//! The schema `chatbot_ui_api`: the ledger and the budgets, by the functions that `migrations/usage.sql` makes.
+//!
+//! Arguments are JSON and arrays as text, which any pooler and protocol takes.
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::pool::Db;
+use crate::error::Error;
+
+/// The schema, for `migrate --usage`.
+const SCHEMA: &str = include_str!("../../migrations/usage.sql");
+
+const STATE: &str = "select exists (select from pg_class where relnamespace = space.oid and relname = 'usage') as made, \
+        has_schema_privilege(space.oid, 'usage') and exists ( \
+            select from pg_proc where pronamespace = space.oid and proname = 'report' \
+                and has_function_privilege(pg_proc.oid, 'execute')) as usable \
+     from pg_namespace space where nspname = 'chatbot_ui_api'";
+const RESERVE: &str = "select chatbot_ui_api.reserve($1, $2::jsonb)::text";
+const SETTLE: &str = "select chatbot_ui_api.settle($1::jsonb, $2::uuid[])";
+const RENEW: &str = "select chatbot_ui_api.renew($1::uuid[])";
+const SWEEP: &str = "select chatbot_ui_api.sweep()";
+const MODELS: &str = "select coalesce(jsonb_agg(jsonb_build_array(provider, model)), '[]')::text \
+     from chatbot_ui_api.models_since((now() at time zone 'UTC')::date - 40)";
+const SET_PRICES: &str = "select chatbot_ui_api.set_prices($1::jsonb)";
+const ROLL_UP: &str = "select chatbot_ui_api.roll_up($1, $2)";
+const REPORT: &str = "select chatbot_ui_api.report($1)::text";
+
+/// The state of the schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schema {
+    /// It is not there.
+    Missing,
+    /// It is there, but this role may not use it.
+    Forbidden,
+    /// It is there.
+    Usable,
+}
+
+impl Schema {
+    fn new(row: Option<(bool, bool)>) -> Self {
+        match row {
+            Some((true, true)) => Self::Usable,
+            Some((true, false)) => Self::Forbidden,
+            _ => Self::Missing,
+        }
+    }
+}
+
+/// Makes the schema, or brings it up to date, in one transaction.
+///
+/// # Errors
+/// If the database refuses a statement.
+pub async fn make(connection: &mut PgConnection) -> sqlx::Result<()> {
+    // Several statements in one message are one transaction.
+    sqlx::raw_sql(SCHEMA).execute(connection).await.map(|_| ())
+}
+
+/// Looks for the schema, on a connection of its own.
+///
+/// # Errors
+/// If the database does not answer.
+pub async fn look_up(connection: &mut PgConnection) -> sqlx::Result<Schema> {
+    let row = sqlx::query_as(STATE).persistent(false).fetch_optional(connection).await?;
+    Ok(Schema::new(row))
+}
+
+/// Looks for the schema.
+///
+/// # Errors
+/// If the database does not answer.
+pub async fn schema(db: &Db) -> Result<Schema, Error> {
+    Ok(Schema::new(db.optional(sqlx::query_as(STATE)).await?))
+}
+
+/// Reserves what a request may take. `request` is an object: `id`, `route`, `provider`, `models` (as named, as to be
+/// called), `own_key`, `input` and `output` (the most tokens), `likely_input`, `input_usd` and `output_usd` (for one
+/// token). Returns `None` if it is granted, `{"limit"}` or `{"refused"}`.
+///
+/// # Errors
+/// If the database does not answer.
+pub async fn reserve(db: &Db, user: Uuid, request: &str) -> Result<Option<String>, Error> {
+    let query = sqlx::query_as::<_, (Option<String>,)>(RESERVE).bind(user).bind(request.to_owned());
+    Ok(db.optional(query).await?.and_then(|(answer,)| answer))
+}
+
+/// Writes rows of the ledger, in place of what was reserved for them, and frees what was `released`.
+///
+/// # Errors
+/// If the database does not answer, or refuses a row.
+pub async fn settle(db: &Db, rows: &str, released: &[Uuid]) -> Result<(), Error> {
+    let query = sqlx::query_as::<_, (i64,)>(SETTLE).bind(rows.to_owned()).bind(array(released));
+    db.optional(query).await.map(|_| ())
+}
+
+/// Extends the leases of these requests.
+///
+/// # Errors
+/// If the database does not answer.
+pub async fn renew(db: &Db, ids: &[Uuid]) -> Result<(), Error> {
+    db.optional(sqlx::query_as::<_, (i64,)>(RENEW).bind(array(ids))).await.map(|_| ())
+}
+
+/// Ends the requests whose lease has run out, and returns their number.
+///
+/// # Errors
+/// If the database does not answer.
+pub async fn sweep(db: &Db) -> Result<i64, Error> {
+    Ok(db.optional(sqlx::query_as::<_, (i64,)>(SWEEP)).await?.map_or(0, |(swept,)| swept))
+}
+
+/// Returns the models of the last forty days, each with its provider, as JSON.
+///
+/// # Errors
+/// If the database does not answer.
+pub async fn models(db: &Db) -> Result<String, Error> {
+    let found = db.optional(sqlx::query_as::<_, (String,)>(MODELS)).await?;
+    Ok(found.map(|(models,)| models).unwrap_or_default())
+}
+
+/// Writes prices: a list of `provider`, `model`, `input`, `cached` and `output`.
+///
+/// # Errors
+/// If the database does not answer.
+pub async fn set_prices(db: &Db, prices: &str) -> Result<(), Error> {
+    db.optional(sqlx::query_as::<_, (i64,)>(SET_PRICES).bind(prices.to_owned())).await.map(|_| ())
+}
+
+/// Replaces at most `most` rows that are older than `keep_days` by daily ones, and returns their number.
+///
+/// # Errors
+/// If the database does not answer.
+pub async fn roll_up(db: &Db, keep_days: i32, most: i32) -> Result<i64, Error> {
+    let query = sqlx::query_as::<_, (i64,)>(ROLL_UP).bind(keep_days).bind(most);
+    Ok(db.optional(query).await?.map_or(0, |(rows,)| rows))
+}
+
+/// Returns a user's own figures as JSON.
+///
+/// # Errors
+/// If the database does not answer.
+pub async fn report(db: &Db, user: Uuid) -> Result<String, Error> {
+    let found = db.optional(sqlx::query_as::<_, (String,)>(REPORT).bind(user)).await?;
+    found.map(|(report,)| report).ok_or_else(|| Error::Internal("the ledger gives no report".to_owned()))
+}
+
+/// An array in Postgres' text format.
+fn array(ids: &[Uuid]) -> String {
+    let ids: Vec<String> = ids.iter().map(Uuid::to_string).collect();
+    format!("{{{}}}", ids.join(","))
+}
