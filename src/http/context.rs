@@ -25,6 +25,7 @@ use crate::{
         openai,
         relay::{End, Piece, Relay, record_end},
         responses,
+        tokens::tokens,
     },
     telemetry::RequestLog,
 };
@@ -154,7 +155,9 @@ impl ChatContext {
         make_call: impl Fn(&Attempt<'_>) -> Result<Call, Error>,
     ) -> Result<Value, Error> {
         let answer = Box::pin(dispatch_whole(&self.providers, request, Box::new(make_call), &self.log)).await;
-        let (completion, wire) = answer.map_err(|unanswered| unanswered.into_error(openai::plain_error))?;
+        let (completion, wire): (Value, Wire) =
+            answer.map_err(|unanswered| unanswered.into_error(openai::plain_error))?;
+        self.log.count(tokens(&completion["usage"].to_string()), true);
         let message = match wire {
             Wire::Responses => responses::message(&completion),
             _ => openai::message(completion),

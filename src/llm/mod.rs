@@ -26,6 +26,7 @@ pub mod routing;
 #[cfg(test)]
 mod splits;
 pub mod sse;
+pub mod tokens;
 
 use std::{
     borrow::Cow,
@@ -303,7 +304,7 @@ pub const ATTEMPTS: u32 = 3;
 /// What the last attempt came to.
 pub async fn send(providers: &Providers, call: &Call, log: &RequestLog) -> Result<Body, Failure> {
     let client = if call.guarded { &providers.guarded } else { &providers.direct };
-    let _waiting = log.ask();
+    let _waiting = log.ask(call.body.as_ref().map_or(0, Bytes::len));
     let mut attempt = 0;
     loop {
         attempt += 1;

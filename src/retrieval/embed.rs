@@ -2,6 +2,7 @@
 
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     credentials::{Key, Profile},
@@ -10,6 +11,7 @@ use crate::{
         self, Failure, Providers, azure,
         dispatch::{Attempt, dispatch_whole},
         providers::OPENAI,
+        tokens::tokens,
     },
     telemetry::RequestLog,
 };
@@ -31,6 +33,8 @@ struct Request<'a, I> {
 #[derive(Deserialize)]
 struct Reply {
     data: Vec<Embedding>,
+    #[serde(default)]
+    usage: Value,
 }
 
 #[derive(Deserialize)]
@@ -100,6 +104,7 @@ impl Embedder<'_> {
             let call = OPENAI.post(base_url, "/embeddings", &request, key, organization)?;
             llm::complete(self.providers, &call, self.log).await.map_err(map_err)?
         };
+        self.log.count(tokens(&reply.usage.to_string()), true);
         in_order(reply, count).ok_or_else(|| {
             map_err(Failure::Unusable("The provider answered with vectors that do not match the request".to_owned()))
         })
@@ -166,6 +171,7 @@ mod tests {
                 .iter()
                 .map(|(index, embedding)| Embedding { index: *index, embedding: embedding.clone() })
                 .collect(),
+            usage: Value::Null,
         };
         assert_eq!(in_order(reply(&[(1, vector(1.0)), (0, vector(0.0))]), 2), Some(vec![vector(0.0), vector(1.0)]));
         assert_eq!(in_order(reply(&[(0, vector(0.0))]), 2), None);

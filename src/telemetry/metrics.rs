@@ -13,7 +13,7 @@ use prometheus::{
     Opts, Registry, TextEncoder, core::Collector,
 };
 
-use super::{Ended, RequestRecord};
+use super::{Ended, RequestRecord, Tokens};
 
 const NAMESPACE: &str = "chatbot_ui_api";
 /// Buckets for a provider's time: from a fast first text to a slow complete response.
@@ -75,6 +75,7 @@ pub struct Metrics {
     bytes: IntCounterVec,
     retries: IntCounterVec,
     models: IntCounterVec,
+    tokens: IntCounterVec,
     refusals: IntCounterVec,
     pool: GaugeVec,
     pool_most: IntGauge,
@@ -175,6 +176,12 @@ impl Metrics {
                 "Requests that were sent to a model, by provider and model; `other` = not in the catalogue.",
                 &["provider", "model"],
             )?,
+            tokens: counters(
+                at,
+                "tokens_total",
+                "Tokens that providers reported, by provider, model and kind; `cached` is a part of `input`, `reasoning` of `output`.",
+                &["provider", "model", "kind"],
+            )?,
             refusals: counters(
                 at,
                 "provider_refusals_total",
@@ -247,6 +254,15 @@ impl Metrics {
         }
         if let Some(model) = facts.model_label {
             self.models.with_label_values(&[provider[0], model]).inc();
+        }
+        for tokens in facts.asked.iter().filter_map(|asked| asked.tokens) {
+            let model = facts.model_label.unwrap_or("other");
+            let Tokens { input, cached, output, reasoning } = tokens;
+            for (kind, count) in [("input", input), ("cached", cached), ("output", output), ("reasoning", reasoning)] {
+                if count > 0 {
+                    self.tokens.with_label_values(&[provider[0], model, kind]).inc_by(count);
+                }
+            }
         }
         for reason in &facts.refusals {
             self.refusals.with_label_values(&[provider[0], reason]).inc();
