@@ -208,14 +208,15 @@ language sql stable set search_path = '' as $function$
       select from chatbot_ui_api.prices where changed_at > counter.counted_at))
 $function$;
 
--- The part of a budget that requests under way may still take.
+-- The part of a budget that requests under way may still take. A lease that has
+-- run out holds its part until `sweep` replaces it by an estimate.
 create or replace function chatbot_ui_api.reserved(
   budget chatbot_ui_api.budgets, of_user uuid, since timestamptz) returns numeric
 language sql volatile set search_path = '' as $function$
   select coalesce(sum(case budget.unit
       when 'requests' then 1 when 'tokens' then held.input_tokens + held.output_tokens else held.usd end), 0)
   from chatbot_ui_api.reservations held
-  where held.user_id = of_user and held.at >= since and held.expires_at > clock_timestamp()
+  where held.user_id = of_user and held.at >= since
     and (budget.scope = 'all' or not held.own_key) and chatbot_ui_api.matches(budget.model, held.models)
 $function$;
 

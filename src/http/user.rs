@@ -1,5 +1,5 @@
-//! The extractor [`User`]: the one place where session, limits and database meet. A handler that takes it has a
-//! signed-in user; a handler that does not has no access to any profile or key.
+//! The extractors [`User`] and [`Caller`]: the one place where session, limits and database meet. A handler that takes
+//! one has a signed-in user; a handler that does not has no access to any profile or key.
 
 use actix_web::{
     FromRequest, HttpMessage, HttpRequest,
@@ -13,7 +13,10 @@ use uuid::Uuid;
 
 use super::installed;
 use crate::{
-    auth::{Authenticator, Credentials, jwt::TokenError},
+    auth::{
+        Authenticator, Credentials,
+        jwt::{Claims, TokenError},
+    },
     credentials::{Keys, Profile},
     db::{Db, accounts},
     error::Error,
@@ -43,13 +46,67 @@ impl FromRequest for User {
     type Error = Error;
     type Future = LocalBoxFuture<'static, Result<Self, Error>>;
 
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let request = request.clone();
-        Box::pin(async move { authenticate(&request).await })
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let caller = Caller::from_request(request, payload);
+        Box::pin(async move { caller.await?.user(None).await.map(|(user, _)| user) })
     }
 }
 
-async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
+/// A user with a valid token, within the user's limits, whose account is not read yet.
+pub struct Caller {
+    request: HttpRequest,
+    claims: Claims,
+    by_cookie: bool,
+}
+
+impl FromRequest for Caller {
+    type Error = Error;
+    type Future = LocalBoxFuture<'static, Result<Self, Error>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move { verify(request).await })
+    }
+}
+
+impl Caller {
+    /// Returns the user's id.
+    pub fn id(&self) -> Uuid {
+        self.claims.user
+    }
+
+    /// Returns the request.
+    pub fn request(&self) -> &HttpRequest {
+        &self.request
+    }
+
+    /// Reads the user's account, and makes a `reservation` in the same statement; see [`accounts::find`]. With the
+    /// ledger's answer.
+    ///
+    /// # Errors
+    /// If the user or the session is not there any more, or the database does not answer.
+    pub async fn user(&self, reservation: Option<&str>) -> Result<(User, Option<String>), Error> {
+        let Self { request, claims, by_cookie } = self;
+        let (db, server_keys) = (installed::<Db>(request)?, installed::<Keys>(request)?);
+        let account = accounts::find(db, claims.user, claims.session, server_keys, reservation).await?;
+        let account = account.map_err(|reason| refused(*by_cookie, &reason))?;
+        if let Some(log) = request.extensions().get::<RequestLog>() {
+            log.note().user = Some(claims.user);
+        }
+        Ok((User { id: claims.user, profile: account.profile.map(Box::new) }, account.answer))
+    }
+}
+
+fn refused(by_cookie: bool, reason: &dyn std::fmt::Display) -> Error {
+    if by_cookie { Error::UserNotFound(reason.to_string()) } else { Error::TokenRefused(reason.to_string()) }
+}
+
+async fn verify(request: HttpRequest) -> Result<Caller, Error> {
+    let (claims, by_cookie) = verified(&request).await?;
+    Ok(Caller { request, claims, by_cookie })
+}
+
+async fn verified(request: &HttpRequest) -> Result<(Claims, bool), Error> {
     let authenticator = installed::<Authenticator>(request)?;
     // The header may contain invalid bytes, for instance in cookies of other sites.
     let cookies: Vec<_> =
@@ -62,9 +119,6 @@ async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
     if by_cookie && is_cross_site(request) {
         return Err(Error::CrossSite);
     }
-    let refused = |reason: &dyn std::fmt::Display| {
-        if by_cookie { Error::UserNotFound(reason.to_string()) } else { Error::TokenRefused(reason.to_string()) }
-    };
     let limits = installed::<RateLimits>(request)?;
     let verified = authenticator.verify(credentials.access_token()).await;
     // Before the database or the auth server is queried, because queries are limited too.
@@ -73,20 +127,14 @@ async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
         (Err(TokenError::Expired(expired)), Credentials::Cookie(session)) => {
             let slot = limits.admit(expired.user).await?;
             let (claims, cookies) =
-                authenticator.refresh(session, expired.user).await.map_err(|error| refused(&error))?;
+                authenticator.refresh(session, expired.user).await.map_err(|error| refused(by_cookie, &error))?;
             request.extensions_mut().insert(RefreshedCookies(cookies));
             (claims, slot)
         }
-        (Err(error), _) => return Err(refused(&error)),
+        (Err(error), _) => return Err(refused(by_cookie, &error)),
     };
     request.extensions_mut().insert(slot);
-    let server_keys = installed::<Keys>(request)?;
-    let account = accounts::find(installed::<Db>(request)?, claims.user, claims.session, server_keys, None).await?;
-    let profile = account.map_err(|reason| refused(&reason))?.profile;
-    if let Some(log) = request.extensions().get::<RequestLog>() {
-        log.note().user = Some(claims.user);
-    }
-    Ok(User { id: claims.user, profile: profile.map(Box::new) })
+    Ok((claims, by_cookie))
 }
 
 /// The origins, in addition to this server's own, whose pages may use a session cookie: those of `CORS_ORIGINS` and the

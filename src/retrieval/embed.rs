@@ -16,7 +16,8 @@ use crate::{
     telemetry::RequestLog,
 };
 
-const MODEL: &str = "text-embedding-3-small";
+/// The model.
+pub const MODEL: &str = "text-embedding-3-small";
 /// Dimensions of a vector of [`MODEL`], and of its column.
 const DIMENSIONS: usize = 1536;
 /// OpenAI accepts 2,048 texts and 300,000 tokens per request; fewer texts keep the response small, at some 20 KB per

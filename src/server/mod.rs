@@ -59,6 +59,8 @@ pub async fn serve_with(
     let components = Components::new(&config, lookup)?;
     let rate_limits = components.rate_limits.clone();
     actix_web::rt::spawn(async move { rate_limits.keep_connected().await });
+    let ledger = components.ledger.clone();
+    actix_web::rt::spawn(async move { ledger.run().await });
     let server = build(&config, listener, &components, more_routes)?;
     if let Some(listener) = metrics {
         // Runs until the process or its runtime ends, so that the last streams can be observed.
@@ -88,10 +90,12 @@ pub async fn serve_with(
         () = stop() => {
             tracing::warn!("stopping at once: {} streams are cut", components.telemetry.metrics.open_streams());
             // Spans of finished requests may still be on their way to the collector.
+            components.ledger.flush(Duration::from_millis(500)).await;
             components.telemetry.flush(Duration::from_millis(500)).await;
             return Ok(());
         }
     }
+    components.ledger.flush(Duration::from_secs(2)).await;
     components.telemetry.flush(Duration::from_secs(2)).await;
     Ok(())
 }

@@ -39,6 +39,10 @@ pub struct Gauges {
     pub refused_for_user: u64,
     /// Charges refused because all requests held too many bytes.
     pub refused_for_server: u64,
+    /// Entries of the ledger that wait for the database.
+    pub ledger_waiting: usize,
+    /// Entries of the ledger that were lost, because too many waited.
+    pub ledger_lost: u64,
 }
 
 /// Numbers of the database's connection pool.
@@ -85,6 +89,8 @@ pub struct Metrics {
     key_set_age: Gauge,
     buffered_bytes: IntGauge,
     allowance_refused: CounterVec,
+    ledger_waiting: IntGauge,
+    ledger_lost: Counter,
 }
 
 impl Metrics {
@@ -223,6 +229,17 @@ impl Metrics {
                     &["allowance"],
                 )?,
             )?,
+            ledger_waiting: registered(
+                at,
+                IntGauge::with_opts(opts("ledger_waiting", "Entries of the ledger that wait for the database."))?,
+            )?,
+            ledger_lost: registered(
+                at,
+                Counter::with_opts(opts(
+                    "ledger_lost_total",
+                    "Entries of the ledger that were lost because too many waited: an estimate replaces each.",
+                ))?,
+            )?,
             registry,
         })
     }
@@ -303,6 +320,8 @@ impl Metrics {
         {
             raise(&self.allowance_refused.with_label_values(&[allowance]), refused as f64);
         }
+        self.ledger_waiting.set(i64::try_from(gauges.ledger_waiting).unwrap_or(i64::MAX));
+        raise(&self.ledger_lost, gauges.ledger_lost as f64);
         self.key_set_age.set(gauges.key_set_age.map_or(f64::NAN, |age| age.as_secs_f64()));
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;

@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 11] = [
     &["allowance", "credentials", "drain", "http_client", "playground", "telemetry"],
     &["auth", "db", "rate_limit", "tools"],
     &["llm"],
-    &["openapi", "retrieval"],
+    &["openapi", "retrieval", "usage"],
     &["http"],
     &["reverse_proxy"],
     &["config"],

@@ -68,7 +68,7 @@ pub async fn process(
     unread: UnreadBody,
 ) -> Result<HttpResponse, Error> {
     user.profile()?;
-    let (request, form) = unread.read_bytes(&user, body::FORM).await?;
+    let (request, form) = unread.read_bytes(user.id, body::FORM).await?;
     let form = fields(&request, form).await?;
     let maker = Maker::of(form.get("embeddingsProvider").map_or("", String::as_str));
     let missing =
@@ -117,7 +117,7 @@ pub async fn process_docx(
     unread: UnreadBody,
 ) -> Result<HttpResponse, Error> {
     user.profile()?;
-    let body = unread.read(&user, usize::MAX).await?;
+    let body = unread.read(user.id, usize::MAX).await?;
     let Docx { text, file_id, embeddings_provider, file_extension } = body.object("text")?;
     if file_extension != "docx" {
         return Ok(unsupported());
@@ -156,7 +156,7 @@ pub async fn retrieve(
     unread: UnreadBody,
 ) -> Result<HttpResponse, Error> {
     user.profile()?;
-    let body = unread.read(&user, body::QUESTION).await?;
+    let body = unread.read(user.id, body::QUESTION).await?;
     let Question { user_input, file_ids, embeddings_provider, source_count } = body.object("userInput")?;
     let maker = Maker::of(&embeddings_provider);
     if maker == Maker::Nobody {
@@ -173,7 +173,10 @@ pub async fn retrieve(
     };
     check_key(&user, maker)?;
     let vector = match maker {
-        Maker::OpenAi | Maker::Nobody => embedder(&context, &user)?.embed_one(&input, openai::plain_error).await?,
+        Maker::OpenAi | Maker::Nobody => {
+            context.reserve_embeddings(&user, input.len() as u64).await?;
+            embedder(&context, &user)?.embed_one(&input, openai::plain_error).await?
+        }
         Maker::Local => locally(&ingest, vec![input]).await?.pop().unwrap_or_default(),
     };
     let results = files::nearest(&db, user.id, &ids, maker.column(), &vector, count).await?;
@@ -198,6 +201,8 @@ async fn store(
                 .iter()
                 .map(|chunk| (chunk.content.as_str(), usize::try_from(chunk.tokens).unwrap_or(0)))
                 .collect();
+            let tokens = texts.iter().map(|(_, tokens)| *tokens as u64).sum();
+            context.reserve_embeddings(user, tokens).await?;
             embedder(context, user)?.embed(&texts, map_err).await?
         }
         Maker::Local => locally(ingest, chunks.iter().map(|chunk| chunk.content.clone()).collect()).await?,
