@@ -118,32 +118,33 @@ drop trigger if exists budget_changed on chatbot_ui_api.budgets;
 create trigger budget_changed after update of user_id, model, period, unit, scope on chatbot_ui_api.budgets
   for each row execute function chatbot_ui_api.budget_changed();
 
--- The start of a budget's period.
+-- The start of a budget's period. The small functions have no settings of their
+-- own, so that Postgres can put them in place; what calls them has.
 create or replace function chatbot_ui_api.period_start(period text, at timestamptz) returns timestamptz
-language sql immutable set search_path = '' as $function$
+language sql immutable as $function$
   select date_trunc(period, at at time zone 'UTC') at time zone 'UTC'
 $function$;
 
 create or replace function chatbot_ui_api.period_end(period text, at timestamptz) returns timestamptz
-language sql immutable set search_path = '' as $function$
+language sql immutable as $function$
   select (date_trunc(period, at at time zone 'UTC') + ('1 ' || period)::interval) at time zone 'UTC'
 $function$;
 
 -- The lock under which a user's budgets are changed.
 create or replace function chatbot_ui_api.lock_of(of_user uuid) returns bigint
-language sql immutable set search_path = '' as $function$
+language sql immutable as $function$
   select hashtextextended(of_user::text, 7411)
 $function$;
 
-create or replace function chatbot_ui_api.matches(pattern text, names text[]) returns boolean
-language sql immutable set search_path = '' as $function$
-  select pattern is null or exists (
-    select from unnest(names) name
-    where name ilike replace(replace(replace(replace(pattern, '\', '\\'), '%', '\%'), '_', '\_'), '*', '%'))
+create or replace function chatbot_ui_api.matches(pattern text, asked text, called text) returns boolean
+language sql immutable as $function$
+  select pattern is null
+    or asked ilike replace(replace(replace(replace(pattern, '\', '\\'), '%', '\%'), '_', '\_'), '*', '%')
+    or coalesce(called ilike replace(replace(replace(replace(pattern, '\', '\\'), '%', '\%'), '_', '\_'), '*', '%'), false)
 $function$;
 
 create or replace function chatbot_ui_api.budgets_of(of_user uuid) returns setof chatbot_ui_api.budgets
-language sql stable set search_path = '' as $function$
+language sql stable as $function$
   select * from chatbot_ui_api.budgets budget
   where budget.user_id = of_user or (budget.user_id is null and not exists (
     select from chatbot_ui_api.budgets own
@@ -189,35 +190,46 @@ create or replace view chatbot_ui_api.usage_by_user as
 -- What a user has spent of a budget in a period, from the ledger.
 create or replace function chatbot_ui_api.counted(
   budget chatbot_ui_api.budgets, of_user uuid, since timestamptz) returns numeric
-language sql stable set search_path = '' as $function$
-  select coalesce(sum(case budget.unit
-      when 'requests' then requests when 'tokens' then input_tokens + output_tokens else usd end), 0)
-  from chatbot_ui_api.priced_usage used
-  where used.user_id = of_user and used.at >= since and used.at < chatbot_ui_api.period_end(budget.period, since)
-    and (budget.scope = 'all' or not used.own_key)
-    and chatbot_ui_api.matches(budget.model, array[used.model, used.served_model])
+language plpgsql stable set search_path = '' as $function$
+begin
+  return (
+    select coalesce(sum(case budget.unit
+        when 'requests' then requests when 'tokens' then input_tokens + output_tokens else usd end), 0)
+    from chatbot_ui_api.priced_usage used
+    where used.user_id = of_user and used.at >= counted.since
+      and used.at < chatbot_ui_api.period_end(budget.period, counted.since)
+      and (budget.scope = 'all' or not used.own_key)
+      and chatbot_ui_api.matches(budget.model, used.model, used.served_model));
+end
 $function$;
 
 -- The same as it is kept; NULL if it is not.
 create or replace function chatbot_ui_api.kept(
   budget chatbot_ui_api.budgets, of_user uuid, since timestamptz) returns numeric
-language sql stable set search_path = '' as $function$
-  select counter.used from chatbot_ui_api.counters counter
-  where counter.budget_id = budget.id and counter.user_id = of_user and counter.since = kept.since
-    and (budget.unit <> 'usd' or not exists (
-      select from chatbot_ui_api.prices where changed_at > counter.counted_at))
+language plpgsql stable set search_path = '' as $function$
+begin
+  return (
+    select counter.used from chatbot_ui_api.counters counter
+    where counter.budget_id = budget.id and counter.user_id = of_user and counter.since = kept.since
+      and (budget.unit <> 'usd' or not exists (
+        select from chatbot_ui_api.prices where changed_at > counter.counted_at)));
+end
 $function$;
 
 -- The part of a budget that requests under way may still take. A lease that has
 -- run out holds its part until `sweep` replaces it by an estimate.
 create or replace function chatbot_ui_api.reserved(
   budget chatbot_ui_api.budgets, of_user uuid, since timestamptz) returns numeric
-language sql volatile set search_path = '' as $function$
-  select coalesce(sum(case budget.unit
-      when 'requests' then 1 when 'tokens' then held.input_tokens + held.output_tokens else held.usd end), 0)
-  from chatbot_ui_api.reservations held
-  where held.user_id = of_user and held.at >= since
-    and (budget.scope = 'all' or not held.own_key) and chatbot_ui_api.matches(budget.model, held.models)
+language plpgsql volatile set search_path = '' as $function$
+begin
+  return (
+    select coalesce(sum(case budget.unit
+        when 'requests' then 1 when 'tokens' then held.input_tokens + held.output_tokens else held.usd end), 0)
+    from chatbot_ui_api.reservations held
+    where held.user_id = of_user and held.at >= reserved.since
+      and (budget.scope = 'all' or not held.own_key)
+      and chatbot_ui_api.matches(budget.model, held.models[1], held.models[2]));
+end
 $function$;
 
 -- Begins a request: reserves what it may take at most in each of the user's
@@ -246,7 +258,7 @@ begin
   perform set_config('synchronous_commit', 'off', true);
   for budget in
     select * from chatbot_ui_api.budgets_of(of_user) candidate
-    where (candidate.scope = 'all' or not own) and chatbot_ui_api.matches(candidate.model, names)
+    where (candidate.scope = 'all' or not own) and chatbot_ui_api.matches(candidate.model, names[1], names[2])
   loop
     if not locked then
       perform pg_advisory_xact_lock(chatbot_ui_api.lock_of(of_user));
@@ -299,7 +311,7 @@ language sql volatile set search_path = '' as $function$
           when 'tokens' then used.input_tokens + used.output_tokens else coalesce(used.usd, 0) end) as amount
     from chatbot_ui_api.priced_usage used
     join chatbot_ui_api.budgets budget on (budget.scope = 'all' or not used.own_key)
-      and chatbot_ui_api.matches(budget.model, array[used.model, used.served_model])
+      and chatbot_ui_api.matches(budget.model, used.model, used.served_model)
     where used.id = any (ids)
     group by 1, 2, 3
   ) spent
@@ -503,7 +515,12 @@ begin
     execute format('revoke all on function %s from public', made.signature);
   end loop;
 
-  if to_regprocedure('auth.uid()') is not null then
+  -- A name that this role may not see is an error, so the catalogue is read.
+  if exists (
+    select from pg_proc proc join pg_namespace space on space.oid = pronamespace
+    where space.nspname = 'auth' and proname = 'uid' and pronargs = 0
+      and has_schema_privilege(space.oid, 'usage') and has_function_privilege(proc.oid, 'execute')
+  ) then
     drop policy if exists "own usage" on chatbot_ui_api.usage;
     create policy "own usage" on chatbot_ui_api.usage for select using (user_id = (select auth.uid()));
     drop policy if exists "own usage" on chatbot_ui_api.usage_days;

@@ -70,6 +70,24 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Print what was used, and what it cost by the catalogue's prices
+    #[command(
+        after_help = "Examples:\n  chatbot-ui-api usage                       everybody, by day\n  chatbot-ui-api usage --by user             who spent what\n  chatbot-ui-api usage --user demo@example.com --by model --csv > usage.csv"
+    )]
+    Usage {
+        /// Only this user, by the e-mail address or the id
+        #[arg(long, value_name = "EMAIL")]
+        user: Option<String>,
+        /// The groups of the rows
+        #[arg(long, value_enum, default_value_t = cli::usage::By::Day)]
+        by: cli::usage::By,
+        /// Print a list of JSON objects
+        #[arg(long, conflicts_with = "csv")]
+        json: bool,
+        /// Print CSV
+        #[arg(long)]
+        csv: bool,
+    },
     /// Test if a server with these settings answers on this machine: exit status 0 if it does, for container health
     /// checks
     #[command(
@@ -107,6 +125,14 @@ fn main() -> ExitCode {
         Command::Check => cli::check::run(),
         Command::Models { ask } => cli::models::run(ask),
         Command::Token { user, json } => cli::token::run(&user, json),
+        Command::Usage { user, by, json, csv } => {
+            let form = match (json, csv) {
+                (true, _) => cli::usage::Form::Json,
+                (_, true) => cli::usage::Form::Csv,
+                _ => cli::usage::Form::Table,
+            };
+            cli::usage::run(user.as_deref(), by, form)
+        }
         Command::Health { ready } => cli::health::run(ready),
         Command::Completions { shell } => cli::help::completions(shell, &mut Arguments::command()),
         Command::Man => cli::help::manual(Arguments::command()),

@@ -149,3 +149,38 @@ fn array(ids: &[Uuid]) -> String {
     let ids: Vec<String> = ids.iter().map(Uuid::to_string).collect();
     format!("{{{}}}", ids.join(","))
 }
+
+/// Returns the statement for an export, as text, by day, by model or (neither) by user; `with_names`: users by their
+/// addresses.
+pub fn export(by_day: bool, by_model: bool, with_names: bool, user: Option<Uuid>) -> String {
+    let (group, order) = match (by_day, by_model) {
+        (true, _) => ("used.day::text", "1"),
+        (_, true) => ("used.provider, used.served_model", "sum(used.input_tokens + used.output_tokens) desc, 1, 2"),
+        _ if with_names => {
+            ("coalesce(account.email, used.user_id::text)", "sum(used.input_tokens + used.output_tokens) desc, 1")
+        }
+        _ => ("used.user_id::text", "sum(used.input_tokens + used.output_tokens) desc, 1"),
+    };
+    let join = if with_names { "left join auth.users account on account.id = used.user_id" } else { "" };
+    let only = user.map(|user| format!("where used.user_id = '{user}'")).unwrap_or_default();
+    format!(
+        "select {group}, sum(used.requests)::text, sum(used.input_tokens)::text, sum(used.cached_tokens)::text, \
+                sum(used.output_tokens)::text, sum(used.reasoning_tokens)::text, \
+                sum(used.input_tokens + used.output_tokens)::text, trim_scale(round(sum(used.usd), 6))::text \
+         from chatbot_ui_api.usage_by_day used {join} {only} group by {group} order by {order}"
+    )
+}
+
+/// Tells if this role may read users' addresses.
+pub async fn can_read_addresses(connection: &mut PgConnection) -> bool {
+    sqlx::raw_sql("select email from auth.users limit 0").execute(connection).await.is_ok()
+}
+
+/// Finds a user by the e-mail address.
+///
+/// # Errors
+/// If this role may not read them.
+pub async fn user_with_address(connection: &mut PgConnection, address: &str) -> sqlx::Result<Option<Uuid>> {
+    let sql = "select id from auth.users where lower(email) = lower($1) and deleted_at is null";
+    sqlx::query_scalar(sql).bind(address).persistent(false).fetch_optional(connection).await
+}

