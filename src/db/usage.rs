@@ -184,3 +184,26 @@ pub async fn user_with_address(connection: &mut PgConnection, address: &str) -> 
     let sql = "select id from auth.users where lower(email) = lower($1) and deleted_at is null";
     sqlx::query_scalar(sql).bind(address).persistent(false).fetch_optional(connection).await
 }
+
+/// The ledger's content, for `check`.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Summary {
+    /// The number of budgets.
+    pub budgets: i64,
+    /// The number of budgets in dollars.
+    pub in_usd: i64,
+    /// The models of the last forty days, each with its provider, as JSON.
+    pub models: String,
+}
+
+/// Reads the ledger's content.
+///
+/// # Errors
+/// If the database does not answer.
+pub async fn summary(connection: &mut PgConnection) -> sqlx::Result<Summary> {
+    let sql = format!(
+        "select count(*) as budgets, count(*) filter (where unit = 'usd') as in_usd, ({MODELS}) as models \
+         from chatbot_ui_api.budgets"
+    );
+    sqlx::query_as(sqlx::AssertSqlSafe(sql)).persistent(false).fetch_one(connection).await
+}

@@ -36,6 +36,7 @@ use crate::{
     telemetry::{Facts, RequestLog},
 };
 use estimate::Estimate;
+pub use prices::has_price;
 
 /// Settings of the ledger.
 #[derive(Debug, Clone, Copy)]

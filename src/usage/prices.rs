@@ -15,6 +15,11 @@ pub(super) fn price(provider: &str, model: &str) -> Option<Prices> {
     prices.input.map(|_| prices)
 }
 
+/// Tells if the catalogue has a price of a model.
+pub fn has_price(provider: &str, model: &str) -> bool {
+    price(provider, model).is_some()
+}
+
 /// Returns the price of a model as the database takes it.
 pub(super) fn row(provider: &str, model: &str) -> Option<Value> {
     let prices = price(provider, model)?;

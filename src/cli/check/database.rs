@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::{PgConnection, postgres::PgSslMode};
 
-use super::{LIMIT, Line, fail, models as model_names, ok, warn};
+use super::{LIMIT, Line, fail, models as model_names, ok, usage, warn};
 use crate::{
     config::Config,
     db::inspect,
@@ -33,6 +33,7 @@ pub async fn lines(config: &Config) -> Vec<Line> {
         lines.extend(models(&mut connection).await?);
         lines.extend(files(&mut connection).await?);
         lines.extend(hidden(config, &mut connection).await?);
+        lines.extend(usage::lines(config, &mut connection).await?);
         lines.extend(model_names::lines(config, &mut connection).await);
         Ok::<_, sqlx::Error>(())
     };
