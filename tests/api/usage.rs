@@ -1,6 +1,7 @@
 //! The ledger and the budgets.
 
 mod budgets;
+mod failures;
 mod rows;
 mod schema;
 
