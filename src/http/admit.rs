@@ -46,7 +46,7 @@ pub async fn admit(
     route: Route,
 ) -> Result<(User, Body), Error> {
     let ledger = installed::<Ledger>(caller.request())?;
-    if !ledger.is_on().await {
+    if !ledger.is_on().await? {
         let (user, _) = caller.user(None).await?;
         let body = unread.read(user.id, limit).await?;
         return Ok((user, body));
@@ -74,11 +74,15 @@ pub async fn admit(
         // The schema may be gone.
         Err(Error::Internal(detail)) => {
             ledger.doubt();
-            if ledger.is_on().await {
+            if ledger.is_on().await? {
                 return Err(Error::Internal(detail));
             }
             let (user, _) = caller.user(None).await?;
             Ok((user, body))
+        }
+        Err(error @ (Error::UserNotFound(_) | Error::TokenRefused(_))) => {
+            reservation.not_made();
+            Err(error)
         }
         Err(error) => Err(error),
     }

@@ -107,7 +107,7 @@ impl ChatContext {
     /// If a budget has no room, or the database does not answer.
     pub async fn reserve_embeddings(&self, user: &User, tokens: u64) -> Result<(), Error> {
         let ledger = installed::<Ledger>(&self.request)?;
-        if !ledger.is_on().await {
+        if !ledger.is_on().await? {
             return Ok(());
         }
         let provider = if user.profile()?.use_azure_openai { azure::PROVIDER } else { OPENAI.path };

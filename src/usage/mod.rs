@@ -18,7 +18,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde_json::{Value, json};
@@ -27,7 +27,10 @@ use uuid::Uuid;
 
 use crate::{
     credentials::{Key, Keys},
-    db::{Db, usage::Schema},
+    db::{
+        Db,
+        usage::{self, Schema},
+    },
     error::Error,
     llm::{
         azure,
@@ -60,7 +63,8 @@ struct Shared {
     keys: Arc<Keys>,
     db: Db,
     state: AtomicU8,
-    looking: tokio::sync::Mutex<()>,
+    /// The time of the last look that failed, and its reason.
+    looking: tokio::sync::Mutex<Option<(Instant, String)>>,
     /// Requests under way, whose leases are renewed.
     open: Mutex<HashSet<Uuid>>,
     queue: Mutex<Queue>,
@@ -81,6 +85,9 @@ enum Item {
     /// A reservation that was not needed, to be freed not before this time: its statement may still run.
     Release(Uuid, Instant),
 }
+
+/// Time after a failed look until the next one.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 const UNKNOWN: u8 = 0;
 const OFF: u8 = 1;
@@ -126,24 +133,35 @@ impl Ledger {
     }
 
     /// Tells if usage is counted. Only before the first look does this take a statement.
-    pub async fn is_on(&self) -> bool {
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn is_on(&self) -> Result<bool, Error> {
         match self.0.state.load(Ordering::Acquire) {
-            UNKNOWN => self.look().await == ON,
-            state => state == ON,
+            UNKNOWN => self.look().await,
+            state => Ok(state == ON),
         }
     }
 
     /// Looks for the schema, and says what it finds if that is new.
-    async fn look(&self) -> u8 {
-        let _one = self.0.looking.lock().await;
+    async fn look(&self) -> Result<bool, Error> {
+        // One look serves all who wait for it.
+        let mut failed = self.0.looking.lock().await;
         let before = self.0.state.load(Ordering::Acquire);
         if before == ON || !self.0.settings.on {
-            return before;
+            return Ok(before == ON);
         }
-        let found = match crate::db::usage::schema(&self.0.db).await {
+        if let Some((at, detail)) = &*failed
+            && at.elapsed() < LOOK_AGAIN
+        {
+            return Err(Error::DatabaseUnavailable(detail.clone()));
+        }
+        let found = match usage::schema(&self.0.db).await {
             Ok(found) => found,
-            // The database is away: whoever asks next looks again.
-            Err(_) => return before,
+            Err(error) => {
+                *failed = Some((Instant::now(), error.detail().into_owned()));
+                return Err(error);
+            }
         };
         let state = if found == Schema::Usable { ON } else { OFF };
         if state != before {
@@ -161,7 +179,7 @@ impl Ledger {
         }
         self.0.state.store(state, Ordering::Release);
         self.0.wake.notify_one();
-        state
+        Ok(state == ON)
     }
 
     /// Forgets that the schema is there, after an error that may mean the opposite.
@@ -184,7 +202,7 @@ impl Ledger {
     /// [`Error::BudgetSpent`], or if the database does not answer.
     pub async fn reserve(&self, user: Uuid, plan: Plan, log: &RequestLog) -> Result<(), Error> {
         let reservation = self.begin(user, plan);
-        let answer = crate::db::usage::reserve(&self.0.db, user, &reservation.request()).await?;
+        let answer = usage::reserve(&self.0.db, user, &reservation.request()).await?;
         reservation.granted(answer.as_deref(), log)
     }
 
@@ -227,15 +245,15 @@ impl Ledger {
     /// # Errors
     /// [`Error::NotCounted`], or if the database does not answer.
     pub async fn report(&self, user: Uuid) -> Result<String, Error> {
-        if !self.is_on().await {
+        if !self.is_on().await? {
             return Err(Error::NotCounted);
         }
-        crate::db::usage::report(&self.0.db, user).await
+        usage::report(&self.0.db, user).await
     }
 }
 
 impl Reservation {
-    /// Returns the request for the database; see [`crate::db::usage::reserve`].
+    /// Returns the request for the database; see [`usage::reserve`].
     pub fn request(&self) -> String {
         let Plan { route, provider, models, estimate } = &self.plan;
         let price = prices::price(provider, models.last().map_or("", String::as_str)).unwrap_or_default();
@@ -248,6 +266,11 @@ impl Reservation {
             "input_usd": price.input.unwrap_or(0.0) / 1e6, "output_usd": price.output.unwrap_or(0.0) / 1e6,
         });
         request.to_string()
+    }
+
+    /// Ends a reservation that was surely not made.
+    pub fn not_made(mut self) {
+        self.is_settled = true;
     }
 
     /// Takes the database's answer. If the request may begin, it is counted once it has ended, whatever its end.

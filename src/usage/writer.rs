@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Item, Ledger, OFF, ON, lock, prices};
+use super::{Item, Ledger, ON, lock, prices};
 use crate::{db::usage, error::Error};
 
 /// The longest time that a statement may still run after its request was given up.
@@ -37,14 +37,19 @@ impl Ledger {
         let mut known = HashSet::new();
         let (mut renewed, mut rolled_up, mut is_priced) = (None::<Instant>, None::<Instant>, false);
         loop {
-            if !self.is_on().await {
-                // A schema that is not there any more takes nothing.
-                if self.0.state.load(Ordering::Acquire) == OFF {
+            match self.is_on().await {
+                Ok(true) => {}
+                Ok(false) => {
+                    // A schema that is not there any more takes nothing.
                     lock(&self.0.queue).waiting.clear();
+                    tokio::time::sleep(LOOK).await;
+                    let _ = self.look().await;
+                    continue;
                 }
-                tokio::time::sleep(if self.0.state.load(Ordering::Acquire) == OFF { LOOK } else { PAUSE }).await;
-                self.look().await;
-                continue;
+                Err(_) => {
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
             }
             if !is_priced {
                 is_priced = self.refresh_prices().await.is_ok();
