@@ -256,6 +256,8 @@ declare
 begin
   -- What a crash of the database would lose is written again when the request ends.
   perform set_config('synchronous_commit', 'off', true);
+  -- The statement may be sent once more, if its connection broke.
+  delete from chatbot_ui_api.reservations where id = (request ->> 'id')::uuid;
   for budget in
     select * from chatbot_ui_api.budgets_of(of_user) candidate
     where (candidate.scope = 'all' or not own) and chatbot_ui_api.matches(candidate.model, names[1], names[2])

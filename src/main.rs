@@ -46,9 +46,13 @@ enum Command {
     /// Check the configuration: one line for each finding and what to do about it; exit status 1 if something required
     /// fails
     #[command(
-        after_help = "Examples:\n  chatbot-ui-api check                       before the first start\n  chatbot-ui-api check | grep -v '^ok'       only what needs attention"
+        after_help = "Examples:\n  chatbot-ui-api check                       before the first start\n  chatbot-ui-api check | grep -v '^ok'       only what needs attention\n  chatbot-ui-api check --json | jq .failed   for a script"
     )]
-    Check,
+    Check {
+        /// Print one JSON object instead of lines
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the model that is called for each of chatbot-ui's picker, the reason, its end and its price
     #[command(
         after_help = "Examples:\n  chatbot-ui-api models                      by the catalogue and MODEL_ALIASES\n  chatbot-ui-api models --ask                and whether the providers list them"
@@ -122,7 +126,7 @@ fn main() -> ExitCode {
         Command::Serve { playground } => cli::serve::run(playground),
         Command::Demo => demo::run(),
         Command::Migrate { usage } => cli::migrate::run(usage),
-        Command::Check => cli::check::run(),
+        Command::Check { json } => cli::check::run(json),
         Command::Models { ask } => cli::models::run(ask),
         Command::Token { user, json } => cli::token::run(&user, json),
         Command::Usage { user, by, json, csv } => {

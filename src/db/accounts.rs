@@ -1,11 +1,11 @@
 //! `auth.users`, `auth.sessions` and `public.profiles`: the account of a session, read in one statement.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, PoisonError};
 
 use sqlx::{FromRow, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::pool::{Db, SessionCheck};
+use super::pool::{Db, SessionCheck, Value};
 use crate::{
     credentials::{self, Keys, Profile},
     error::Error,
@@ -60,6 +60,25 @@ static CHECKED: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
+/// As [`CHECKED`], by the function of docs/role.sql, for a role that may not read the schema `auth` itself.
+static BY_FUNCTION: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "select coalesce(account.user_exists, false) as user_exists, coalesce(account.banned, false) as banned, \
+                coalesce(account.session_lives, false) as session_lives, \
+                profile.user_id is not null as has_profile, \
+                coalesce(profile.use_azure_openai, false) as use_azure_openai{} \
+         from chatbot_ui_api.account_state($1::uuid, $2::uuid) account \
+         left join public.profiles profile on profile.user_id = $1",
+        *KEY_COLUMNS
+    )
+});
+
+/// Tells if docs/role.sql made its function for this role; for [`super::inspect`].
+pub(super) const HAS_FUNCTION: &str = "select exists ( \
+    select from pg_proc join pg_namespace space on space.oid = pronamespace \
+    where space.nspname = 'chatbot_ui_api' and proname = 'account_state' and pronargs = 2 \
+      and has_schema_privilege(space.oid, 'usage') and has_function_privilege(pg_proc.oid, 'execute'))";
+
 static UNCHECKED: LazyLock<String> = LazyLock::new(|| {
     format!(
         "select true as user_exists, false as banned, true as session_lives, \
@@ -71,7 +90,9 @@ static UNCHECKED: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-static RESERVING: LazyLock<[String; 2]> = LazyLock::new(|| [reserving(&CHECKED), reserving(&UNCHECKED)]);
+/// The statements of [`statement`], which also make a reservation.
+static RESERVING: LazyLock<[String; 3]> =
+    LazyLock::new(|| [Source::Tables, Source::Function, Source::Token].map(|source| reserving(statement(source))));
 
 /// Adds a reservation in the ledger to a statement, for an account that is not refused.
 fn reserving(statement: &str) -> String {
@@ -82,19 +103,23 @@ fn reserving(statement: &str) -> String {
     )
 }
 
-fn reserving_statement(check: SessionCheck) -> &'static str {
-    let [checked, unchecked] = &*RESERVING;
-    match check {
-        SessionCheck::Database => checked,
-        SessionCheck::Token => unchecked,
-    }
+/// The source of a session's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// `auth.users` and `auth.sessions`.
+    Tables,
+    /// The function of docs/role.sql.
+    Function,
+    /// The token alone.
+    Token,
 }
 
 /// The statement that every authenticated request runs.
-pub(super) fn statement(check: SessionCheck) -> &'static str {
-    match check {
-        SessionCheck::Database => &CHECKED,
-        SessionCheck::Token => &UNCHECKED,
+pub(super) fn statement(source: Source) -> &'static str {
+    match source {
+        Source::Tables => &CHECKED,
+        Source::Function => &BY_FUNCTION,
+        Source::Token => &UNCHECKED,
     }
 }
 
@@ -139,14 +164,38 @@ pub async fn find(
     environment: &Arc<Keys>,
     reservation: Option<&str>,
 ) -> Result<Result<Found, Refused>, Error> {
-    let query = match reservation {
-        None => sqlx::query_as::<_, Account>(statement(db.session_check)).bind(user).bind(session),
-        Some(reservation) => sqlx::query_as::<_, Account>(reserving_statement(db.session_check))
-            .bind(user)
-            .bind(session)
-            .bind(reservation.to_owned()),
+    let values =
+        [Value::Id(user), session.map_or(Value::NoId, Value::Id), Value::Text(reservation.unwrap_or_default())];
+    let read = |source| match reservation {
+        None => db.optional::<Account>(statement(source), &values[..2]),
+        Some(_) => db.optional::<Account>(&RESERVING[source as usize], &values),
     };
-    let Some(account) = db.optional(query).await? else {
+    let account = match db.session_check {
+        SessionCheck::Token => read(Source::Token).await?,
+        SessionCheck::Database => {
+            let known = *db.source.read().unwrap_or_else(PoisonError::into_inner);
+            let first = known.unwrap_or(Source::Function);
+            match read(first).await {
+                // The function is not there, or was made or dropped since, with privileges to match.
+                Err(refused @ Error::Internal(_)) => {
+                    let other = if first == Source::Function { Source::Tables } else { Source::Function };
+                    let account = read(other).await;
+                    if account.is_ok() {
+                        remember(db, other);
+                    }
+                    // The tables' own error says what is missing.
+                    if first == Source::Tables { account.map_err(|_| refused)? } else { account? }
+                }
+                answer => {
+                    if known.is_none() && answer.is_ok() {
+                        remember(db, first);
+                    }
+                    answer?
+                }
+            }
+        }
+    };
+    let Some(account) = account else {
         return Ok(Err(Refused::Gone));
     };
     Ok(if !account.user_exists {
@@ -159,6 +208,12 @@ pub async fn find(
         let profile = account.profile.map(|profile| Profile { environment: environment.clone(), ..profile });
         Ok(Found { profile, answer: account.answer })
     })
+}
+
+/// Remembers the source that works, so that new connections prepare its statement ahead.
+fn remember(db: &Db, source: Source) {
+    *db.source.write().unwrap_or_else(PoisonError::into_inner) = Some(source);
+    *db.prepared.write().unwrap_or_else(PoisonError::into_inner) = Some(statement(source));
 }
 
 /// Runs the statement of every request, to see that the database answers it.
@@ -179,8 +234,8 @@ pub async fn ready(db: &Db) -> Result<(), Error> {
 /// # Errors
 /// If the database does not answer.
 pub async fn is_username_taken(db: &Db, username: &str) -> Result<bool, Error> {
-    let query = sqlx::query_as::<_, (bool,)>(USERNAME_TAKEN);
-    Ok(db.optional(query.bind(username)).await?.is_some_and(|(taken,)| taken))
+    let taken = db.optional::<(bool,)>(USERNAME_TAKEN, &[Value::Text(username)]).await?;
+    Ok(taken.is_some_and(|(taken,)| taken))
 }
 
 /// Returns the name of a user, not necessarily the caller's.
@@ -188,6 +243,5 @@ pub async fn is_username_taken(db: &Db, username: &str) -> Result<bool, Error> {
 /// # Errors
 /// If the database does not answer.
 pub async fn username(db: &Db, user: Uuid) -> Result<Option<String>, Error> {
-    let query = sqlx::query_as::<_, (String,)>(USERNAME);
-    Ok(db.optional(query.bind(user)).await?.map(|(name,)| name))
+    Ok(db.optional::<(String,)>(USERNAME, &[Value::Id(user)]).await?.map(|(name,)| name))
 }

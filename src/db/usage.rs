@@ -5,7 +5,7 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::pool::Db;
+use super::pool::{Db, Value};
 use crate::error::Error;
 
 /// The schema, for `migrate --usage`.
@@ -23,7 +23,7 @@ const SWEEP: &str = "select chatbot_ui_api.sweep()";
 const MODELS: &str = "select coalesce(jsonb_agg(jsonb_build_array(provider, model)), '[]')::text \
      from chatbot_ui_api.models_since((now() at time zone 'UTC')::date - 40)";
 const SET_PRICES: &str = "select chatbot_ui_api.set_prices($1::jsonb)";
-const ROLL_UP: &str = "select chatbot_ui_api.roll_up($1, $2)";
+const ROLL_UP: &str = "select chatbot_ui_api.roll_up($1::int, $2::int)";
 const REPORT: &str = "select chatbot_ui_api.report($1)::text";
 
 /// The state of the schema.
@@ -70,7 +70,7 @@ pub async fn look_up(connection: &mut PgConnection) -> sqlx::Result<Schema> {
 /// # Errors
 /// If the database does not answer.
 pub async fn schema(db: &Db) -> Result<Schema, Error> {
-    Ok(Schema::new(db.optional(sqlx::query_as(STATE)).await?))
+    Ok(Schema::new(db.optional(STATE, &[]).await?))
 }
 
 /// Reserves what a request may take. `request` is an object: `id`, `route`, `provider`, `models` (as named, as to be
@@ -80,8 +80,8 @@ pub async fn schema(db: &Db) -> Result<Schema, Error> {
 /// # Errors
 /// If the database does not answer.
 pub async fn reserve(db: &Db, user: Uuid, request: &str) -> Result<Option<String>, Error> {
-    let query = sqlx::query_as::<_, (Option<String>,)>(RESERVE).bind(user).bind(request.to_owned());
-    Ok(db.optional(query).await?.and_then(|(answer,)| answer))
+    let found = db.optional::<(Option<String>,)>(RESERVE, &[Value::Id(user), Value::Text(request)]).await?;
+    Ok(found.and_then(|(answer,)| answer))
 }
 
 /// Writes rows of the ledger, in place of what was reserved for them, and frees what was `released`.
@@ -89,8 +89,8 @@ pub async fn reserve(db: &Db, user: Uuid, request: &str) -> Result<Option<String
 /// # Errors
 /// If the database does not answer, or refuses a row.
 pub async fn settle(db: &Db, rows: &str, released: &[Uuid]) -> Result<(), Error> {
-    let query = sqlx::query_as::<_, (i64,)>(SETTLE).bind(rows.to_owned()).bind(array(released));
-    db.optional(query).await.map(|_| ())
+    let released = array(released);
+    db.optional::<(i64,)>(SETTLE, &[Value::Text(rows), Value::Text(&released)]).await.map(|_| ())
 }
 
 /// Extends the leases of these requests.
@@ -98,7 +98,7 @@ pub async fn settle(db: &Db, rows: &str, released: &[Uuid]) -> Result<(), Error>
 /// # Errors
 /// If the database does not answer.
 pub async fn renew(db: &Db, ids: &[Uuid]) -> Result<(), Error> {
-    db.optional(sqlx::query_as::<_, (i64,)>(RENEW).bind(array(ids))).await.map(|_| ())
+    db.optional::<(i64,)>(RENEW, &[Value::Text(&array(ids))]).await.map(|_| ())
 }
 
 /// Ends the requests whose lease has run out, and returns their number.
@@ -106,7 +106,7 @@ pub async fn renew(db: &Db, ids: &[Uuid]) -> Result<(), Error> {
 /// # Errors
 /// If the database does not answer.
 pub async fn sweep(db: &Db) -> Result<i64, Error> {
-    Ok(db.optional(sqlx::query_as::<_, (i64,)>(SWEEP)).await?.map_or(0, |(swept,)| swept))
+    Ok(db.optional::<(i64,)>(SWEEP, &[]).await?.map_or(0, |(swept,)| swept))
 }
 
 /// Returns the models of the last forty days, each with its provider, as JSON.
@@ -114,7 +114,7 @@ pub async fn sweep(db: &Db) -> Result<i64, Error> {
 /// # Errors
 /// If the database does not answer.
 pub async fn models(db: &Db) -> Result<String, Error> {
-    let found = db.optional(sqlx::query_as::<_, (String,)>(MODELS)).await?;
+    let found = db.optional::<(String,)>(MODELS, &[]).await?;
     Ok(found.map(|(models,)| models).unwrap_or_default())
 }
 
@@ -123,7 +123,7 @@ pub async fn models(db: &Db) -> Result<String, Error> {
 /// # Errors
 /// If the database does not answer.
 pub async fn set_prices(db: &Db, prices: &str) -> Result<(), Error> {
-    db.optional(sqlx::query_as::<_, (i64,)>(SET_PRICES).bind(prices.to_owned())).await.map(|_| ())
+    db.optional::<(i64,)>(SET_PRICES, &[Value::Text(prices)]).await.map(|_| ())
 }
 
 /// Replaces at most `most` rows that are older than `keep_days` by daily ones, and returns their number.
@@ -131,8 +131,8 @@ pub async fn set_prices(db: &Db, prices: &str) -> Result<(), Error> {
 /// # Errors
 /// If the database does not answer.
 pub async fn roll_up(db: &Db, keep_days: i32, most: i32) -> Result<i64, Error> {
-    let query = sqlx::query_as::<_, (i64,)>(ROLL_UP).bind(keep_days).bind(most);
-    Ok(db.optional(query).await?.map_or(0, |(rows,)| rows))
+    let (keep_days, most) = (keep_days.to_string(), most.to_string());
+    Ok(db.optional::<(i64,)>(ROLL_UP, &[Value::Text(&keep_days), Value::Text(&most)]).await?.map_or(0, |(rows,)| rows))
 }
 
 /// Returns a user's own figures as JSON.
@@ -140,7 +140,7 @@ pub async fn roll_up(db: &Db, keep_days: i32, most: i32) -> Result<i64, Error> {
 /// # Errors
 /// If the database does not answer.
 pub async fn report(db: &Db, user: Uuid) -> Result<String, Error> {
-    let found = db.optional(sqlx::query_as::<_, (String,)>(REPORT).bind(user)).await?;
+    let found = db.optional::<(String,)>(REPORT, &[Value::Id(user)]).await?;
     found.map(|(report,)| report).ok_or_else(|| Error::Internal("the ledger gives no report".to_owned()))
 }
 

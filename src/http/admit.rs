@@ -39,13 +39,13 @@ pub enum Route {
 /// # Errors
 /// If the user is refused, the body cannot be read, or a budget has no room.
 pub async fn admit(
-    caller: Caller,
+    mut caller: Caller,
     context: &ChatContext,
     unread: UnreadBody,
     limit: usize,
     route: Route,
 ) -> Result<(User, Body), Error> {
-    let ledger = installed::<Ledger>(caller.request())?;
+    let ledger = installed::<Ledger>(caller.request())?.clone();
     if !ledger.is_on().await? {
         let (user, _) = caller.user(None).await?;
         let body = unread.read(user.id, limit).await?;

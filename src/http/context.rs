@@ -10,6 +10,7 @@ use actix_web::{
 };
 use futures::{Stream, StreamExt, future::Either, stream};
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::{
     installed,
@@ -17,10 +18,10 @@ use super::{
     user::User,
 };
 use crate::{
-    allowance::Charge,
+    allowance::{Buffers, Charge},
     error::Error,
     llm::{
-        Call, Failure, Providers, Wire,
+        Call, Failure, Providers, Reading, Wire,
         answer::{Finish, Wanted},
         azure,
         dispatch::{Attempt, MakeCall, ModelRequest, Unanswered, dispatch, dispatch_whole},
@@ -125,6 +126,14 @@ impl ChatContext {
         self.request.extensions_mut().remove::<Charge>()
     }
 
+    /// Begins a charge to a user, for what is kept beside the request's body.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if there is no allowance, which is a bug.
+    pub fn charge_to(&self, user: Uuid) -> Result<Charge, Error> {
+        installed::<Buffers>(&self.request)?.charge(user, 0)
+    }
+
     /// Whether the client takes events.
     pub fn as_events(&self) -> bool {
         self.as_events
@@ -175,10 +184,12 @@ impl ChatContext {
     /// If it fails, in the provider's words.
     pub async fn message(
         &self,
+        user: Uuid,
         request: ModelRequest,
         make_call: impl Fn(&Attempt<'_>) -> Result<Call, Error>,
     ) -> Result<Value, Error> {
-        let answer = Box::pin(dispatch_whole(&self.providers, request, Box::new(make_call), &self.log)).await;
+        let reading = Reading::json(self.charge_to(user)?);
+        let answer = Box::pin(dispatch_whole(&self.providers, request, Box::new(make_call), &self.log, reading)).await;
         let (completion, wire): (Value, Wire) =
             answer.map_err(|unanswered| unanswered.into_error(openai::plain_error))?;
         self.log.count(tokens(&completion["usage"].to_string()), true);

@@ -20,16 +20,19 @@ use crate::{
     credentials::{Keys, Profile},
     db::{Db, accounts},
     error::Error,
+    http_client::http1,
+    llm::Providers,
     rate_limit::RateLimits,
     telemetry::RequestLog,
 };
 
 /// A signed-in user, by a verified session that the database confirms.
-#[derive(Debug)]
 pub struct User {
     /// `auth.users.id`.
     pub id: Uuid,
     profile: Option<Box<Profile>>,
+    /// The connection to the provider, which is opened meanwhile.
+    _expected: Option<http1::Expected>,
 }
 
 impl User {
@@ -57,6 +60,8 @@ pub struct Caller {
     request: HttpRequest,
     claims: Claims,
     by_cookie: bool,
+    /// The connection to the provider, which is opened meanwhile.
+    expected: Option<http1::Expected>,
 }
 
 impl FromRequest for Caller {
@@ -85,15 +90,16 @@ impl Caller {
     ///
     /// # Errors
     /// If the user or the session is not there any more, or the database does not answer.
-    pub async fn user(&self, reservation: Option<&str>) -> Result<(User, Option<String>), Error> {
-        let Self { request, claims, by_cookie } = self;
+    pub async fn user(&mut self, reservation: Option<&str>) -> Result<(User, Option<String>), Error> {
+        let Self { request, claims, by_cookie, expected } = self;
         let (db, server_keys) = (installed::<Db>(request)?, installed::<Keys>(request)?);
         let account = accounts::find(db, claims.user, claims.session, server_keys, reservation).await?;
         let account = account.map_err(|reason| refused(*by_cookie, &reason))?;
         if let Some(log) = request.extensions().get::<RequestLog>() {
             log.note().user = Some(claims.user);
         }
-        Ok((User { id: claims.user, profile: account.profile.map(Box::new) }, account.answer))
+        let profile = account.profile.map(Box::new);
+        Ok((User { id: claims.user, profile, _expected: expected.take() }, account.answer))
     }
 }
 
@@ -103,7 +109,8 @@ fn refused(by_cookie: bool, reason: &dyn std::fmt::Display) -> Error {
 
 async fn verify(request: HttpRequest) -> Result<Caller, Error> {
     let (claims, by_cookie) = verified(&request).await?;
-    Ok(Caller { request, claims, by_cookie })
+    let expected = installed::<Providers>(&request)?.connect_ahead(request.path());
+    Ok(Caller { request, claims, by_cookie, expected })
 }
 
 async fn verified(request: &HttpRequest) -> Result<(Claims, bool), Error> {
@@ -119,6 +126,10 @@ async fn verified(request: &HttpRequest) -> Result<(Claims, bool), Error> {
     if by_cookie && is_cross_site(request) {
         return Err(Error::CrossSite);
     }
+    let failed = |error: TokenError| match error {
+        TokenError::Unavailable(reason) => Error::AuthUnavailable(reason),
+        error => refused(by_cookie, &error),
+    };
     let limits = installed::<RateLimits>(request)?;
     let verified = authenticator.verify(credentials.access_token()).await;
     // Before the database or the auth server is queried, because queries are limited too.
@@ -126,12 +137,11 @@ async fn verified(request: &HttpRequest) -> Result<(Claims, bool), Error> {
         (Ok(claims), _) => (claims, limits.admit(claims.user).await?),
         (Err(TokenError::Expired(expired)), Credentials::Cookie(session)) => {
             let slot = limits.admit(expired.user).await?;
-            let (claims, cookies) =
-                authenticator.refresh(session, expired.user).await.map_err(|error| refused(by_cookie, &error))?;
+            let (claims, cookies) = authenticator.refresh(session, expired.user).await.map_err(failed)?;
             request.extensions_mut().insert(RefreshedCookies(cookies));
             (claims, slot)
         }
-        (Err(error), _) => return Err(refused(by_cookie, &error)),
+        (Err(error), _) => return Err(failed(error)),
     };
     request.extensions_mut().insert(slot);
     Ok((claims, by_cookie))

@@ -4,7 +4,7 @@
 use serde::de::DeserializeOwned;
 
 use super::{
-    Call, Failure, Providers, Wire,
+    Call, Failure, Providers, Reading, Wire,
     adaptation::limit_output,
     answer::{Reader, openai::Habits},
     catalogue::{Date, Model, catalogue},
@@ -145,7 +145,8 @@ pub async fn dispatch(
         note(log, &request, &attempt);
         let (status, body) = match send(providers, &call, log).await {
             Ok(body) => {
-                let reader = Reader::new(attempt.wire, request.habits);
+                let think_tags = attempt.rules.is_some_and(|rules| rules.thinks_in_tags);
+                let reader = Reader::new(attempt.wire, Habits { think_tags, ..request.habits });
                 return Ok(Answer { body, wire: attempt.wire, reader, limits: call.stream_limits() });
             }
             Err(Failure::Status { status, body }) => (status, body),
@@ -211,9 +212,10 @@ pub async fn dispatch_whole<T: DeserializeOwned>(
     request: ModelRequest,
     make_call: MakeCall<'_>,
     log: &RequestLog,
+    reading: Reading,
 ) -> Result<(T, Wire), Unanswered> {
     let answer = dispatch(providers, request, make_call, log).await?;
-    Ok((complete_body(answer.body, log).await?, answer.wire))
+    Ok((complete_body(answer.body, log, reading).await?, answer.wire))
 }
 
 fn candidates(providers: &Providers, request: &ModelRequest) -> Vec<Candidate> {

@@ -45,6 +45,7 @@ use serde_json::{Map, Value, value::RawValue};
 use url::Url;
 
 use crate::{
+    allowance::{Charge, json::has_at_most_nodes},
     error::Error,
     http_client::{
         ClientFactory,
@@ -98,6 +99,23 @@ pub struct Providers {
 }
 
 impl Providers {
+    /// Opens a connection to the provider that a route names, while its request is still being checked. Not for routes
+    /// whose provider only the request's body or the user's row tells.
+    pub fn connect_ahead(&self, route: &str) -> Option<http1::Expected> {
+        let BaseUrls { openai, groq, mistral, openrouter, perplexity, anthropic, google } = &self.base_urls;
+        let url = match route {
+            "/api/chat/openai" | "/api/command" => openai,
+            "/api/chat/groq" => groq,
+            "/api/chat/mistral" => mistral,
+            "/api/chat/openrouter" => openrouter,
+            "/api/chat/perplexity" => perplexity,
+            "/api/chat/anthropic" => anthropic,
+            "/api/chat/google" => google,
+            _ => return None,
+        };
+        Some(self.direct.connect_ahead(&Url::parse(url).ok()?))
+    }
+
     /// Builds a worker's clients.
     pub fn new(clients: &ClientFactory, base_urls: BaseUrls, routing: Arc<Routing>) -> Self {
         Self { direct: clients.providers(), guarded: clients.guarded_providers(), base_urls, routing }
@@ -221,6 +239,9 @@ pub enum Failure {
     /// The guard does not let the URL through.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The user's or the server's allowance of bytes is used up.
+    #[error("{}", Error::Overloaded)]
+    Overloaded,
 }
 
 impl fmt::Debug for Failure {
@@ -241,6 +262,7 @@ impl Failure {
             Self::Connection(detail) | Self::Broken(detail) | Self::Incomplete(detail) => detail.clone(),
             Self::Silent(_) => self.to_string(),
             Self::Refused(_) => "the SSRF guard refused the URL".to_owned(),
+            Self::Overloaded => "the allowance of bytes is used up".to_owned(),
         }
     }
 }
@@ -260,6 +282,7 @@ impl Failure {
             Self::Blocked(words) => Ok((400, words)),
             Self::Connection(detail) | Self::Broken(detail) => Err(Error::connection(detail)),
             Self::Refused(refusal) => Err(Error::BadRequest(refusal.to_string())),
+            Self::Overloaded => Err(Error::Overloaded),
         }
     }
 
@@ -297,6 +320,10 @@ const MAX_REPLY_BYTES: usize = 16 * 1024 * 1024;
 /// How often a provider is asked before its failure is passed on.
 pub const ATTEMPTS: u32 = 3;
 
+/// The longest wait that a provider may ask for: until a longer one is over, a user would see nothing, so the
+/// provider's words are shown at once.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Asks a provider and gives its answer once a head with success is there.
 /// Dropped, it leaves at once and asks no more.
 ///
@@ -321,7 +348,8 @@ pub async fn send(providers: &Providers, call: &Call, log: &RequestLog) -> Resul
                 };
             }
             Ok(response) => {
-                if attempt == call.attempts || !should_retry(response.status, &response.headers) {
+                let asks_for_patience = retry_after(&response.headers).is_some_and(|wait| wait > PATIENCE);
+                if attempt == call.attempts || asks_for_patience || !should_retry(response.status, &response.headers) {
                     let status = response.status.as_u16();
                     return Err(Failure::Status { status, body: Box::pin(beginning(response)).await });
                 }
@@ -339,8 +367,9 @@ pub async fn send(providers: &Providers, call: &Call, log: &RequestLog) -> Resul
             Err(error) if attempt >= call.attempts => return Err(Failure::Connection(error.to_string())),
             Err(_) => backoff(attempt, None),
         };
-        log.note().retries += 1;
         tokio::time::sleep(wait).await;
+        // After the wait, in which the client may leave.
+        log.note().retries += 1;
     }
 }
 
@@ -353,10 +382,10 @@ fn should_retry(status: StatusCode, headers: &HeaderMap) -> bool {
 }
 
 /// How long to wait after the given attempt: as long as the provider asks
-/// for, up to a minute, else half a second, then a second, less up to a
+/// for, at most [`PATIENCE`], else half a second, then a second, less up to a
 /// quarter by chance so that many do not come back at once.
 fn backoff(attempt: u32, headers: Option<&HeaderMap>) -> Duration {
-    let asked = headers.and_then(retry_after).filter(|wait| !wait.is_zero() && *wait <= Duration::from_secs(60));
+    let asked = headers.and_then(retry_after).filter(|wait| !wait.is_zero() && *wait <= PATIENCE);
     asked.unwrap_or_else(|| {
         let full = (0.5 * f64::from(1 << (attempt - 1))).min(8.0);
         Duration::from_secs_f64(full * (1.0 - 0.25 * rand::random::<f64>()))
@@ -393,10 +422,10 @@ async fn beginning(response: Response) -> String {
     if is_compressed(&response.headers) {
         return String::new();
     }
-    let read = tokio::time::timeout(ERROR_BODY_TIMEOUT, response.body.collect(MAX_ERROR_BYTES)).await;
+    let read = tokio::time::timeout(ERROR_BODY_TIMEOUT, response.body.collect(MAX_ERROR_BYTES, None)).await;
     let body = match read {
         Ok(Ok(Collected::Complete(body) | Collected::Truncated(body)) | Err((body, _))) => body,
-        Err(_) => Vec::new(),
+        Ok(Ok(Collected::Unaffordable)) | Err(_) => Vec::new(),
     };
     String::from_utf8_lossy(&body).into_owned()
 }
@@ -405,22 +434,59 @@ async fn beginning(response: Response) -> String {
 ///
 /// # Errors
 /// What the last attempt came to, or an answer that is no JSON.
-pub async fn complete<T: DeserializeOwned>(providers: &Providers, call: &Call, log: &RequestLog) -> Result<T, Failure> {
-    complete_body(send(providers, call, log).await?, log).await
+pub async fn complete<T: DeserializeOwned>(
+    providers: &Providers,
+    call: &Call,
+    log: &RequestLog,
+    reading: Reading,
+) -> Result<T, Failure> {
+    complete_body(send(providers, call, log).await?, log, reading).await
+}
+
+/// What reading an answer in one piece may take.
+pub struct Reading {
+    /// What its bytes are charged to, until it is parsed.
+    pub charge: Charge,
+    /// The most JSON values in it.
+    pub max_nodes: usize,
+}
+
+impl Reading {
+    /// The most JSON values of an answer that is kept as such.
+    const MAX_NODES: usize = 100_000;
+
+    /// For an answer that is kept as JSON.
+    pub fn json(charge: Charge) -> Self {
+        Self { charge, max_nodes: Self::MAX_NODES }
+    }
 }
 
 /// Reads an answer that has begun to its end, as JSON.
 ///
 /// # Errors
-/// If it breaks off, is too large or is no JSON.
-pub async fn complete_body<T: DeserializeOwned>(body: Body, log: &RequestLog) -> Result<T, Failure> {
+/// If it breaks off, is too large or is no JSON, or if the allowance of bytes is used up.
+pub async fn complete_body<T: DeserializeOwned>(
+    body: Body,
+    log: &RequestLog,
+    mut reading: Reading,
+) -> Result<T, Failure> {
     let _waiting = log.wait();
-    let body = match body.collect(MAX_REPLY_BYTES).await {
+    let too_large = || Failure::Unusable("The provider's answer is too large".to_owned());
+    let body = match body.collect(MAX_REPLY_BYTES, Some(&mut reading.charge)).await {
         Ok(Collected::Complete(body)) => body,
-        Ok(Collected::Truncated(_)) => return Err(Failure::Unusable("The provider's answer is too large".to_owned())),
+        Ok(Collected::Truncated(_)) => return Err(too_large()),
+        Ok(Collected::Unaffordable) => return Err(Failure::Overloaded),
         Err((_, error)) => return Err(error.into()),
     };
-    serde_json::from_slice(&body).map_err(|_| unusable(&String::from_utf8_lossy(&body)))
+    let text = String::from_utf8_lossy(&body);
+    if !has_at_most_nodes(&text, reading.max_nodes) {
+        return Err(too_large());
+    }
+    serde_json::from_str(&text).map_err(|_| match text.get(..MAX_ERROR_BYTES) {
+        // No error has so many words.
+        Some(_) => unusable(""),
+        None => unusable(&text),
+    })
 }
 
 /// An answer that is not what was asked for: its words, where it is an error
@@ -498,8 +564,8 @@ mod tests {
         assert_eq!(asked("retry-after-ms", "50"), Duration::from_millis(50));
         assert_eq!(asked("retry-after", "2"), Duration::from_secs(2));
         assert_eq!(asked("retry-after", "1.5"), Duration::from_millis(1500));
-        let in_ten = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(10));
-        assert!((8..=10).contains(&asked("retry-after", &in_ten).as_secs()));
+        let in_ten = headers(&[("retry-after", &httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(10)))]);
+        assert!(retry_after(&in_ten).is_some_and(|wait| (8..=10).contains(&wait.as_secs())));
         for (name, value) in [
             ("retry-after", "0"),
             ("retry-after", "-1"),

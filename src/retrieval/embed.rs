@@ -1,14 +1,14 @@
 //! Texts → vectors, with OpenAI or Azure, in batches within their limits.
 
-use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
+    allowance::Charge,
     credentials::{Key, Profile},
     error::Error,
     llm::{
-        self, Failure, Providers, azure,
+        self, Failure, Providers, Reading, azure,
         dispatch::{Attempt, dispatch_whole},
         providers::OPENAI,
         tokens::tokens,
@@ -24,6 +24,8 @@ const DIMENSIONS: usize = 1536;
 /// text.
 const MAX_TEXTS: usize = 512;
 const MAX_TOKENS: usize = 250_000;
+/// The most JSON values in an answer: the numbers of [`MAX_TEXTS`] vectors, and the members around them.
+const MAX_NODES: usize = MAX_TEXTS * (DIMENSIONS + 32);
 
 #[derive(Serialize)]
 struct Request<'a, I> {
@@ -40,7 +42,8 @@ struct Reply {
 
 #[derive(Deserialize)]
 struct Embedding {
-    index: usize,
+    /// Some servers leave it out and answer in order.
+    index: Option<usize>,
     embedding: Vec<f32>,
 }
 
@@ -59,14 +62,20 @@ pub struct Embedder<'a> {
     pub log: &'a RequestLog,
     /// Determines keys and service.
     pub profile: &'a Profile,
+    /// What vectors and answers are charged to, as long as this lives.
+    pub charge: Charge,
 }
 
 impl Embedder<'_> {
     /// Computes a vector for each text. Without texts, no request is made.
     ///
     /// # Errors
-    /// If a key is missing, or if the provider fails, mapped by `map_err`.
-    pub async fn embed(&self, texts: &[(&str, usize)], map_err: fn(Failure) -> Error) -> Result<Vec<Vec<f32>>, Error> {
+    /// If a key is missing, if the allowance of bytes is used up, or if the provider fails, mapped by `map_err`.
+    pub async fn embed(
+        &mut self,
+        texts: &[(&str, usize)],
+        map_err: fn(Failure) -> Error,
+    ) -> Result<Vec<Vec<f32>>, Error> {
         let mut vectors = Vec::with_capacity(texts.len());
         for batch in batches(texts) {
             let input: Vec<&str> = batch.iter().map(|(text, _)| *text).collect();
@@ -79,17 +88,18 @@ impl Embedder<'_> {
     ///
     /// # Errors
     /// As in [`Embedder::embed`].
-    pub async fn embed_one(&self, text: &str, map_err: fn(Failure) -> Error) -> Result<Vec<f32>, Error> {
+    pub async fn embed_one(&mut self, text: &str, map_err: fn(Failure) -> Error) -> Result<Vec<f32>, Error> {
         let vectors = self.request(&text, 1, map_err).await?;
         vectors.into_iter().next().ok_or_else(|| Error::Internal("no vector".to_owned()))
     }
 
     async fn request<I: Serialize>(
-        &self,
+        &mut self,
         input: &I,
         count: usize,
         map_err: fn(Failure) -> Error,
     ) -> Result<Vec<Vec<f32>>, Error> {
+        self.charge.grow(count * DIMENSIONS * size_of::<f32>())?;
         {
             let mut facts = self.log.note();
             facts.provider = Some(if self.profile.use_azure_openai { azure::PROVIDER } else { OPENAI.path });
@@ -103,7 +113,7 @@ impl Embedder<'_> {
             let organization = self.profile.key(Key::OpenAiOrganization);
             let base_url = &self.providers.base_urls.openai;
             let call = OPENAI.post(base_url, "/embeddings", &request, key, organization)?;
-            llm::complete(self.providers, &call, self.log).await.map_err(map_err)?
+            llm::complete(self.providers, &call, self.log, self.reading()).await.map_err(map_err)?
         };
         self.log.count(tokens(&reply.usage.to_string()), true);
         in_order(reply, count).ok_or_else(|| {
@@ -111,22 +121,27 @@ impl Embedder<'_> {
         })
     }
 
+    /// What an answer may take until it is parsed.
+    fn reading(&self) -> Reading {
+        Reading { charge: self.charge.another(), max_nodes: MAX_NODES }
+    }
+
     async fn request_azure<I: Serialize>(&self, input: &I, map_err: fn(Failure) -> Error) -> Result<Reply, Error> {
         let access = azure::access(self.profile)?;
-        let deployment = self.profile.key(Key::AzureEmbeddings).ok_or_else(azure::no_resources)?.expose_secret();
-        let request = azure::request(self.providers, deployment.to_owned(), &access);
-        let call = |attempt: &Attempt<'_>| azure::embeddings(&Request { model: deployment, input }, attempt, &access);
-        let answer = Box::pin(dispatch_whole(self.providers, request, Box::new(call), self.log)).await;
+        let deployment = azure::embeddings_deployment(self.profile)?;
+        let request = azure::request(self.providers, deployment.clone(), &access);
+        let call = |attempt: &Attempt<'_>| azure::embeddings(&Request { model: &deployment, input }, attempt, &access);
+        let answer = Box::pin(dispatch_whole(self.providers, request, Box::new(call), self.log, self.reading())).await;
         let (reply, _) = answer.map_err(|unanswered| unanswered.into_error(map_err))?;
         Ok(reply)
     }
 }
 
-/// Orders vectors by the provider's index, not by position.
+/// Orders vectors by the provider's index; by position where there is none.
 fn in_order(reply: Reply, count: usize) -> Option<Vec<Vec<f32>>> {
     let mut vectors = vec![Vec::new(); count];
-    for Embedding { index, embedding } in reply.data {
-        *vectors.get_mut(index)? = embedding;
+    for (place, Embedding { index, embedding }) in reply.data.into_iter().enumerate() {
+        *vectors.get_mut(index.unwrap_or(place))? = embedding;
     }
     vectors.iter().all(|vector| vector.len() == DIMENSIONS).then_some(vectors)
 }
@@ -165,18 +180,20 @@ mod tests {
     }
 
     #[test]
-    fn vectors_are_matched_by_index() {
+    fn vectors_are_matched_by_index_or_by_place() {
         let vector = |number: f32| vec![number; DIMENSIONS];
-        let reply = |data: &[(usize, Vec<f32>)]| Reply {
+        let reply = |data: &[(Option<usize>, Vec<f32>)]| Reply {
             data: data
                 .iter()
                 .map(|(index, embedding)| Embedding { index: *index, embedding: embedding.clone() })
                 .collect(),
             usage: Value::Null,
         };
-        assert_eq!(in_order(reply(&[(1, vector(1.0)), (0, vector(0.0))]), 2), Some(vec![vector(0.0), vector(1.0)]));
-        assert_eq!(in_order(reply(&[(0, vector(0.0))]), 2), None);
-        assert_eq!(in_order(reply(&[(2, vector(0.0)), (0, vector(0.0))]), 2), None);
-        assert_eq!(in_order(reply(&[(0, vec![1.0])]), 1), None);
+        let both = Some(vec![vector(0.0), vector(1.0)]);
+        assert_eq!(in_order(reply(&[(Some(1), vector(1.0)), (Some(0), vector(0.0))]), 2), both);
+        assert_eq!(in_order(reply(&[(None, vector(0.0)), (None, vector(1.0))]), 2), both);
+        assert_eq!(in_order(reply(&[(Some(0), vector(0.0))]), 2), None);
+        assert_eq!(in_order(reply(&[(Some(2), vector(0.0)), (Some(0), vector(0.0))]), 2), None);
+        assert_eq!(in_order(reply(&[(Some(0), vec![1.0])]), 1), None);
     }
 }

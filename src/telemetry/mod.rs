@@ -178,6 +178,8 @@ pub struct Facts {
     pub model_label: Option<&'static str>,
     /// Refusals by providers that were acted on: one of a few words for each.
     pub refusals: Vec<&'static str>,
+    /// The pattern of a path that was passed on to the front end, for the log alone.
+    pub passed_on: Option<String>,
     /// The signed-in user.
     pub user: Option<Uuid>,
     /// Time from the request's start to the first text of the response.
@@ -404,6 +406,18 @@ impl RequestRecord {
     }
 }
 
+/// A duration for the log, in milliseconds with three digits or, from a thousand on, without a fraction.
+fn milliseconds(duration: Duration) -> f64 {
+    let exact = duration.as_secs_f64() * 1000.0;
+    let scale = match exact {
+        ..1.0 => 1000.0,
+        1.0..10.0 => 100.0,
+        10.0..100.0 => 10.0,
+        _ => 1.0,
+    };
+    (exact * scale).round() / scale
+}
+
 impl Drop for RequestRecord {
     fn drop(&mut self) {
         self.facts.ended = self.ended();
@@ -418,14 +432,14 @@ impl Drop for RequestRecord {
         let Facts { status, provider, model, user, first_text, detail, retries, provider_wait, ended, .. } =
             &self.facts;
         let effective_model = self.facts.effective_model.as_deref().filter(|asked| model.as_deref() != Some(*asked));
-        let milliseconds = |duration: Duration| duration.as_secs_f64() * 1000.0;
+        let route = self.facts.passed_on.as_deref().unwrap_or(&self.route);
         // tracing needs the level at compile time.
         macro_rules! write_line {
             ($level:ident) => {
                 tracing::$level!(
                     request_id = %self.id,
                     method = self.method,
-                    route = self.route,
+                    route,
                     status,
                     provider,
                     model = model.as_deref(),
@@ -446,6 +460,9 @@ impl Drop for RequestRecord {
             write_line!(error);
         } else if status.is_some_and(|status| status >= 500) {
             write_line!(warn);
+        } else if self.facts.passed_on.is_some() {
+            // A page of the front end takes dozens of requests.
+            write_line!(debug);
         } else {
             write_line!(info);
         }

@@ -3,6 +3,8 @@
 
 mod access;
 mod allowances;
+#[cfg(target_os = "linux")]
+mod attacks;
 mod chat;
 mod check;
 mod clients;
@@ -22,12 +24,14 @@ mod migrate;
 mod models;
 #[cfg(feature = "otlp")]
 mod otlp;
+mod passages;
 mod process;
 mod protocols;
 mod providers;
 mod proxies;
 mod refresh;
 mod retrieval;
+mod role;
 mod scripted;
 mod secrets;
 mod sessions;

@@ -236,11 +236,34 @@ async fn processing_again_replaces_and_failing_changes_nothing() {
         message(process(&app, &user, file, "openai").send().await.expect("an answer")).await,
         (400, "400 no".to_owned())
     );
+    stand.put(&path, b" \n".to_vec());
+    assert_eq!(
+        message(process(&app, &user, file, "openai").send().await.expect("an answer")).await,
+        (422, "The file has no text. Upload one that has".to_owned())
+    );
     assert_eq!(stored(&app.db, file).await.0, [("three".to_owned(), 1)]);
     // A special token is text, and what Postgres cannot hold is left out.
     stand.put(&path, b"a <|endoftext|> b\0c".to_vec());
     let answer = process(&app, &user, file, "openai").send().await.expect("an answer");
+    // Chromium would not end a request whose body the page leaves unread.
+    assert_eq!(answer.headers()["cache-control"], "private, no-cache");
+    assert_eq!(answer.headers()["content-length"], "16");
     assert_eq!(answer.text().await.expect("whole"), "Embed Successful");
+}
+
+#[tokio::test]
+async fn vectors_and_the_answers_they_come_in_count_among_the_bytes_that_a_user_holds() {
+    let stand = Stand::start();
+    // A vector has 6 KB, and some 30 KB as JSON.
+    let app = start(&stand, &[("MAX_BUFFERED_BYTES", "800000")]).await;
+    let user = app.user(&[("openai_api_key", "k")]).await;
+    for (rows, status) in [(3, 200), (20, 503), (3, 200)] {
+        let file = file(&app.db, &user, "a.csv", "private").await;
+        let rows: Vec<String> = (0..rows).map(|number| format!("{number},{}", "word ".repeat(500))).collect();
+        stand.put(&format!("{}/{file}", user.id), format!("a,b\n{}", rows.join("\n")).into_bytes());
+        let answer = process(&app, &user, file, "openai").send().await.expect("an answer");
+        assert_eq!(answer.status(), status, "{} rows", rows.len());
+    }
 }
 
 #[tokio::test]
@@ -370,7 +393,11 @@ async fn what_storage_cannot_give_is_said() {
     for (settings, status, words) in [
         (vec![("MAX_FILE_BYTES", "10")], 413, "The file is larger than 10 bytes"),
         (vec![("SUPABASE_SERVICE_ROLE_KEY", "")], 500, "SUPABASE_SERVICE_ROLE_KEY is not set"),
-        (vec![("SUPABASE_SERVICE_ROLE_KEY", "wrong")], 500, "Object not found"),
+        (
+            vec![("SUPABASE_SERVICE_ROLE_KEY", "wrong")],
+            500,
+            "the server's key for the storage does not open it. Its operator has to set SUPABASE_SERVICE_ROLE_KEY to this project's",
+        ),
         (vec![("SUPABASE_URL", "http://127.0.0.1:9")], 500, "the storage server cannot be reached"),
     ] {
         let app = start(&stand, &settings).await;

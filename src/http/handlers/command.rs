@@ -63,12 +63,14 @@ pub async fn reply(caller: Caller, context: ChatContext, unread: UnreadBody) -> 
         wanted: Wanted::default(),
         habits: Habits::NONE,
     };
+    let id = user.id;
+    drop(user);
     let call = |attempt: &Attempt<'_>| {
         let turns = Turns::Values(&turns);
         let prompt = Prompt { turns, temperature: Some(&temperature), tools: None, stream: false, quick: true };
         OPENAI.call(prompt, attempt, &access)
     };
-    let mut message = context.message(request, call).await?;
+    let mut message = context.message(id, request, call).await?;
     let refusal = openai::text_of(&message).filter(|_| message["content"].is_null()).map(Value::from);
     let content = refusal.or_else(|| message.as_object_mut()?.remove("content"));
     Ok(HttpResponse::Ok().json(Answer { content }))

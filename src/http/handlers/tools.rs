@@ -3,13 +3,13 @@
 use std::rc::Rc;
 
 use actix_web::{HttpResponse, web::Data};
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::chat::{access, request, server_users_name};
 use crate::{
-    allowance::Turns,
+    allowance::{Charge, Turns},
     credentials::Key,
     db::{Db, models},
     error::Error,
@@ -70,8 +70,12 @@ pub async fn reply(
     let target = target(&body, &user, &db, &context).await?;
     context.note(target.path, &posted.chat()?.model);
     let selected = posted.selected_tools()?;
-    let tools: Vec<Tool> =
-        stream::iter(&selected).map(|tool| source::tool(&client, tool)).buffered(FETCHED_AT_ONCE).collect().await;
+    let charge = context.charge_to(user.id)?;
+    let tools: Vec<(Tool, Charge)> = stream::iter(&selected)
+        .map(|tool| source::tool(&client, tool, charge.another()))
+        .buffered(FETCHED_AT_ONCE)
+        .try_collect()
+        .await?;
     let any_selected = !tools.is_empty();
     let names = Names::new(target.form == Form::Google);
     let Offer { functions, unusable, partial } = usable(offered(tools, names, user.id, &turns).await?, &client);
@@ -103,21 +107,23 @@ pub async fn reply(
         added,
         functions,
         as_events: context.as_events(),
-        charge: context.charge(),
+        charge,
+        body_charge: context.charge(),
     };
     let warnings = unusable.into_iter().chain(partial).collect();
     context.answer(turn.begin(warnings), map_err).await
 }
 
 /// Reads the tools' documents, large ones aside.
-async fn offered(tools: Vec<Tool>, names: Names, user: Uuid, turns: &Data<Turns>) -> Result<Offer, Error> {
+async fn offered(tools: Vec<(Tool, Charge)>, names: Names, user: Uuid, turns: &Data<Turns>) -> Result<Offer, Error> {
+    let (tools, charges): (Vec<Tool>, Vec<Charge>) = tools.into_iter().unzip();
     let bytes: usize = tools.iter().map(|tool| tool.document.as_ref().map_or(0, String::len)).sum();
     if bytes < BLOCKING_FROM {
         return Ok(offer(tools, names, Budget::default()));
     }
     let turn = turns.wait(user).await;
     let read = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
+        let _held = (turn, charges);
         offer(tools, names, Budget::default())
     });
     read.await.map_err(|error| Error::Internal(error.to_string()))

@@ -100,7 +100,8 @@ fn client(policy: Option<&str>, idle_timeout: Duration) -> Client {
 async fn post(client: &Client, url: &Url) -> Result<(u16, String), Error> {
     let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, HeaderValue::from_static("key"))]);
     let response = client.send(url, &headers, Some(&Bytes::from_static(b"prompt"))).await?;
-    match response.body.collect(100).await {
+    match response.body.collect(100, None).await {
+        Ok(Collected::Unaffordable) => panic!("nothing is charged"),
         Ok(Collected::Complete(body) | Collected::Truncated(body)) => {
             Ok((response.status.as_u16(), String::from_utf8(body).expect("ASCII")))
         }
@@ -217,6 +218,35 @@ async fn a_request_is_not_sent_again_unless_a_reused_connection_failed_before_an
 }
 
 #[actix_web::test]
+async fn a_connection_opened_ahead_is_the_requests() {
+    let (url, mut seen) = server(&[LENGTH, LENGTH]).await;
+    let client = client(None, SECOND);
+    // Sent while it is being opened, and when it is open.
+    for wait in [Duration::ZERO, Duration::from_millis(50)] {
+        let expected = client.connect_ahead(&url);
+        tokio::time::sleep(wait).await;
+        drop(expected);
+        assert_eq!(post(&client, &url).await.map_err(|error| error.to_string()), ok("de"));
+    }
+    assert_eq!(requests(&mut seen, 2).await, [(0, true), (0, true)], "the second finds it idle");
+    // One is idle, so one more is opened for two requests.
+    let expected = [client.connect_ahead(&url), client.connect_ahead(&url)];
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(client.pool.usable(&url.origin().ascii_serialization(), 9), 2);
+    drop(expected);
+}
+
+#[actix_web::test]
+async fn a_connection_that_cannot_be_opened_ahead_is_reported_by_the_request() {
+    let url = Url::parse("http://127.0.0.1:9/").expect("a URL");
+    let client = client(None, SECOND);
+    let expected = client.connect_ahead(&url);
+    assert!(matches!(post(&client, &url).await, Err(Error::Connect(_))));
+    drop(expected);
+    assert!(matches!(post(&client, &url).await, Err(Error::Connect(_))));
+}
+
+#[actix_web::test]
 async fn a_connection_is_idle_no_longer_than_its_server_announces() {
     let announced = |value: &str| format!("HTTP/1.1 200 OK\r\nkeep-alive: {value}\r\ncontent-length: 2\r\n\r\nde");
     for (value, wait, reused) in [
@@ -319,7 +349,7 @@ async fn an_answer_may_come_before_the_request_was_taken() {
     let (response, mut socket) = tokio::join!(client.send(&url, &headers, Some(&body)), refuse);
     let response = response.expect("an answer");
     assert_eq!(response.status, StatusCode::PAYLOAD_TOO_LARGE);
-    assert!(matches!(response.body.collect(9).await, Ok(Collected::Complete(body)) if body == b"no"));
+    assert!(matches!(response.body.collect(9, None).await, Ok(Collected::Complete(body)) if body == b"no"));
     // Half a request is on it, so it must not carry another.
     let mut rest = Vec::new();
     let read = timeout(5 * SECOND, socket.read_to_end(&mut rest)).await.expect("closed");
@@ -343,7 +373,7 @@ async fn a_head_that_comes_early_stops_no_upload() {
     let (client, headers) = (client(None, SECOND), HeaderMap::new());
     let ask = async {
         let response = client.send(&url, &headers, Some(&body)).await.expect("an answer");
-        assert!(matches!(response.body.collect(9).await, Ok(Collected::Complete(body)) if body == b"ab"));
+        assert!(matches!(response.body.collect(9, None).await, Ok(Collected::Complete(body)) if body == b"ab"));
     };
     tokio::join!(ask, take);
 }
@@ -369,7 +399,7 @@ async fn a_response_that_comes_early_is_read_while_the_request_is_written() {
     let (client, headers) = (client(None, SECOND), HeaderMap::new());
     let ask = async {
         let sent = client.send(&url, &headers, Some(&body)).await.expect("a response");
-        match sent.body.collect(64 << 20).await {
+        match sent.body.collect(64 << 20, None).await {
             Ok(Collected::Complete(content)) => assert_eq!(content.len(), response.len() + 1),
             _ => panic!("the response is not whole"),
         }
