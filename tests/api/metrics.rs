@@ -261,7 +261,8 @@ async fn tools_are_waited_for_on_their_own_account() {
 async fn the_database_the_key_set_and_the_process_are_looked_at() {
     let auth = Upstream::start().await;
     auth.script_any(vec![Reply::json(200, &json!({ "keys": [] }))]);
-    let watched = Watched::start(&[("SUPABASE_JWKS_URL", &auth.url()), ("DATABASE_POOL_SIZE", "3")]).await;
+    let watched =
+        Watched::start(&[("SUPABASE_JWKS_URL", &auth.url()), ("DATABASE_POOL_SIZE", "3"), ("USAGE", "off")]).await;
     assert!(watched.value("chatbot_ui_api_key_set_age_seconds").await.is_nan(), "never read");
     // A token whose key has to be looked for.
     let header = BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256","kid":"one"}"#);
@@ -297,7 +298,7 @@ async fn the_database_the_key_set_and_the_process_are_looked_at() {
 
 #[tokio::test]
 async fn statements_that_wait_for_a_connection_are_counted() {
-    let watched = Watched::start(&[("DATABASE_POOL_SIZE", "1")]).await;
+    let watched = Watched::start(&[("DATABASE_POOL_SIZE", "1"), ("USAGE", "off")]).await;
     // A request that reads the table waits for this, and holds the only connection.
     let mut lock = watched.app.db.begin().await.expect("a transaction");
     sqlx::query("lock table auth.users").execute(&mut *lock).await.expect("a lock");

@@ -68,7 +68,8 @@ async fn the_schema_is_made_by_supabases_owner_and_made_again() {
     run(
         &mut superuser,
         &format!(
-            "create role {owner}; do $$ begin execute format('grant create on database %I to {owner}', current_database()); end $$; set role {owner}"
+            "create role {owner}; do $$ begin execute format('grant create on database %I to {owner}', current_database()); end $$; \
+             alter schema chatbot_ui_api owner to {owner}; set role {owner}"
         ),
     )
     .await;
