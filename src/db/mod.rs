@@ -8,5 +8,6 @@ pub mod files;
 pub mod inspect;
 pub mod models;
 mod pool;
+pub mod usage;
 
 pub use pool::{Db, Pooler, SessionCheck, Settings};

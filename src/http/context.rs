@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::{
     installed,
     respond::{AnswerSettings, respond},
+    user::User,
 };
 use crate::{
     allowance::{Buffers, Charge},
@@ -22,12 +23,17 @@ use crate::{
     llm::{
         Call, Failure, Providers, Reading, Wire,
         answer::{Finish, Wanted},
+        azure,
         dispatch::{Attempt, MakeCall, ModelRequest, Unanswered, dispatch, dispatch_whole},
         openai,
+        providers::OPENAI,
         relay::{End, Piece, Relay, record_end},
         responses,
+        tokens::tokens,
     },
+    retrieval::embed,
     telemetry::RequestLog,
+    usage::{Ledger, Plan, estimate},
 };
 
 /// The components for a chat request.
@@ -94,6 +100,25 @@ impl ChatContext {
         let (providers, charge, log) = (self.providers.clone(), self.charge(), self.log.clone());
         let opening = open(providers, model_request, Box::new(make_call), charge, wanted, log);
         self.answer(opening, map_err).await
+    }
+
+    /// Reserves room in the user's budgets for the vectors of texts of at most so many tokens.
+    ///
+    /// # Errors
+    /// If a budget has no room, or the database does not answer.
+    pub async fn reserve_embeddings(&self, user: &User, tokens: u64) -> Result<(), Error> {
+        let ledger = installed::<Ledger>(&self.request)?;
+        if !ledger.is_on().await? {
+            return Ok(());
+        }
+        let provider = if user.profile()?.use_azure_openai { azure::PROVIDER } else { OPENAI.path };
+        let plan = Plan {
+            route: self.request.match_pattern().unwrap_or_default(),
+            provider,
+            models: vec![embed::MODEL.to_owned()],
+            estimate: estimate::embeddings(tokens),
+        };
+        ledger.reserve(user.id, plan, &self.log).await
     }
 
     /// Takes what the request's body was charged, to be given back early.
@@ -165,7 +190,9 @@ impl ChatContext {
     ) -> Result<Value, Error> {
         let reading = Reading::json(self.charge_to(user)?);
         let answer = Box::pin(dispatch_whole(&self.providers, request, Box::new(make_call), &self.log, reading)).await;
-        let (completion, wire) = answer.map_err(|unanswered| unanswered.into_error(openai::plain_error))?;
+        let (completion, wire): (Value, Wire) =
+            answer.map_err(|unanswered| unanswered.into_error(openai::plain_error))?;
+        self.log.count(tokens(&completion["usage"].to_string()), true);
         let message = match wire {
             Wire::Responses => responses::message(&completion),
             _ => openai::message(completion),

@@ -1,6 +1,7 @@
 //! Texts → vectors, with OpenAI or Azure, in batches within their limits.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     allowance::Charge,
@@ -10,11 +11,13 @@ use crate::{
         self, Failure, Providers, Reading, azure,
         dispatch::{Attempt, dispatch_whole},
         providers::OPENAI,
+        tokens::tokens,
     },
     telemetry::RequestLog,
 };
 
-const MODEL: &str = "text-embedding-3-small";
+/// The model.
+pub const MODEL: &str = "text-embedding-3-small";
 /// Dimensions of a vector of [`MODEL`], and of its column.
 const DIMENSIONS: usize = 1536;
 /// OpenAI accepts 2,048 texts and 300,000 tokens per request; fewer texts keep the response small, at some 20 KB per
@@ -33,6 +36,8 @@ struct Request<'a, I> {
 #[derive(Deserialize)]
 struct Reply {
     data: Vec<Embedding>,
+    #[serde(default)]
+    usage: Value,
 }
 
 #[derive(Deserialize)]
@@ -110,6 +115,7 @@ impl Embedder<'_> {
             let call = OPENAI.post(base_url, "/embeddings", &request, key, organization)?;
             llm::complete(self.providers, &call, self.log, self.reading()).await.map_err(map_err)?
         };
+        self.log.count(tokens(&reply.usage.to_string()), true);
         in_order(reply, count).ok_or_else(|| {
             map_err(Failure::Unusable("The provider answered with vectors that do not match the request".to_owned()))
         })
@@ -181,6 +187,7 @@ mod tests {
                 .iter()
                 .map(|(index, embedding)| Embedding { index: *index, embedding: embedding.clone() })
                 .collect(),
+            usage: Value::Null,
         };
         let both = Some(vec![vector(0.0), vector(1.0)]);
         assert_eq!(in_order(reply(&[(Some(1), vector(1.0)), (Some(0), vector(0.0))]), 2), both);

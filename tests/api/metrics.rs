@@ -261,7 +261,8 @@ async fn tools_are_waited_for_on_their_own_account() {
 async fn the_database_the_key_set_and_the_process_are_looked_at() {
     let auth = Upstream::start().await;
     auth.script_any(vec![Reply::json(200, &json!({ "keys": [] }))]);
-    let watched = Watched::start(&[("SUPABASE_JWKS_URL", &auth.url()), ("DATABASE_POOL_SIZE", "3")]).await;
+    let watched =
+        Watched::start(&[("SUPABASE_JWKS_URL", &auth.url()), ("DATABASE_POOL_SIZE", "3"), ("USAGE", "off")]).await;
     assert!(watched.value("chatbot_ui_api_key_set_age_seconds").await.is_nan(), "never read");
     assert_eq!(client().get(watched.app.url("/readyz")).send().await.expect("an answer").status(), 200);
     let before = watched.value("chatbot_ui_api_database_acquires_total").await;
@@ -299,7 +300,7 @@ async fn the_database_the_key_set_and_the_process_are_looked_at() {
 
 #[tokio::test]
 async fn statements_that_wait_for_a_connection_are_counted() {
-    let watched = Watched::start(&[("DATABASE_POOL_SIZE", "1")]).await;
+    let watched = Watched::start(&[("DATABASE_POOL_SIZE", "1"), ("USAGE", "off")]).await;
     // After the server's own first look.
     let ready = client().get(watched.app.url("/readyz")).send().await.expect("an answer");
     assert_eq!(ready.status(), 200);

@@ -287,7 +287,7 @@ async fn requests(
             }
             "/api/username/available" => add(ask(json!({ "username": "MARKEDname" }).to_string())),
             "/api/username/get" => add(ask(json!({ "userId": user.id }).to_string())),
-            "/api/assistants/openai" | "/api/keys" | "/healthz" | "/readyz" | "/openapi.json" | "/api/docs" => add(ask(String::new())),
+            "/api/usage" | "/api/assistants/openai" | "/api/keys" | "/healthz" | "/readyz" | "/openapi.json" | "/api/docs" => add(ask(String::new())),
             other => panic!("{other}: say here how it is asked"),
         }
         if row.access == Access::User {
@@ -329,7 +329,7 @@ async fn run(weather: Weather, format: &str, keys_of_environment: bool) {
         );
     }
     let address = if weather == Weather::Away { "http://127.0.0.1:9".to_owned() } else { upstream.url() };
-    let database = postgres::database().await;
+    let database = postgres::database_with_ledger().await;
     let place = |name: &str| {
         (format!("{}_BASE_URL", name.to_uppercase().replace("GOOGLE", "GOOGLE_GEMINI")), format!("{address}/{name}"))
     };

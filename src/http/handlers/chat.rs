@@ -8,7 +8,12 @@ use crate::{
     credentials::{Key, Profile},
     db::{Db, models},
     error::Error,
-    http::{body::UnreadBody, context::ChatContext, user::User},
+    http::{
+        admit::{Route, admit},
+        body::UnreadBody,
+        context::ChatContext,
+        user::{Caller, User},
+    },
     llm::{
         Call, Chat, Wire,
         answer::openai::Habits,
@@ -25,11 +30,12 @@ use crate::{
 /// `POST /api/chat/{openai,groq,mistral,openrouter,perplexity}`.
 pub async fn reply(
     provider: &'static Provider,
-    user: User,
+    caller: Caller,
     context: ChatContext,
     body: UnreadBody,
 ) -> Result<HttpResponse, Error> {
-    let body = body.read(&user, usize::MAX).await?;
+    let route = Route::Chat(provider.path, Wire::Chat);
+    let (user, body) = admit(caller, &context, body, usize::MAX, route).await?;
     let access = access(provider, &user, &context)?;
     let chat = body.chat()?.chat()?;
     context.note(provider.path, &chat.model);
@@ -48,12 +54,13 @@ pub async fn reply(
 ///
 /// Differs: the original checks no session and lets anyone use any row.
 pub async fn reply_custom(
-    user: User,
+    caller: Caller,
     context: ChatContext,
     db: Data<Db>,
     body: UnreadBody,
 ) -> Result<HttpResponse, Error> {
-    let body = body.read(&user, usize::MAX).await?;
+    let route = Route::Chat(CUSTOM.path, Wire::Chat);
+    let (user, body) = admit(caller, &context, body, usize::MAX, route).await?;
     let posted = body.chat()?;
     let chat = posted.chat()?;
     let id = posted.custom_model_id().and_then(|id| Uuid::try_parse(&id).ok()).ok_or(Error::ModelNotFound)?;
@@ -80,8 +87,9 @@ pub async fn reply_custom(
 }
 
 /// `POST /api/chat/azure`.
-pub async fn reply_azure(user: User, context: ChatContext, body: UnreadBody) -> Result<HttpResponse, Error> {
-    let body = body.read(&user, usize::MAX).await?;
+pub async fn reply_azure(caller: Caller, context: ChatContext, body: UnreadBody) -> Result<HttpResponse, Error> {
+    let route = Route::Chat(azure::PROVIDER, Wire::Chat);
+    let (user, body) = admit(caller, &context, body, usize::MAX, route).await?;
     let chat = body.chat()?.chat()?;
     let profile = user.profile()?;
     let deployment = azure::deployment(profile, &chat.model)?;
@@ -94,8 +102,9 @@ pub async fn reply_azure(user: User, context: ChatContext, body: UnreadBody) -> 
 }
 
 /// `POST /api/chat/anthropic`.
-pub async fn reply_anthropic(user: User, context: ChatContext, body: UnreadBody) -> Result<HttpResponse, Error> {
-    let body = body.read(&user, usize::MAX).await?;
+pub async fn reply_anthropic(caller: Caller, context: ChatContext, body: UnreadBody) -> Result<HttpResponse, Error> {
+    let route = Route::Chat("anthropic", Wire::Messages);
+    let (user, body) = admit(caller, &context, body, usize::MAX, route).await?;
     let profile = user.profile()?;
     let key = profile.key(Key::Anthropic).ok_or(Error::KeyNotFound(anthropic::NAME))?;
     let base_url = context.providers.base_urls.anthropic.clone();
@@ -110,8 +119,9 @@ pub async fn reply_anthropic(user: User, context: ChatContext, body: UnreadBody)
 }
 
 /// `POST /api/chat/google`.
-pub async fn reply_google(user: User, context: ChatContext, body: UnreadBody) -> Result<HttpResponse, Error> {
-    let body = body.read(&user, usize::MAX).await?;
+pub async fn reply_google(caller: Caller, context: ChatContext, body: UnreadBody) -> Result<HttpResponse, Error> {
+    let route = Route::Chat("google", Wire::Generate);
+    let (user, body) = admit(caller, &context, body, usize::MAX, route).await?;
     let key = user.profile()?.key(Key::GoogleGemini).ok_or(Error::KeyNotFound(google::NAME))?;
     let base_url = context.providers.base_urls.google.clone();
     let access = Access { base_url, key: key.clone(), organization: None, extras: Extras::default() };

@@ -8,9 +8,10 @@ use super::chat::access;
 use crate::{
     error::Error,
     http::{
+        admit::{Route, admit},
         body::{self, UnreadBody},
         context::ChatContext,
-        user::User,
+        user::Caller,
     },
     llm::{
         Wire,
@@ -42,8 +43,8 @@ struct Answer {
 /// Responds with `{"content"}`.
 ///
 /// Differs: the original calls [`MODEL`] with a limit of 4,096 tokens, which today's models spend on thinking.
-pub async fn reply(user: User, context: ChatContext, unread: UnreadBody) -> Result<HttpResponse, Error> {
-    let body = unread.read(&user, body::QUESTION).await?;
+pub async fn reply(caller: Caller, context: ChatContext, unread: UnreadBody) -> Result<HttpResponse, Error> {
+    let (user, body) = admit(caller, &context, unread, body::QUESTION, Route::Command).await?;
     let access = access(&OPENAI, &user, &context)?;
     let question: Question<'_> = body.object("input")?;
     let input = question.input.ok_or_else(|| Error::BadRequest("input is missing".to_owned()))?;

@@ -14,10 +14,11 @@ use crate::{
     db::{Db, models},
     error::Error,
     http::{
+        admit::{Route, admit},
         body::{Body, UnreadBody},
         context::ChatContext,
         tool_turn::{MakeRound, ToolTurn},
-        user::User,
+        user::{Caller, User},
     },
     llm::{
         Call, Chat, Failure, Wire, anthropic, azure,
@@ -56,14 +57,15 @@ struct Target {
 /// Differs: the original knows OpenAI's models alone, calls once, and ends the
 /// chat if a tool fails.
 pub async fn reply(
-    user: User,
+    caller: Caller,
     context: ChatContext,
     db: Data<Db>,
     client: Data<ToolClient>,
     turns: Data<Turns>,
     body: UnreadBody,
 ) -> Result<HttpResponse, Error> {
-    let body = Rc::new(body.read(&user, usize::MAX).await?);
+    let (user, body) = admit(caller, &context, body, usize::MAX, Route::Tools).await?;
+    let body = Rc::new(body);
     let posted = body.chat()?;
     let target = target(&body, &user, &db, &context).await?;
     context.note(target.path, &posted.chat()?.model);
