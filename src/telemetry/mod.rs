@@ -147,6 +147,8 @@ impl Ended {
 #[derive(Clone)]
 pub struct RequestLog(Rc<RefCell<RequestRecord>>);
 
+type AtEnd = Box<dyn FnOnce(&Facts)>;
+
 struct RequestRecord {
     telemetry: Arc<Telemetry>,
     id: Uuid,
@@ -158,7 +160,7 @@ struct RequestRecord {
     streams: bool,
     facts: Facts,
     /// Called at the end, with what became known.
-    at_end: Option<Box<dyn FnOnce(&Facts)>>,
+    at_end: Option<AtEnd>,
     #[cfg(feature = "otlp")]
     parent: opentelemetry::Context,
 }
