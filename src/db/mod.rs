@@ -5,6 +5,7 @@ pub mod accounts;
 pub mod files;
 pub mod inspect;
 pub mod models;
+pub mod offered;
 mod pool;
 mod vector;
 

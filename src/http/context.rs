@@ -13,7 +13,9 @@ use serde_json::Value;
 
 use super::{
     installed,
+    opening::Opener,
     respond::{AnswerSettings, respond},
+    ways::Ways,
 };
 use crate::{
     allowance::Charge,
@@ -21,9 +23,9 @@ use crate::{
     llm::{
         Call, Failure, Providers, Wire,
         answer::{Finish, Wanted},
-        dispatch::{Attempt, MakeCall, ModelRequest, Unanswered, dispatch, dispatch_whole},
+        dispatch::{Attempt, ModelRequest, Unanswered, dispatch_whole},
         openai,
-        relay::{End, Piece, Relay, record_end},
+        relay::{End, Piece, record_end},
         responses,
     },
     telemetry::RequestLog,
@@ -79,20 +81,16 @@ impl ChatContext {
         facts.model = (!model.is_empty()).then(|| model.chars().take(100).collect());
     }
 
-    /// Sends a request to a model and relays its answer as it comes.
+    /// Has a chat answered by one of the ways, and relays the answer as it comes.
     ///
     /// # Errors
-    /// If it fails before the first text: as `map_err` words it. A later failure cuts the answer.
-    pub async fn relay(
-        self,
-        model_request: ModelRequest,
-        make_call: impl Fn(&Attempt<'_>) -> Result<Call, Error> + 'static,
-        map_err: impl Fn(Failure) -> Error + 'static,
-    ) -> Result<HttpResponse, Error> {
+    /// If it fails before the first text: as the way's route words it. A later failure cuts the answer.
+    pub async fn relay(self, ways: Ways) -> Result<HttpResponse, Error> {
         let wanted = Wanted { reasoning: self.as_events, calls: false };
-        let (providers, charge, log) = (self.providers.clone(), self.charge(), self.log.clone());
-        let opening = open(providers, model_request, Box::new(make_call), charge, wanted, log);
-        self.answer(opening, map_err).await
+        let mut opener = Opener::new(self.providers.clone(), ways, wanted, false, self.log.clone());
+        let (charge, words) = (self.charge(), opener.words());
+        let opening = async move { opener.open(charge, true, |make, _, attempt| make(attempt, &[], None)).await };
+        self.answer(opening, move |failure| words.word(failure)).await
     }
 
     /// Takes what the request's body was charged, to be given back early.
@@ -147,19 +145,19 @@ impl ChatContext {
     /// piece, as a message of a chat.
     ///
     /// # Errors
-    /// If it fails, in the provider's words.
+    /// If it fails.
     pub async fn message(
         &self,
         request: ModelRequest,
         make_call: impl Fn(&Attempt<'_>) -> Result<Call, Error>,
-    ) -> Result<Value, Error> {
+    ) -> Result<Value, Unanswered> {
         let answer = Box::pin(dispatch_whole(&self.providers, request, Box::new(make_call), &self.log)).await;
-        let (completion, wire) = answer.map_err(|unanswered| unanswered.into_error(openai::plain_error))?;
+        let (completion, wire) = answer?;
         let message = match wire {
             Wire::Responses => responses::message(&completion),
             _ => openai::message(completion),
         };
-        message.map_err(openai::plain_error)
+        message.map_err(Unanswered::Failed)
     }
 
     /// Answers with a text that is complete already.
@@ -173,28 +171,6 @@ impl ChatContext {
 fn ended(outcome: Result<Option<Finish>, Failure>) -> Piece {
     let (sources, calls) = Default::default();
     Piece::End(Box::new(End { outcome, usage: None, sources, calls }))
-}
-
-/// Sends a request to a model and reads up to the first text.
-async fn open(
-    providers: Data<Providers>,
-    request: ModelRequest,
-    make_call: MakeCall<'_>,
-    charge: Option<Charge>,
-    wanted: Wanted,
-    log: RequestLog,
-) -> Result<Relay, Unanswered> {
-    let answer = {
-        let log = &log;
-        // Boxed, and all moved in, so that neither the calls nor the prompt
-        // are held once the provider has begun to answer.
-        let sent = Box::pin(async move {
-            let _charge = charge;
-            dispatch(&providers, request, make_call, log).await
-        });
-        sent.await?
-    };
-    Ok(Relay::open(answer.body, answer.reader, wanted, answer.limits, log).await?)
 }
 
 #[cfg(test)]

@@ -133,15 +133,15 @@ pub async fn dispatch(
         let mut call = make_call(&attempt).map_err(Unanswered::Invalid)?;
         call.body = call.body.map(|body| lesson.adaptation.apply(body));
         note(log, &request, &attempt);
-        let (status, body) = match send(providers, &call, log).await {
+        let (status, body, retry_after) = match send(providers, &call, log).await {
             Ok(body) => {
                 let reader = Reader::new(attempt.wire, request.habits);
                 return Ok(Answer { body, wire: attempt.wire, reader, limits: call.stream_limits() });
             }
-            Err(Failure::Status { status, body }) => (status, body),
+            Err(Failure::Status { status, body, retry_after }) => (status, body, retry_after),
             Err(failure) => return Err(failure.into()),
         };
-        let refused = || Err(Unanswered::Failed(Failure::Status { status, body: body.clone() }));
+        let refused = || Err(Unanswered::Failed(Failure::Status { status, body: body.clone(), retry_after }));
         let sent: Members<'_> =
             call.body.as_deref().and_then(|body| serde_json::from_slice(body).ok()).unwrap_or_default();
         let reason = Refused { model: &candidate.model, wire: attempt.wire, sent: &sent };
