@@ -5,7 +5,7 @@
 use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, Row, postgres::PgSslMode};
 
 use super::{
-    accounts, files, models,
+    accounts, files, models, offered,
     pool::{self, SessionCheck, Settings},
     vector,
 };
@@ -44,6 +44,11 @@ pub fn accounts(check: SessionCheck) -> Vec<String> {
 /// Returns the statement about custom models.
 pub fn models() -> Vec<String> {
     vec![models::ALLOWED.to_owned(), models::ALLOWED_BY_NAME.to_owned()]
+}
+
+/// Returns the statements by which models are offered to users.
+pub fn offered() -> Vec<String> {
+    offered::STATEMENTS.iter().map(|sql| (*sql).to_owned()).collect()
 }
 
 /// Returns the statements about files; `schema` is the vector type's.

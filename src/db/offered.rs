@@ -87,6 +87,39 @@ const SHOW: &str = "insert into public.model_workspaces (user_id, model_id, work
      where model.base_url like 'server:%' \
        and not exists (select from public.model_workspaces shown where shown.model_id = model.id)";
 
+const MISSING: &str = offers!(
+    "select count(*) from public.profiles profile cross join offers where not exists ( \
+         select from public.models model \
+         where (model.user_id, model.base_url, model.model_id) = (profile.user_id, offers.base_url, offers.model_id))"
+);
+
+/// Policies for everyone are about a user's own rows.
+const IS_SHUT: &str = "select row_security_active('public.models') and not exists ( \
+     select from pg_policy where polrelid = 'public.models'::regclass and polpermissive and polcmd::text in ('*', 'a') \
+       and exists (select from unnest(polroles) role where case role when 0 then false else pg_has_role(role, 'usage') end))";
+
+/// The statements of a run, for [`super::inspect`].
+pub(super) const STATEMENTS: [&str; 3] = [TAKE_AWAY, UPDATE, ADD];
+
+/// Tells if row level security keeps this role from adding rows for users.
+///
+/// # Errors
+/// If the database does not answer.
+pub async fn is_shut(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    sqlx::query_scalar(IS_SHUT).persistent(false).fetch_one(connection).await
+}
+
+/// Counts the rows that a run would add.
+///
+/// # Errors
+/// If the database does not answer.
+pub async fn missing(connection: &mut PgConnection, rows: &[Row]) -> sqlx::Result<i64> {
+    let texts = |column: fn(&Row) -> &String| rows.iter().map(|row| column(row).clone()).collect::<Vec<String>>();
+    let query = sqlx::query_scalar(MISSING).persistent(false).bind(texts(|row| &row.base_url));
+    let query = query.bind(texts(|row| &row.model_id)).bind(texts(|row| &row.name));
+    query.bind(rows.iter().map(|row| row.context_length).collect::<Vec<i32>>()).fetch_one(connection).await
+}
+
 /// The number of rows that one run changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Changes {

@@ -6,9 +6,10 @@ use sqlx::{PgConnection, postgres::PgSslMode};
 
 use super::{LIMIT, Line, fail, models as model_names, ok, warn};
 use crate::{
+    cli::models::sync,
     config::Config,
-    db::inspect,
     db::{SessionCheck, Settings},
+    db::{inspect, offered},
     http_client::ssrf_guard,
 };
 
@@ -31,6 +32,7 @@ pub async fn lines(config: &Config) -> Vec<Line> {
         lines.extend(pooler(settings, &mut connection).await?);
         lines.extend(accounts(config, &mut connection).await?);
         lines.extend(models(&mut connection).await?);
+        lines.extend(offered_models(config, &mut connection).await?);
         lines.extend(files(&mut connection).await?);
         lines.extend(hidden(config, &mut connection).await?);
         lines.extend(model_names::lines(config, &mut connection).await);
@@ -241,6 +243,26 @@ async fn models(connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
         return Ok(vec![ok("custom models: they can be read")]);
     }
     Ok(all.iter().map(|it| it.line("custom models")).collect())
+}
+
+/// Checks that the models of `MODELS` are in every user's picker, or that the server can put them there.
+async fn offered_models(config: &Config, connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
+    let rows = sync::rows(&config.models.offers);
+    if rows.is_empty() || !refusals(connection, &inspect::models()).await?.is_empty() {
+        return Ok(Vec::new());
+    }
+    let missing = offered::missing(connection, &rows).await?;
+    if missing == 0 {
+        return Ok(vec![ok(format!("offered models: all {} of MODELS are in every user's picker", rows.len()))]);
+    }
+    let may_not = !refusals(connection, &inspect::offered()).await?.is_empty() || offered::is_shut(connection).await?;
+    let todo = match may_not {
+        true => {
+            "this role may not add them: run chatbot-ui-api models sync as the owner of the tables, or docs/role.sql again as that owner"
+        }
+        false => "run chatbot-ui-api models sync; a server with MODELS does so when it starts and every five minutes",
+    };
+    Ok(vec![warn(format!("offered models: {missing} rows of MODELS' models are not in users' pickers"), todo)])
 }
 
 /// Chat works without these tables, so a missing one is a warning; a table without access is a failure.

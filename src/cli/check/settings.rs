@@ -6,6 +6,7 @@ use tokio::net::TcpStream;
 use super::{LIMIT, Line, fail, ok, warn};
 use crate::{
     auth::PUBLISHED_JWT_SECRET,
+    cli::models::sync,
     config::{self, Config, ConfigError, Variables, env_file},
     credentials::{self, Key},
     http_client::ssrf_guard,
@@ -119,7 +120,7 @@ pub fn provider_keys(config: &Config) -> Vec<Line> {
     let mut lines: Vec<Line> = set
         .iter()
         .filter(|row| {
-            config.keys.get(row.key).is_some_and(|key| {
+            config.keys.all(row.key).any(|key| {
                 let key = key.expose_secret();
                 key.chars().any(|c| c.is_whitespace() || c.is_control()) || !key.is_ascii()
             })
@@ -137,8 +138,28 @@ pub fn provider_keys(config: &Config) -> Vec<Line> {
             "set the endpoint too, or each user's profile needs one",
         ));
     }
+    let missing = sync::without_key(config);
+    if !missing.is_empty() {
+        lines.push(fail(
+            format!("provider keys: MODELS offers models that need {}, which is not set", missing.join(" and ")),
+            "set it, or take the models out of MODELS",
+        ));
+    }
+    let fallbacks = config.models.fallbacks.iter().flat_map(|fallback| &fallback.models);
+    let unused: Vec<String> =
+        fallbacks.filter(|model| config.keys.get(model.vendor.key()).is_none()).map(ToString::to_string).collect();
+    if !unused.is_empty() {
+        lines.push(warn(
+            format!("provider keys: MODEL_FALLBACKS names {}, for which there is no key here", unused.join(", ")),
+            "set the provider's key: users' own keys are not used for fallbacks",
+        ));
+    }
     if lines.is_empty() {
-        let names: Vec<&str> = set.iter().map(|row| row.variable).collect();
+        let name = |row: &&credentials::Row| match config.keys.all(row.key).count() {
+            1 => row.variable.to_owned(),
+            count => format!("{} ({count} keys)", row.variable),
+        };
+        let names: Vec<String> = set.iter().map(name).collect();
         lines.push(ok(if names.is_empty() {
             "provider keys: not set here; each user's profile has its own".to_owned()
         } else {
@@ -212,6 +233,21 @@ mod tests {
         assert_eq!(levels(&bad), [Level::Fail]);
         assert!(bad[0].what.contains("GROQ_API_KEY") && !bad[0].what.contains("hunter2"), "{bad:?}");
         assert_eq!(levels(&of(&[("AZURE_OPENAI_API_KEY", "k")])), [Level::Warn]);
+        let several = of(&[("OPENAI_API_KEY", "sk-hunter2,sk-hunter3")]);
+        assert!(
+            several[0].what.contains("OPENAI_API_KEY (2 keys)") && !several[0].what.contains("hunter"),
+            "{several:?}"
+        );
+        assert_eq!(levels(&of(&[("OPENAI_API_KEY", "sk-1,sk 2")])), [Level::Fail]);
+    }
+
+    #[test]
+    fn models_by_the_operators_choice_need_keys() {
+        let of = |pairs: &[(&str, &str)]| provider_keys(&config(pairs));
+        let offers = of(&[("MODELS", "openai:gpt-4o")]);
+        assert!(levels(&offers) == [Level::Fail] && offers[0].what.contains("OPENAI_API_KEY"), "{offers:?}");
+        let fallbacks = of(&[("MODEL_FALLBACKS", "*>claude-opus-5-5>gpt-4o"), ("OPENAI_API_KEY", "k")]);
+        assert!(levels(&fallbacks) == [Level::Warn] && fallbacks[0].what.contains("anthropic:claude"), "{fallbacks:?}");
     }
 
     #[test]

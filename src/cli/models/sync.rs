@@ -87,7 +87,8 @@ async fn once(database: &Settings, offers: &[Offer], how: Run) -> Result<Option<
     Ok(changes)
 }
 
-fn rows(offers: &[Offer]) -> Vec<offered::Row> {
+/// Returns the rows of offers.
+pub fn rows(offers: &[Offer]) -> Vec<offered::Row> {
     let row = |offer: &Offer| offered::Row {
         base_url: offer.address(),
         model_id: offer.hosted.model.clone(),
