@@ -232,7 +232,8 @@ async fn on_chatbot_uis_schema_the_models_are_in_the_home_workspace() {
         sqlx::query("select count(*), count(nullif(api_key, '')) from public.models").fetch_one(&mut as_user).await;
     let read = read.expect("a row");
     assert_eq!((read.get::<i64, _>(0), read.get::<i64, _>(1)), (4, 0));
-    let picker = "select count(*) from public.model_workspaces join public.models on models.id = model_id";
+    let picker =
+        "select count(*) from public.model_workspaces join public.models on models.id = model_workspaces.model_id";
     assert_eq!(sqlx::query_scalar::<_, i64>(picker).fetch_one(&mut as_user).await.expect("a count"), 2);
 
     // The role may write no other rows, and a user's own models stay.
