@@ -8,7 +8,7 @@ use chatbot_ui_api::{
     config::{Config, Variables},
     db::{
         Db,
-        files::{self, Column, NewItem},
+        files::{self, Column, NewItem, NewVector, Replaced},
     },
     demo::postgres::{Options, Programs, Server},
     retrieval::{self, Chunk, extract::FileKind},
@@ -41,10 +41,10 @@ fn passages() {
         text.push_str(words[random.random_range(0..words.len())]);
         text.push(if random.random_bool(0.08) { '\n' } else { ' ' });
     }
-    retrieval::chunks(FileKind::Txt, "warm");
+    retrieval::chunks(FileKind::Txt, "warm").expect("a passage");
     for (name, kind) in [("plain text", FileKind::Txt), ("markdown", FileKind::Md)] {
         let started = Instant::now();
-        let chunks = retrieval::chunks(kind, &text);
+        let chunks = retrieval::chunks(kind, &text).expect("passages");
         let rate = text.len() as f64 / started.elapsed().as_secs_f64() / 1e6;
         say(&format!("text to counted passages, {name}: {rate:.0} MB/s ({} passages)", chunks.len()));
     }
@@ -109,10 +109,14 @@ async fn rows() {
             let items: Vec<NewItem<'_>> = chunks
                 .iter()
                 .zip(&vectors)
-                .map(|(Chunk { content, tokens }, vector)| NewItem { content, tokens: *tokens, vector: Some(vector) })
+                .map(|(Chunk { content, tokens }, vector)| NewItem {
+                    content,
+                    tokens: *tokens,
+                    vector: NewVector::Numbers(vector),
+                })
                 .collect();
             let stored = files::replace_items(&db, user, ids[file], &items, Column::OpenAi).await;
-            stored.expect("stored").expect("the user's own");
+            assert_eq!(stored.expect("stored"), Replaced::Whole);
             took += started.elapsed();
         }
         ((to - from) * each) as f64 / took.as_secs_f64()

@@ -88,38 +88,61 @@ begin
 end
 $$;
 
--- The check that a user was not banned and did not sign out. Where the schema
--- `auth` belongs to somebody who does not let others grant this, it is left
--- out: set SESSION_CHECK=token then.
+-- The check that a user was not banned and did not sign out: by a function that
+-- has its owner's rights, since a Supabase project's `postgres` may read the
+-- schema `auth`, but not open it to others. It tells nothing else of a user.
+create schema if not exists chatbot_ui_api;
+create or replace function chatbot_ui_api.account_state(
+  of_user uuid, of_session uuid, out user_exists boolean, out banned boolean, out session_lives boolean)
+language plpgsql stable security definer set search_path = '' as $function$
+begin
+  select account.deleted_at is null,
+      coalesce(account.banned_until > now(), false),
+      of_session is null or exists (
+        select from auth.sessions session
+        where session.id = of_session and session.user_id = account.id
+          and coalesce(session.not_after > now(), true))
+    into user_exists, banned, session_lives
+    from auth.users account where account.id = of_user;
+end
+$function$;
+revoke all on function chatbot_ui_api.account_state(uuid, uuid) from public;
+grant execute on function chatbot_ui_api.account_state(uuid, uuid) to chatbot_ui_api;
+grant usage on schema chatbot_ui_api to chatbot_ui_api;
+
+-- Whether that function can see the rows, as its owner.
 do $$
 begin
-  grant usage on schema auth to chatbot_ui_api;
-  grant select (id, banned_until, deleted_at) on auth.users to chatbot_ui_api;
-  grant select (id, user_id, not_after) on auth.sessions to chatbot_ui_api;
-exception when insufficient_privilege then
-  raise warning 'the schema auth cannot be opened to chatbot_ui_api: set SESSION_CHECK=token';
+  perform chatbot_ui_api.account_state(null, null);
+  if row_security_active('auth.users') or row_security_active('auth.sessions') then
+    raise warning 'row level security hides the rows of the schema auth from %: run this as a role that it does not apply to, or set SESSION_CHECK=token', current_user;
+  end if;
+exception when insufficient_privilege or undefined_table or undefined_column or invalid_schema_name then
+  raise warning '% cannot read sessions (%): run this as a role that can, or set SESSION_CHECK=token', current_user, sqlerrm;
 end
 $$;
 
--- Where row level security hides those rows too, a policy opens them; where
--- the tables are somebody else's (on Supabase the auth server's), only the
--- role's own attribute does. The rights above still say which columns.
+-- Rights that earlier versions of this file gave, and that the function replaces.
 do $$
 declare
-  hidden regclass;
+  opened regclass;
 begin
-  for hidden in
-    select oid::regclass from pg_class
-    where oid in (to_regclass('auth.users'), to_regclass('auth.sessions')) and relrowsecurity
+  if has_schema_privilege('chatbot_ui_api', 'auth', 'usage') then
+    revoke usage on schema auth from chatbot_ui_api;
+    revoke all on auth.users, auth.sessions from chatbot_ui_api;
+    revoke select (id, banned_until, deleted_at) on auth.users from chatbot_ui_api;
+    revoke select (id, user_id, not_after) on auth.sessions from chatbot_ui_api;
+  end if;
+  for opened in
+    select polrelid::regclass from pg_policy
+    where polname = 'chatbot_ui_api reads' and polrelid in (to_regclass('auth.users'), to_regclass('auth.sessions'))
   loop
-    execute format('drop policy if exists "chatbot_ui_api reads" on %s', hidden);
-    execute format('create policy "chatbot_ui_api reads" on %s for select to chatbot_ui_api using (true)', hidden);
+    execute format('drop policy "chatbot_ui_api reads" on %s', opened);
   end loop;
-exception when insufficient_privilege then
-  begin
-    alter role chatbot_ui_api bypassrls;
-  exception when insufficient_privilege then
-    raise warning 'the rows of the schema auth stay hidden from chatbot_ui_api: set SESSION_CHECK=token';
-  end;
+  if exists (select from pg_roles where rolname = 'chatbot_ui_api' and rolbypassrls) then
+    alter role chatbot_ui_api nobypassrls;
+  end if;
+exception when insufficient_privilege or invalid_schema_name then
+  raise notice 'rights that chatbot_ui_api does not need any more were not taken from it: %', sqlerrm;
 end
 $$;

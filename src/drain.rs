@@ -1,14 +1,26 @@
-//! Graceful shutdown: counters of requests in flight, and the flag that refuses new requests.
+//! Graceful shutdown: counters of requests in flight, and the phase, which refuses new requests and then closes idle
+//! connections.
 //!
 //! The listener stays open while the last requests run: a load balancer that still routes here gets 503 and
 //! `Retry-After` instead of a refused connection, and `/readyz` can report the shutdown.
 
 use tokio::sync::watch;
 
-/// In-flight counters and the drain flag of one server.
+/// The part of its life that a server is in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    #[default]
+    Serving,
+    /// New requests are refused.
+    Draining,
+    /// All requests have ended: idle connections are closed.
+    Closing,
+}
+
+/// In-flight counters and the phase of one server.
 #[derive(Debug, Default)]
 pub struct Drain {
-    draining: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
     /// Every request, refused ones included.
     requests: InFlightCounter,
     connections: InFlightCounter,
@@ -17,18 +29,33 @@ pub struct Drain {
 impl Drain {
     /// Refuses new requests from now on.
     pub fn start(&self) {
-        self.draining.send_replace(true);
+        self.phase.send_replace(Phase::Draining);
     }
 
     /// Returns true after [`Drain::start`].
     pub fn is_draining(&self) -> bool {
-        *self.draining.borrow()
+        *self.phase.borrow() >= Phase::Draining
     }
 
     /// Waits until [`Drain::start`] is called.
     pub async fn started(&self) {
         // Fails only without a sender, which `self` holds.
-        let _ = self.draining.subscribe().wait_for(|draining| *draining).await;
+        let _ = self.phase.subscribe().wait_for(|phase| *phase >= Phase::Draining).await;
+    }
+
+    /// Closes idle connections from now on.
+    pub fn close_idle(&self) {
+        self.phase.send_replace(Phase::Closing);
+    }
+
+    /// Waits until [`Drain::close_idle`] is called.
+    pub async fn closing(&self) {
+        let _ = self.phase.subscribe().wait_for(|phase| *phase == Phase::Closing).await;
+    }
+
+    /// Returns the number of open connections.
+    pub fn open_connections(&self) -> usize {
+        *self.connections.0.borrow()
     }
 
     /// Counts a connection until the guard is dropped.

@@ -11,6 +11,10 @@ use actix_web::{
     http::{StatusCode, header},
 };
 use serde::Serialize;
+use sqlx::{
+    error::DatabaseError,
+    postgres::{PgDatabaseError, PgSeverity},
+};
 
 /// A failed request. `Debug` shows the text for the log.
 #[derive(thiserror::Error)]
@@ -97,6 +101,9 @@ pub enum Error {
     /// 503: Postgres is unavailable, or all its connections are busy.
     #[error("The database is not available. Please try again in a moment.")]
     DatabaseUnavailable(String),
+    /// 503: the auth server cannot refresh a session, or the project's key set cannot be read; the session may be good.
+    #[error("The sign-in service is not available. Please try again in a moment.")]
+    AuthUnavailable(String),
     /// 503: the server is shutting down.
     #[error("The server is stopping")]
     Stopping,
@@ -119,6 +126,7 @@ impl Error {
             | Self::Connection { detail, .. }
             | Self::FrontEnd { detail, .. }
             | Self::DatabaseUnavailable(detail)
+            | Self::AuthUnavailable(detail)
             | Self::Internal(detail) => Cow::Borrowed(detail),
             Self::BadRequest(_) => "the request is invalid".into(),
             Self::Provider { status, .. } => format!("the provider failed: status {status}").into(),
@@ -175,7 +183,9 @@ impl ResponseError for Error {
             },
             Self::TooManyStreams(_) | Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::FrontEnd { status, .. } => *status,
-            Self::Overloaded | Self::DatabaseUnavailable(_) | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overloaded | Self::DatabaseUnavailable(_) | Self::AuthUnavailable(_) | Self::Stopping => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
@@ -188,7 +198,11 @@ impl ResponseError for Error {
             Self::RateLimited(wait) => {
                 response.insert_header((header::RETRY_AFTER, whole_seconds(*wait)));
             }
-            Self::TooManyStreams(_) | Self::Overloaded | Self::DatabaseUnavailable(_) | Self::Stopping => {
+            Self::TooManyStreams(_)
+            | Self::Overloaded
+            | Self::DatabaseUnavailable(_)
+            | Self::AuthUnavailable(_)
+            | Self::Stopping => {
                 response.insert_header((header::RETRY_AFTER, "2"));
             }
             // The rest of the body is not read.
@@ -232,18 +246,20 @@ impl From<sqlx::Error> for Error {
             | sqlx::Error::PoolClosed
             | sqlx::Error::Protocol(_)
             | sqlx::Error::WorkerCrashed => Self::DatabaseUnavailable(detail),
-            // Classes 08 connection, 53 resources, 57 shutting down or cancelled; 28 and 3D: login refused, as while a
-            // server is being set up.
-            sqlx::Error::Database(database)
-                if database
-                    .code()
-                    .is_some_and(|code| ["08", "53", "57", "28", "3D"].iter().any(|class| code.starts_with(class))) =>
-            {
-                Self::DatabaseUnavailable(detail)
-            }
+            sqlx::Error::Database(database) if is_unavailable(&*database) => Self::DatabaseUnavailable(detail),
             _ => Self::Internal(detail),
         }
     }
+}
+
+/// SQLSTATE classes 08 connection, 53 resources, 57 shutting down or cancelled; 28 and 3D: login refused, as while a
+/// server is being set up. An error that ends the connection counts whatever its code: poolers refuse clients with XX000.
+fn is_unavailable(error: &dyn DatabaseError) -> bool {
+    let fatal = error
+        .try_downcast_ref::<PgDatabaseError>()
+        .is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic));
+    let class = |code: &str| ["08", "53", "57", "28", "3D"].iter().any(|class| code.starts_with(class));
+    fatal || error.code().is_some_and(|code| class(&code))
 }
 
 #[cfg(test)]

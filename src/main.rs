@@ -42,9 +42,13 @@ enum Command {
     /// Check the configuration: one line for each finding and what to do about it; exit status 1 if something required
     /// fails
     #[command(
-        after_help = "Examples:\n  chatbot-ui-api check                       before the first start\n  chatbot-ui-api check | grep -v '^ok'       only what needs attention"
+        after_help = "Examples:\n  chatbot-ui-api check                       before the first start\n  chatbot-ui-api check | grep -v '^ok'       only what needs attention\n  chatbot-ui-api check --json | jq .failed   for a script"
     )]
-    Check,
+    Check {
+        /// Print one JSON object instead of lines
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the model that is called for each of chatbot-ui's picker, the reason, its end and its price
     #[command(
         args_conflicts_with_subcommands = true,
@@ -120,7 +124,7 @@ fn main() -> ExitCode {
         Command::Serve { playground } => cli::serve::run(playground),
         Command::Demo => demo::run(),
         Command::Migrate => cli::migrate::run(),
-        Command::Check => cli::check::run(),
+        Command::Check { json } => cli::check::run(json),
         Command::Models { action: Some(ModelsAction::Sync { dry_run, remove }), .. } => {
             cli::models::sync::run(dry_run, remove)
         }

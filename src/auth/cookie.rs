@@ -6,6 +6,7 @@ use std::borrow::Cow;
 
 use base64::{Engine, engine::GeneralPurpose, engine::general_purpose};
 use percent_encoding::{percent_decode_str, utf8_percent_encode};
+use serde::Deserialize;
 use serde_json::Value;
 use url::{Host, Url};
 
@@ -21,7 +22,9 @@ pub struct Session {
     base64: bool,
     /// The cookie's JSON if it was an array: its other members are kept.
     array: Option<Vec<Value>>,
-    /// The session came in one cookie, not in chunks.
+    /// The cookie's JSON had the user: clients that store it elsewhere leave it out, to keep headers small.
+    with_user: bool,
+    /// A whole cookie came, besides chunks or alone.
     whole: bool,
     /// One more than the highest chunk number that came, needed or not.
     chunks: usize,
@@ -39,8 +42,11 @@ const MAX_CHUNKS: usize = 100;
 /// Reads the session called `name` from the values of a request's `Cookie` headers. `None` if there is none, or none
 /// that can be parsed.
 ///
-/// A whole cookie wins over chunks unless it is empty; chunks `.0`, `.1`, … are joined up to the first that is missing
-/// or empty; of two cookies with one name the last wins.
+/// A whole cookie wins over chunks unless it is empty or its token expires earlier; chunks `.0`, `.1`, … are joined up
+/// to the first that is missing or empty; of two cookies with one name the last wins.
+///
+/// Differs: to the original a whole cookie always wins. The front end's library (`@supabase/ssr` 0.0.10) leaves a stale
+/// one beside the chunks of a session that has grown, and its user could never sign in again.
 pub fn session<'a>(name: &str, headers: impl Iterator<Item = &'a str>) -> Option<Session> {
     let mut whole = None;
     let mut chunks: Vec<Option<Cow<'_, str>>> = Vec::new();
@@ -65,13 +71,30 @@ pub fn session<'a>(name: &str, headers: impl Iterator<Item = &'a str>) -> Option
             }
         }
     }
-    match whole {
-        Some(value) if !value.is_empty() => parse(&value, true, chunks.len()),
-        _ => {
-            let needed = chunks.iter().map_while(|chunk| chunk.as_deref().filter(|chunk| !chunk.is_empty()));
-            parse(&needed.collect::<String>(), false, chunks.len())
-        }
+    let count = chunks.len();
+    let joined = || {
+        let needed = chunks.iter().map_while(|chunk| chunk.as_deref().filter(|chunk| !chunk.is_empty()));
+        parse(&needed.collect::<String>(), whole.is_some(), count)
+    };
+    let Some(value) = whole.as_deref().filter(|value| !value.is_empty()) else {
+        return joined();
+    };
+    let single = parse(value, true, count);
+    match (&single, joined()) {
+        (Some(single), Some(joined)) if expiry(&single.access_token) < expiry(&joined.access_token) => Some(joined),
+        (None, joined) => joined,
+        _ => single,
     }
+}
+
+/// Reads `exp` of a token that is not verified: good for choosing between two, and for nothing else.
+fn expiry(token: &str) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Times {
+        exp: u64,
+    }
+    let payload = BASE64.decode(token.split('.').nth(1)?).ok()?;
+    serde_json::from_slice::<Times>(&payload).ok().map(|times| times.exp)
 }
 
 /// Parses a chunk number: `0`, `1`, `2` …, in JavaScript's spelling.
@@ -114,8 +137,9 @@ fn parse(value: &str, whole: bool, chunks: usize) -> Option<Session> {
     if access_token.is_empty() {
         return None;
     }
+    let with_user = json.get("user").is_some();
     let array = if let Value::Array(members) = json { Some(members) } else { None };
-    Some(Session { access_token, refresh_token, base64: encoded.is_some(), array, whole, chunks })
+    Some(Session { access_token, refresh_token, base64: encoded.is_some(), array, with_user, whole, chunks })
 }
 
 /// The longest value of one cookie, encoded: Supabase's clients cut at this length, and browsers keep no more than
@@ -135,7 +159,13 @@ impl Session {
                 members[1] = new["refresh_token"].clone();
                 Value::Array(members).to_string()
             }
-            None => new.to_string(),
+            None => {
+                let mut new = new.clone();
+                if let (Some(members), false) = (new.as_object_mut(), self.with_user) {
+                    members.remove("user");
+                }
+                new.to_string()
+            }
         };
         // The two generations of clients: the older one asks for a thousand years, the newer one for the 400 days that
         // browsers allow.
@@ -212,7 +242,11 @@ mod tests {
     }
 
     fn object(token: &str) -> String {
-        format!(r#"{{"access_token":"{token}","refresh_token":"r","expires_at":1}}"#)
+        format!(r#"{{"access_token":"{token}","refresh_token":"r","expires_at":1,"user":{{}}}}"#)
+    }
+
+    fn expiring(at: u64) -> String {
+        format!("h.{}.s", BASE64.encode(format!(r#"{{"exp":{at}}}"#)))
     }
 
     #[test]
@@ -247,6 +281,31 @@ mod tests {
             Some("new"),
             "of two headers"
         );
+    }
+
+    #[test]
+    fn of_a_whole_cookie_and_chunks_the_one_that_expires_later_wins() {
+        let (old, new) = (expiring(1_000), expiring(2_000));
+        let header = |whole: &str, chunk: &str| {
+            format!("{NAME}={}; {NAME}.0={}", encoded(&object(whole)), encoded(&object(chunk)))
+        };
+        assert_eq!(token(&header(&old, &new)).as_deref(), Some(new.as_str()));
+        assert_eq!(token(&header(&new, &old)).as_deref(), Some(new.as_str()));
+        assert_eq!(token(&header("o.p.q", &new)).as_deref(), Some(new.as_str()), "no time is earlier than any");
+        let stale = header(&old, &new);
+        let session = session(NAME, [stale.as_str()].into_iter()).expect("a session");
+        let set = session.set_cookies(NAME, &serde_json::json!({ "access_token": "n", "user": "u".repeat(9000) }));
+        assert!(set.iter().any(|cookie| cookie.starts_with(&format!("{NAME}=; "))), "the stale cookie is deleted");
+    }
+
+    #[test]
+    fn a_session_without_its_user_comes_back_without() {
+        let new = serde_json::json!({ "access_token": "n.e.w", "refresh_token": "r2", "user": { "id": 1 } });
+        for (old, kept) in [(object("t"), true), (object("t").replace(r#","user":{}"#, ""), false)] {
+            let header = format!("{NAME}={}", encoded(&old));
+            let set = session(NAME, [header.as_str()].into_iter()).expect("a session").set_cookies(NAME, &new);
+            assert_eq!(set[0].contains("user"), kept, "{old}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use jsonwebtoken::{
     Algorithm, DecodingKey,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm},
 };
+use reqwest::header::HeaderName;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::Mutex;
@@ -35,6 +36,8 @@ const MAX_KEYS: usize = 64;
 /// The key set of one project, shared by all workers.
 pub struct KeySet {
     url: Url,
+    /// Sent along, because the gateway of a self-hosted project may serve nothing without it.
+    anon_key: Option<String>,
     /// Accepts the key of local stacks, whose private half is published.
     published_keys: bool,
     state: RwLock<Arc<State>>,
@@ -46,8 +49,16 @@ pub struct KeySet {
 struct State {
     keys: HashMap<String, Arc<VerifyingKey>>,
     fetched: Option<Instant>,
-    /// End of the last fetch, and its failure as a flag.
-    tried: Option<(Instant, bool)>,
+    /// End of the last fetch, and its outcome.
+    tried: Option<(Instant, Outcome)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Read,
+    /// Status 404: a project of the time before key sets.
+    Absent,
+    Failed,
 }
 
 impl State {
@@ -56,14 +67,22 @@ impl State {
     }
 
     fn may_fetch(&self) -> bool {
-        self.tried.is_none_or(|(at, failed)| at.elapsed() >= if failed { FLOOR_AFTER_FAILURE } else { FLOOR })
+        self.tried.is_none_or(|(at, outcome)| {
+            at.elapsed() >= if outcome == Outcome::Read { FLOOR } else { FLOOR_AFTER_FAILURE }
+        })
     }
 }
 
 impl KeySet {
     /// Creates a key set that is read from `url` on first use.
-    pub fn new(url: Url, published_keys: bool) -> Self {
-        Self { url, published_keys, state: RwLock::default(), fetching: Arc::default() }
+    pub fn new(url: Url, anon_key: Option<String>, published_keys: bool) -> Self {
+        Self { url, anon_key, published_keys, state: RwLock::default(), fetching: Arc::default() }
+    }
+
+    /// Tells if the set should be there and could not be read, so that a key that is not found may exist.
+    pub fn is_unavailable(&self) -> bool {
+        let state = self.state();
+        state.age() >= MAX_AGE && state.tried.is_some_and(|(_, outcome)| outcome == Outcome::Failed)
     }
 
     /// Time since the set was fetched; `None` if it never was.
@@ -137,7 +156,7 @@ impl KeySet {
     }
 
     async fn fetch(&self, http: &reqwest::Client) {
-        let fetched = tokio::time::timeout(FETCH_TIMEOUT, download(http, &self.url)).await;
+        let fetched = tokio::time::timeout(FETCH_TIMEOUT, download(http, &self.url, self.anon_key.as_deref())).await;
         let keys = match fetched {
             Ok(Ok(mut keys)) => {
                 if !self.published_keys && keys.remove(PUBLISHED_KEY_ID).is_some() {
@@ -145,22 +164,22 @@ impl KeySet {
                         "the key set has the key that every `supabase start` signs with, which anybody can use: sessions signed with it are refused. If this is meant, set PUBLISHED_KEYS=allow"
                     );
                 }
-                Some(keys)
+                Ok(keys)
             }
             Ok(Err(problem)) => {
-                tracing::warn!(url = self.shown(), problem, "the key set cannot be read");
-                None
+                tracing::warn!(url = self.shown(), %problem, "the key set cannot be read");
+                Err(if problem == Problem::Status(404) { Outcome::Absent } else { Outcome::Failed })
             }
             Err(_) => {
                 tracing::warn!(url = self.shown(), "the key set did not come within {FETCH_TIMEOUT:?}");
-                None
+                Err(Outcome::Failed)
             }
         };
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         *state = Arc::new(match keys {
-            Some(keys) => State { keys, fetched: Some(now), tried: Some((now, false)) },
-            None => State { keys: state.keys.clone(), fetched: state.fetched, tried: Some((now, true)) },
+            Ok(keys) => State { keys, fetched: Some(now), tried: Some((now, Outcome::Read)) },
+            Err(outcome) => State { keys: state.keys.clone(), fetched: state.fetched, tried: Some((now, outcome)) },
         });
     }
 }
@@ -169,20 +188,41 @@ impl KeySet {
 ///
 /// # Errors
 /// If the set cannot be read: the reason.
-pub async fn algorithms(http: &reqwest::Client, url: &Url) -> Result<Vec<Algorithm>, String> {
-    Ok(download(http, url).await?.values().filter_map(|key| key.algorithm()).collect())
+pub async fn algorithms(http: &reqwest::Client, url: &Url, anon_key: Option<&str>) -> Result<Vec<Algorithm>, Problem> {
+    Ok(download(http, url, anon_key).await?.values().filter_map(|key| key.algorithm()).collect())
 }
 
-async fn download(http: &reqwest::Client, url: &Url) -> Result<HashMap<String, Arc<VerifyingKey>>, String> {
-    let response = http.get(url.clone()).send().await.map_err(|error| causes(&error))?;
-    if !response.status().is_success() {
-        return Err(format!("status {}", response.status()));
+/// The reason why a key set cannot be read.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// The answer's status is not a success.
+    #[error("status {0}")]
+    Status(u16),
+    /// No answer, or one that is not a key set.
+    #[error("{0}")]
+    Other(String),
+}
+
+async fn download(
+    http: &reqwest::Client,
+    url: &Url,
+    anon_key: Option<&str>,
+) -> Result<HashMap<String, Arc<VerifyingKey>>, Problem> {
+    let mut request = http.get(url.clone());
+    if let Some(key) = anon_key {
+        request = request.header(HeaderName::from_static("apikey"), key);
     }
-    let body = http_client::read(response, MAX_BYTES).await.map_err(|error| match error {
-        http_client::ReadError::TooLarge => format!("more than {MAX_BYTES} bytes"),
-        http_client::ReadError::Broken(error) => error.without_url().to_string(),
+    let response = request.send().await.map_err(|error| Problem::Other(causes(&error)))?;
+    if !response.status().is_success() {
+        return Err(Problem::Status(response.status().as_u16()));
+    }
+    let body = http_client::read(response, MAX_BYTES).await.map_err(|error| {
+        Problem::Other(match error {
+            http_client::ReadError::TooLarge => format!("more than {MAX_BYTES} bytes"),
+            http_client::ReadError::Broken(error) => error.without_url().to_string(),
+        })
     })?;
-    parse(&body)
+    parse(&body).map_err(Problem::Other)
 }
 
 /// Parses the usable keys of a JWKS document. Keys of other kinds, without an id or with unknown parameters are
@@ -304,7 +344,7 @@ mod tests {
         }
 
         fn key_set(&self) -> Arc<KeySet> {
-            Arc::new(KeySet::new(self.url.clone(), true))
+            Arc::new(KeySet::new(self.url.clone(), None, true))
         }
     }
 

@@ -35,6 +35,9 @@ pub enum TokenError {
     /// Valid in every other respect, but `exp` has passed.
     #[error("the access token has expired")]
     Expired(Claims),
+    /// Supabase's auth server could not be asked, so the token may be good.
+    #[error("{0}")]
+    Unavailable(String),
 }
 
 /// A key and the one algorithm it is used with.

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use cookie::Session;
 use jwks::KeySet;
 use jwt::{ASYMMETRIC, Claims, Policy, TokenError, VerifyingKey};
-use refresh::Refresher;
+use refresh::{Failure, Refresher};
 
 /// The JWT secret that every local Supabase stack is published with. It protects nothing, so it is accepted only if
 /// [`Settings::published_keys`] allows it.
@@ -106,7 +106,7 @@ impl Authenticator {
                 .jwt_secret
                 .as_ref()
                 .is_some_and(|secret| is_published(secret.expose_secret())),
-            keys: Arc::new(KeySet::new(settings.jwks_url.clone(), settings.published_keys)),
+            keys: Arc::new(KeySet::new(settings.jwks_url.clone(), settings.anon_key.clone(), settings.published_keys)),
             policy: settings.policy.clone(),
             refresher: settings.anon_key.as_ref().and_then(|key| Refresher::new(&settings.supabase_url, key.clone())),
         }
@@ -136,13 +136,18 @@ impl Authenticator {
     /// values of the new session.
     ///
     /// # Errors
-    /// If the cookie cannot be refreshed, or the new session is not `user`'s.
+    /// If the cookie cannot be refreshed, the auth server is unavailable, or the new session is not `user`'s.
     pub async fn refresh(&self, session: &Session, user: Uuid) -> Result<(Claims, Vec<String>), TokenError> {
         let refused = |reason: &str| TokenError::Invalid(format!("the access token has expired and {reason}"));
         let refresher = self.refresher.as_ref().filter(|_| !session.refresh_token.is_empty());
         let refresher = refresher.ok_or_else(|| refused("cannot be refreshed"))?;
-        let new = refresher.refresh(&self.http, user, &session.refresh_token).await;
-        let new = new.ok_or_else(|| refused("was not refreshed"))?;
+        let new =
+            refresher.refresh(&self.http, user, &session.refresh_token).await.map_err(|failure| match failure {
+                Failure::Refused => refused("was not refreshed"),
+                Failure::Unavailable => TokenError::Unavailable(
+                    "the access token has expired, and the auth server cannot refresh it now".to_owned(),
+                ),
+            })?;
         let claims = self.verify(new["access_token"].as_str().unwrap_or_default()).await?;
         if claims.user != user {
             return Err(refused("its refresh token is another user's"));
@@ -175,6 +180,9 @@ impl Authenticator {
             })?
         } else if ASYMMETRIC.contains(&header.alg) && !id.is_empty() {
             self.keys.find(&self.http, id).await.ok_or_else(|| {
+                if self.keys.is_unavailable() {
+                    return TokenError::Unavailable("the project's key set cannot be read".to_owned());
+                }
                 TokenError::Invalid(
                     "the access token is signed with a key that the project's key set does not have".to_owned(),
                 )

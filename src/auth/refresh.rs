@@ -38,7 +38,17 @@ const MAX_BYTES: usize = 256 * 1024;
 /// A session as the auth server returns it: an object whose `access_token` and `refresh_token` are non-empty strings.
 pub type NewSession = Arc<Value>;
 
-type Refresh = Shared<BoxFuture<'static, Option<NewSession>>>;
+/// The reason why there is no new session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The refresh token is not accepted.
+    Refused,
+    /// The auth server is unavailable or limits its rate, which it shares among all users of this server: the session
+    /// may be good.
+    Unavailable,
+}
+
+type Refresh = Shared<BoxFuture<'static, Result<NewSession, Failure>>>;
 
 /// Client of the auth server's refresh endpoint. Shared by all workers.
 pub struct Refresher {
@@ -58,15 +68,23 @@ impl Refresher {
         Some(Self { url, anon_key, refreshes: Mutex::default(), users: Mutex::default() })
     }
 
-    /// Returns the new session for a refresh token; `None` if the auth server refuses or does not answer in time.
-    pub async fn refresh(&self, http: &reqwest::Client, user: Uuid, refresh_token: &str) -> Option<NewSession> {
+    /// Returns the new session for a refresh token.
+    ///
+    /// # Errors
+    /// If the auth server refuses, or does not answer in time.
+    pub async fn refresh(
+        &self,
+        http: &reqwest::Client,
+        user: Uuid,
+        refresh_token: &str,
+    ) -> Result<NewSession, Failure> {
         let refresh = {
             let mut refreshes = self.refreshes.lock().unwrap_or_else(PoisonError::into_inner);
             let full = refreshes.len() >= MAX_KEPT;
             refreshes.retain(|_, (since, refresh)| match refresh.peek() {
                 None => true,
-                Some(None) => since.elapsed() < KEPT_AFTER_FAILURE,
-                Some(Some(_)) => !full && since.elapsed() < KEPT,
+                Some(Err(_)) => since.elapsed() < KEPT_AFTER_FAILURE,
+                Some(Ok(_)) => !full && since.elapsed() < KEPT,
             });
             let fresh = || {
                 let request = http
@@ -78,12 +96,18 @@ impl Refresher {
                 // Spawned: if the first caller disconnects, the single-use refresh token would otherwise be spent and
                 // its result lost.
                 let task = tokio::spawn(tokio::time::timeout(TIMEOUT, send(request)));
-                let answer = async move { task.await.ok()?.ok()?.map(Arc::new) };
+                let answer = async move {
+                    // Without a result the task has panicked.
+                    let answer = task.await.map_err(|_| Failure::Unavailable)?;
+                    answer
+                        .unwrap_or_else(|_| Err(failed(Failure::Unavailable, "the auth server did not answer in time")))
+                        .map(Arc::new)
+                };
                 (Instant::now(), answer.boxed().shared())
             };
             match refreshes.entry((user, refresh_token.to_owned())) {
                 Entry::Occupied(known) => known.get().1.clone(),
-                Entry::Vacant(_) if !self.may_request(user) => return None,
+                Entry::Vacant(_) if !self.may_request(user) => return Err(Failure::Refused),
                 Entry::Vacant(new) => new.insert(fresh()).1.clone(),
             }
         };
@@ -103,29 +127,31 @@ impl Refresher {
     }
 }
 
-async fn send(request: reqwest::RequestBuilder) -> Option<Value> {
-    let refused = |reason: String| {
-        tracing::info!(reason, "a session was not refreshed");
-        None
-    };
-    let response = match request.send().await {
-        Ok(response) if response.status().is_success() => response,
-        Ok(response) => return refused(format!("the auth server answered with status {}", response.status().as_u16())),
-        Err(error) => return refused(error.without_url().to_string()),
-    };
-    let Ok(body) = http_client::read(response, MAX_BYTES).await else {
-        return refused("the auth server's answer could not be read".to_owned());
-    };
+async fn send(request: reqwest::RequestBuilder) -> Result<Value, Failure> {
+    let response = request.send().await.map_err(|error| failed(Failure::Unavailable, error.without_url()))?;
+    let status = response.status();
+    if !status.is_success() {
+        let retry = status.is_server_error() || matches!(status.as_u16(), 408 | 429);
+        let failure = if retry { Failure::Unavailable } else { Failure::Refused };
+        return Err(failed(failure, format!("the auth server answered with status {}", status.as_u16())));
+    }
+    let body = http_client::read(response, MAX_BYTES).await;
+    let body = body.map_err(|_| failed(Failure::Unavailable, "the auth server's answer could not be read"))?;
     let session: Option<Value> = serde_json::from_slice(&body).ok();
     match session {
         Some(mut session) if is_filled(&session["access_token"]) && is_filled(&session["refresh_token"]) => {
             if let (None, Some(lifetime)) = (session["expires_at"].as_u64(), session["expires_in"].as_u64()) {
                 session["expires_at"] = (jsonwebtoken::get_current_timestamp() + lifetime).into();
             }
-            Some(session)
+            Ok(session)
         }
-        _ => refused("the auth server's answer is not a session".to_owned()),
+        _ => Err(failed(Failure::Refused, "the auth server's answer is not a session")),
     }
+}
+
+fn failed(failure: Failure, reason: impl std::fmt::Display) -> Failure {
+    tracing::info!(%reason, "a session was not refreshed");
+    failure
 }
 
 fn is_filled(value: &Value) -> bool {

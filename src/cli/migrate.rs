@@ -5,10 +5,13 @@ use std::process::ExitCode;
 use sqlx::{Connection, PgConnection, migrate::Migrator};
 
 use super::progress;
-use crate::config::{self, Config};
+use crate::{
+    config::{self, Config},
+    db::{self, chatbot_ui},
+};
 
 /// The result of [`apply`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Tables were created or updated.
     Applied,
@@ -16,13 +19,15 @@ pub enum Outcome {
     UpToDate,
     /// chatbot-ui's own schema exists: nothing was changed.
     LeftAlone,
+    /// A part of chatbot-ui's own schema exists, without these migrations: nothing was changed.
+    Incomplete(Vec<&'static str>),
 }
 
 /// Runs the command.
 pub fn run() -> ExitCode {
     super::run(async {
         let config = Config::new(&config::variables()?).map_err(|error| error.to_string())?;
-        if config.database.transaction_pooler {
+        if config.database.pooler != db::Pooler::Session {
             return Err("migrate needs a connection of its own: set DATABASE_URL to the direct connection or to the session pooler (port 5432), not to the transaction pooler".to_owned());
         }
         let options = &config.database.options;
@@ -37,6 +42,12 @@ pub fn run() -> ExitCode {
             Outcome::UpToDate => "The tables are there already, and up to date.",
             Outcome::LeftAlone => {
                 "This database has chatbot-ui's own schema: nothing was changed, and nothing needs to be."
+            }
+            Outcome::Incomplete(missing) => {
+                return Err(format!(
+                    "this database has a part of chatbot-ui's own schema, so nothing was changed. These migrations are missing: {}. In chatbot-ui's folder, run `supabase db push` (local stack: `supabase migration up`)",
+                    missing.join(", ")
+                ));
             }
         });
         if !exists(&mut connection, "public.file_items").await? {
@@ -54,8 +65,15 @@ pub fn run() -> ExitCode {
 /// If the database refuses a statement: a sentence with its reason.
 pub async fn apply(connection: &mut PgConnection) -> Result<Outcome, String> {
     let applied = exists(connection, "chatbot_ui_api.migrations").await?;
-    if !applied && exists(connection, "public.profiles").await? {
-        return Ok(Outcome::LeftAlone);
+    if !applied {
+        let missing = chatbot_ui::missing_migrations(connection).await.map_err(cannot_list)?;
+        match missing {
+            Some(missing) if missing.is_empty() => return Ok(Outcome::LeftAlone),
+            Some(missing) => return Ok(Outcome::Incomplete(missing)),
+            // Another tool applied this project's migrations.
+            None if exists(connection, "public.profiles").await? => return Ok(Outcome::UpToDate),
+            None => {}
+        }
     }
     let mut migrator: Migrator = sqlx::migrate!("./migrations");
     migrator.create_schema("chatbot_ui_api");
@@ -83,7 +101,12 @@ async fn exists(connection: &mut PgConnection, table: &str) -> Result<bool, Stri
         .bind(table)
         .fetch_one(connection)
         .await
-        .map_err(|error| format!("the database refuses to list its tables: {error}"))
+        .map_err(cannot_list)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the form that `map_err` takes")]
+fn cannot_list(error: sqlx::Error) -> String {
+    format!("the database refuses to list its tables: {error}")
 }
 
 async fn count(connection: &mut PgConnection, applied: bool) -> Result<i64, String> {

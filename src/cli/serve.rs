@@ -29,23 +29,29 @@ pub fn run(playground: bool) -> ExitCode {
         if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
             tracing::warn!("the limit of open files cannot be raised (ulimit -n): {error}");
         }
-        let listener = listen(&config)?;
+        let mistakes = check::mistakes(&variables, &config);
+        let listener = listen(&config).inspect_err(|_| warn_of(&mistakes))?;
         announce(&config, &listener);
-        for mistake in check::mistakes(&variables, &config) {
-            tracing::warn!("{mistake}");
-        }
+        warn_of(&mistakes);
         if cfg!(not(feature = "otlp")) && variables.contains_key("OTEL_EXPORTER_OTLP_ENDPOINT") {
             tracing::warn!(
                 "OTEL_EXPORTER_OTLP_ENDPOINT is set, but this build sends no traces: build it with `--features otlp`"
             );
         }
-        actix_web::rt::spawn(try_database(config.database.clone()));
+        let database_is_set = variables.get("DATABASE_URL").is_some_and(|url| !url.trim().is_empty());
+        actix_web::rt::spawn(try_database(config.database.clone(), database_is_set));
         if !config.models.offers.is_empty() {
             actix_web::rt::spawn(models::sync::keep_up(config.database.clone(), config.models.clone()));
         }
         let mut signals = StopSignals::listen()?;
         server::serve(config, listener, async || signals.next().await).await.map_err(|error| error.to_string())
     })
+}
+
+fn warn_of(mistakes: &[String]) {
+    for mistake in mistakes {
+        tracing::warn!("{mistake}");
+    }
 }
 
 /// Binds `HOST` and `PORT`.
@@ -56,15 +62,16 @@ pub(crate) fn listen(config: &Config) -> Result<TcpListener, String> {
     })
 }
 
-/// Warns early about an unreachable database; the server starts anyway.
-async fn try_database(settings: db::Settings) {
+/// Warns early about an unreachable database; the server starts anyway. `is_set`: `DATABASE_URL` is not the default.
+async fn try_database(settings: db::Settings, is_set: bool) {
     let problem = match tokio::time::timeout(Duration::from_secs(5), inspect::connect(&settings)).await {
         Ok(Ok(_)) => return,
         Ok(Err(error)) => error.to_string(),
         Err(_) => "no answer".to_owned(),
     };
     let (host, port) = (settings.options.get_host(), settings.options.get_port());
-    tracing::warn!("the database at {host}:{port} cannot be reached yet: {problem}. Is DATABASE_URL right?");
+    let hint = if is_set { "Is DATABASE_URL right?" } else { "DATABASE_URL is not set: this is its default" };
+    tracing::warn!("the database at {host}:{port} cannot be reached yet: {problem}. {hint}");
 }
 
 fn announce(config: &Config, listener: &TcpListener) {
@@ -78,7 +85,7 @@ fn announce(config: &Config, listener: &TcpListener) {
         "database {}:{}{}, sessions of {}",
         config.database.options.get_host(),
         config.database.options.get_port(),
-        if config.database.transaction_pooler { " through a transaction pooler" } else { "" },
+        if config.database.pooler != db::Pooler::Session { " through a transaction pooler" } else { "" },
         config.sessions.supabase_url,
     );
     match (&config.rate_limit.redis, config.rate_limit.rate_per_minute) {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use sqlx::postgres::PgConnectOptions;
 
 use super::reader::{ConfigError, Reader, wrong};
-use crate::db::{self, SessionCheck};
+use crate::db::{self, Pooler, SessionCheck};
 
 impl Reader<'_> {
     pub(super) fn database(&self) -> Result<db::Settings, ConfigError> {
@@ -25,22 +25,24 @@ impl Reader<'_> {
             .ok_or_else(|| {
                 wrong("DATABASE_URL", "must look like postgresql://user:password@host:5432/database (a password with special characters is percent-encoded)")
             })?;
-        let transaction_pooler = match self.text("DATABASE_POOLER") {
-            None => options.get_port() == 6543,
-            Some("transaction") => true,
-            Some("session") => false,
-            Some(_) => return Err(wrong("DATABASE_POOLER", "must be `transaction` or `session`")),
+        let pooler = match self.text("DATABASE_POOLER") {
+            None if options.get_port() == 6543 => Pooler::Transaction,
+            None | Some("session") => Pooler::Session,
+            Some("transaction") => Pooler::Transaction,
+            Some("named") => Pooler::Named,
+            Some(_) => return Err(wrong("DATABASE_POOLER", "must be `transaction`, `named` or `session`")),
         };
         // The pool allocates a slot for each connection.
         let pool_size = match self.number("DATABASE_POOL_SIZE", 10_u32)? {
             size @ 1..=10_000 => size,
             _ => return Err(wrong("DATABASE_POOL_SIZE", "must be a whole number from 1 to 10000")),
         };
+        let min_connections = self.number("DATABASE_MIN_CONNECTIONS", 1_u32)?;
         let session_check = match self.text("SESSION_CHECK") {
             None | Some("database") => SessionCheck::Database,
             Some("token") => SessionCheck::Token,
             Some(_) => return Err(wrong("SESSION_CHECK", "must be `database` or `token`")),
         };
-        Ok(db::Settings { options, pool_size, transaction_pooler, session_check })
+        Ok(db::Settings { options, pool_size, min_connections, pooler, session_check })
     }
 }

@@ -8,6 +8,7 @@
 mod database;
 pub mod env_file;
 mod keys;
+pub mod known;
 mod models;
 mod network;
 #[cfg(feature = "otlp")]
@@ -79,9 +80,12 @@ pub struct Config {
     pub cors_origins: Vec<String>,
     /// `MAX_BODY_BYTES` and `BODY_TIMEOUT`.
     pub body: BodyLimits,
-    /// `CLIENT_TIMEOUT`, in seconds, default 30: the connection is closed if the client vanished without a FIN, does
-    /// not read, or does not send the head of its next request for that long.
+    /// `CLIENT_TIMEOUT`, in seconds, default 30: the connection is closed if the client vanished without a FIN, or does
+    /// not read, for that long.
     pub client_timeout: Duration,
+    /// `KEEP_ALIVE_TIMEOUT`, in seconds, default 75: the time from an answer to the complete head of the next request
+    /// on its connection. Longer than proxies keep theirs idle (nginx: 60), so that it is the proxy that closes one.
+    pub keep_alive_timeout: Duration,
     /// `MAX_REQUESTS`, default 10000: the most requests in flight in the whole server; one more is answered with 503.
     /// `/healthz` and `/readyz` are not counted. Twice as many connections are accepted.
     pub max_requests: usize,
@@ -110,22 +114,43 @@ pub type Variables = HashMap<String, String>;
 /// The files with settings, in the working directory.
 pub const FILES: [&str; 2] = [".env", ".env.local"];
 
+/// Files that Next.js reads in some modes, and this server does not.
+pub const UNREAD_FILES: [&str; 4] =
+    [".env.production", ".env.production.local", ".env.development", ".env.development.local"];
+
 /// Reads `.env`, then `.env.local`, then the environment; later ones override.
 ///
 /// # Errors
 /// If a file exists and cannot be read.
 pub fn variables() -> Result<Variables, String> {
-    let mut variables = Variables::new();
-    for name in FILES {
-        match std::fs::read_to_string(name) {
-            Ok(text) => env_file::read(&text, |name| std::env::var(name).ok(), &mut variables),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(format!("{name} cannot be read: {error}")),
-        }
-    }
+    let mut variables = from_files()?;
     variables.extend(
         std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?))),
     );
+    Ok(variables)
+}
+
+/// Reads the variables of the files alone.
+///
+/// # Errors
+/// If a file exists and cannot be read.
+pub fn from_files() -> Result<Variables, String> {
+    let mut variables = Variables::new();
+    for name in FILES {
+        let bytes = match std::fs::read(name) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(format!("{name} cannot be read: {error}")),
+        };
+        // A file in UTF-16, as PowerShell and Notepad write it, has zeros between ASCII characters.
+        if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) || bytes.contains(&0) {
+            return Err(format!(
+                "{name} is in UTF-16, so no setting in it can be read: save it as UTF-8 (PowerShell: `Set-Content -Encoding utf8`)"
+            ));
+        }
+        let text = String::from_utf8(bytes).map_err(|_| format!("{name} is not in UTF-8: save it as UTF-8"))?;
+        env_file::read(&text, |name| std::env::var(name).ok(), &mut variables);
+    }
     Ok(variables)
 }
 
@@ -185,6 +210,7 @@ impl Config {
                 timeout: read.seconds("BODY_TIMEOUT", 20)?,
             },
             client_timeout: read.seconds("CLIENT_TIMEOUT", 30)?,
+            keep_alive_timeout: read.seconds("KEEP_ALIVE_TIMEOUT", 75)?,
             service_role_key: read.text("SUPABASE_SERVICE_ROLE_KEY").map(SecretString::from),
             local_embeddings_dir: read.text("LOCAL_EMBEDDINGS_DIR").map(PathBuf::from),
             max_file_bytes: read.bytes("MAX_FILE_BYTES", 50 * 1024 * 1024)?,

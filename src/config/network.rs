@@ -31,7 +31,7 @@ impl Reader<'_> {
         let Some(text) = self.text(NAME) else { return Ok(None) };
         let url = self.http_url(NAME, text)?;
         if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-            return Err(wrong(NAME, "must be a scheme, a host and a port only, such as http://127.0.0.1:3000"));
+            return Err(wrong(NAME, "must be a scheme, a host and a port only, such as http://localhost:3000"));
         }
         let to = url.host_str().unwrap_or_default();
         let same_host = ssrf_guard::is_this_machine(to) || to.trim_matches(['[', ']']) == host.trim_matches(['[', ']']);

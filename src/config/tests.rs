@@ -1,5 +1,5 @@
 use super::*;
-use crate::auth::PUBLISHED_JWT_SECRET;
+use crate::{auth::PUBLISHED_JWT_SECRET, db};
 
 fn config(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
     Config::new(&variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
@@ -14,7 +14,7 @@ fn nothing_set_is_the_local_stack() {
     let config = config(&[]).expect("defaults are right");
     assert_eq!((config.host.as_str(), config.port), ("127.0.0.1", 8000));
     assert_eq!(config.database.options.get_port(), 54322);
-    assert!(!config.database.transaction_pooler);
+    assert_eq!(config.database.pooler, db::Pooler::Session);
     assert_eq!(config.sessions.cookie_name, "sb-127-auth-token");
     assert_eq!(config.sessions.jwks_url.as_str(), "http://127.0.0.1:54321/auth/v1/.well-known/jwks.json");
     assert!(config.sessions.jwt_secret.is_some());
@@ -111,7 +111,7 @@ fn the_pooler_is_known_by_its_port_or_by_its_setting() {
     let is_pooled = |port: u16, setting: &str| {
         let url = format!("postgresql://u:p@db.example.com:{port}/x");
         let config = config(&[("DATABASE_URL", &url), ("DATABASE_POOLER", setting)]);
-        config.expect("right").database.transaction_pooler
+        config.expect("right").database.pooler == db::Pooler::Transaction
     };
     assert!(is_pooled(6543, "") && is_pooled(5432, "transaction") && is_pooled(6543, "transaction"));
     assert!(!is_pooled(5432, "") && !is_pooled(6543, "session") && !is_pooled(5432, "session"));
@@ -133,7 +133,7 @@ fn debug_shows_no_secret() {
         ("REDIS_URL", "rediss://u:hunter2@cache.example.com"),
     ])
     .expect("right");
-    assert!(config.database.transaction_pooler);
+    assert_eq!(config.database.pooler, db::Pooler::Transaction);
     let shown = format!("{config:?}");
     assert!(shown.contains("cache.example.com:6379") && !shown.contains("hunter2"), "{shown}");
 }

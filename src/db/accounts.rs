@@ -1,11 +1,11 @@
 //! `auth.users`, `auth.sessions` and `public.profiles`: the account of a session, read in one statement.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, PoisonError};
 
 use sqlx::{FromRow, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::pool::{Db, SessionCheck};
+use super::pool::{Db, SessionCheck, Value};
 use crate::{
     credentials::{self, Keys, Profile},
     error::Error,
@@ -51,6 +51,25 @@ static CHECKED: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
+/// As [`CHECKED`], by the function of docs/role.sql, for a role that may not read the schema `auth` itself.
+static BY_FUNCTION: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "select coalesce(account.user_exists, false) as user_exists, coalesce(account.banned, false) as banned, \
+                coalesce(account.session_lives, false) as session_lives, \
+                profile.user_id is not null as has_profile, \
+                coalesce(profile.use_azure_openai, false) as use_azure_openai{} \
+         from chatbot_ui_api.account_state($1::uuid, $2::uuid) account \
+         left join public.profiles profile on profile.user_id = $1",
+        *KEY_COLUMNS
+    )
+});
+
+/// Tells if docs/role.sql made its function for this role.
+pub(super) const HAS_FUNCTION: &str = "select exists ( \
+    select from pg_proc join pg_namespace space on space.oid = pronamespace \
+    where space.nspname = 'chatbot_ui_api' and proname = 'account_state' and pronargs = 2 \
+      and has_schema_privilege(space.oid, 'usage') and has_function_privilege(pg_proc.oid, 'execute'))";
+
 static UNCHECKED: LazyLock<String> = LazyLock::new(|| {
     format!(
         "select true as user_exists, false as banned, true as session_lives, \
@@ -62,12 +81,44 @@ static UNCHECKED: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
+/// The source of a session's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// `auth.users` and `auth.sessions`.
+    Tables,
+    /// The function of docs/role.sql.
+    Function,
+    /// The token alone.
+    Token,
+}
+
 /// The statement that every authenticated request runs.
-pub(super) fn statement(check: SessionCheck) -> &'static str {
-    match check {
-        SessionCheck::Database => &CHECKED,
-        SessionCheck::Token => &UNCHECKED,
+pub(super) fn statement(source: Source) -> &'static str {
+    match source {
+        Source::Tables => &CHECKED,
+        Source::Function => &BY_FUNCTION,
+        Source::Token => &UNCHECKED,
     }
+}
+
+/// Returns the source to read from: looked up in the database on first use, and again after an error.
+async fn source(db: &Db) -> Result<Source, Error> {
+    if db.session_check == SessionCheck::Token {
+        return Ok(Source::Token);
+    }
+    let known = *db.source.read().unwrap_or_else(PoisonError::into_inner);
+    match known {
+        Some(source) => Ok(source),
+        None => look_up(db).await,
+    }
+}
+
+async fn look_up(db: &Db) -> Result<Source, Error> {
+    let found = db.optional::<(bool,)>(HAS_FUNCTION, &[]).await?;
+    let source = if found.is_some_and(|(found,)| found) { Source::Function } else { Source::Tables };
+    *db.source.write().unwrap_or_else(PoisonError::into_inner) = Some(source);
+    *db.prepared.write().unwrap_or_else(PoisonError::into_inner) = Some(statement(source));
+    Ok(source)
 }
 
 /// The statements about user names, for [`super::inspect`].
@@ -106,8 +157,18 @@ pub async fn find(
     session: Option<Uuid>,
     environment: &Arc<Keys>,
 ) -> Result<Result<Option<Profile>, Refused>, Error> {
-    let query = sqlx::query_as::<_, Account>(statement(db.session_check)).bind(user).bind(session);
-    let Some(account) = db.optional(query).await? else {
+    let values = [Value::Id(user), session.map_or(Value::NoId, Value::Id)];
+    let read = |source| db.optional::<Account>(statement(source), &values);
+    let source = source(db).await?;
+    let account = match read(source).await {
+        // The function may have been made or dropped since, with privileges to match.
+        Err(Error::Internal(refused)) if source != Source::Token => match look_up(db).await? {
+            other if other != source => read(other).await?,
+            _ => return Err(Error::Internal(refused)),
+        },
+        other => other?,
+    };
+    let Some(account) = account else {
         return Ok(Err(Refused::Gone));
     };
     Ok(if !account.user_exists {
@@ -139,8 +200,8 @@ pub async fn ready(db: &Db) -> Result<(), Error> {
 /// # Errors
 /// If the database does not answer.
 pub async fn is_username_taken(db: &Db, username: &str) -> Result<bool, Error> {
-    let query = sqlx::query_as::<_, (bool,)>(USERNAME_TAKEN);
-    Ok(db.optional(query.bind(username)).await?.is_some_and(|(taken,)| taken))
+    let taken = db.optional::<(bool,)>(USERNAME_TAKEN, &[Value::Text(username)]).await?;
+    Ok(taken.is_some_and(|(taken,)| taken))
 }
 
 /// Returns the name of a user, not necessarily the caller's.
@@ -148,6 +209,5 @@ pub async fn is_username_taken(db: &Db, username: &str) -> Result<bool, Error> {
 /// # Errors
 /// If the database does not answer.
 pub async fn username(db: &Db, user: Uuid) -> Result<Option<String>, Error> {
-    let query = sqlx::query_as::<_, (String,)>(USERNAME);
-    Ok(db.optional(query.bind(user)).await?.map(|(name,)| name))
+    Ok(db.optional::<(String,)>(USERNAME, &[Value::Id(user)]).await?.map(|(name,)| name))
 }

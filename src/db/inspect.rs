@@ -4,10 +4,10 @@
 
 use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, Row, postgres::PgSslMode};
 
+pub use super::accounts::Source;
 use super::{
     accounts, files, models, offered,
     pool::{self, SessionCheck, Settings},
-    vector,
 };
 use crate::credentials;
 
@@ -36,9 +36,21 @@ pub async fn process(connection: &mut PgConnection) -> sqlx::Result<i32> {
     sqlx::raw_sql("select pg_backend_pid()").fetch_one(connection).await?.try_get(0)
 }
 
+/// Returns the source that the server would read a session's state from.
+///
+/// # Errors
+/// If the database does not answer.
+pub async fn source(connection: &mut PgConnection, check: SessionCheck) -> sqlx::Result<Source> {
+    if check == SessionCheck::Token {
+        return Ok(Source::Token);
+    }
+    let found = sqlx::raw_sql(accounts::HAS_FUNCTION).fetch_one(connection).await?.try_get(0)?;
+    Ok(if found { Source::Function } else { Source::Tables })
+}
+
 /// Returns the statements about users, sessions, profiles and names.
-pub fn accounts(check: SessionCheck) -> Vec<String> {
-    [accounts::statement(check)].iter().chain(&accounts::NAMES).map(|sql| (*sql).to_owned()).collect()
+pub fn accounts(source: Source) -> Vec<String> {
+    [accounts::statement(source)].iter().chain(&accounts::NAMES).map(|sql| (*sql).to_owned()).collect()
 }
 
 /// Returns the statement about custom models.
@@ -56,18 +68,21 @@ pub fn offered() -> Vec<String> {
 /// # Errors
 /// If the database does not answer.
 pub async fn files(connection: &mut PgConnection, schema: &str) -> sqlx::Result<Vec<String>> {
-    let collections = sqlx::raw_sql(files::HAS_COLLECTIONS).fetch_one(connection).await?.try_get(0)?;
+    let collections = format!("select {}", files::HAS_COLLECTIONS);
+    let collections = sqlx::raw_sql(AssertSqlSafe(collections)).fetch_one(connection).await?.try_get(0)?;
     Ok(files::statements(schema, collections))
 }
 
-/// Checks that a statement would be permitted.
+/// Checks that a statement would be permitted. One that calls a function is executed, for no user: the function's owner
+/// may lack a privilege.
 ///
 /// # Errors
 /// If Postgres refuses it: a missing table, column or privilege.
 pub async fn explain(connection: &mut PgConnection, statement: &str) -> sqlx::Result<()> {
     // No statement has more than nine parameters.
     let filled = (1..=9).fold(statement.to_owned(), |sql, number| sql.replace(&format!("${number}"), "null"));
-    sqlx::raw_sql(AssertSqlSafe(format!("explain {filled}"))).execute(connection).await.map(|_| ())
+    let sql = if statement.contains("account_state(") { filled } else { format!("explain {filled}") };
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(|_| ())
 }
 
 /// Returns the columns of [`credentials::TABLE`] that `public.profiles` lacks: older schemas of chatbot-ui have fewer.
@@ -113,13 +128,15 @@ pub async fn named_models(connection: &mut PgConnection) -> sqlx::Result<Vec<Nam
     Ok(named)
 }
 
-/// Returns the vector type's schema (quoted) and version; `None` without pgvector.
+/// Returns the vector type's schema, quoted; `None` without pgvector.
 ///
 /// # Errors
 /// If the database does not answer.
 pub async fn vector_schema(connection: &mut PgConnection) -> sqlx::Result<Option<String>> {
-    let row = sqlx::raw_sql(vector::LOOK_UP).fetch_optional(connection).await?;
-    row.map(|row| row.try_get("schema")).transpose()
+    let sql = "select quote_ident(nspname) from pg_extension join pg_namespace on pg_namespace.oid = extnamespace \
+         where extname = 'vector'";
+    let row = sqlx::raw_sql(sql).fetch_optional(connection).await?;
+    row.map(|row| row.try_get(0)).transpose()
 }
 
 /// Returns the vector columns whose type is not the one that the server stores, with their types.
@@ -149,10 +166,10 @@ pub struct Hidden {
 ///
 /// # Errors
 /// If the database does not answer.
-pub async fn hidden(connection: &mut PgConnection, check: SessionCheck) -> sqlx::Result<Vec<Hidden>> {
-    let auth = match check {
-        SessionCheck::Database => "('auth', 'users', 'r'), ('auth', 'sessions', 'r'), ",
-        SessionCheck::Token => "",
+pub async fn hidden(connection: &mut PgConnection, source: Source) -> sqlx::Result<Vec<Hidden>> {
+    let auth = match source {
+        Source::Tables => "('auth', 'users', 'r'), ('auth', 'sessions', 'r'), ",
+        Source::Function | Source::Token => "",
     };
     let sql = format!(
         "select needed.space || '.' || needed.name as name, \

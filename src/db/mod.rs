@@ -2,11 +2,12 @@
 //! the statement.
 
 pub mod accounts;
+pub mod chatbot_ui;
+mod connection;
 pub mod files;
 pub mod inspect;
 pub mod models;
 pub mod offered;
 mod pool;
-mod vector;
 
-pub use pool::{Db, SessionCheck, Settings};
+pub use pool::{Db, Pooler, SessionCheck, Settings};

@@ -4,7 +4,7 @@ use secrecy::SecretString;
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::pool::Db;
+use super::pool::{Db, Value};
 use crate::error::Error;
 
 pub(super) const ALLOWED: &str = "select base_url, api_key, model_id from public.models \
@@ -43,8 +43,7 @@ pub struct CustomModel {
 /// # Errors
 /// If the database does not answer.
 pub async fn find(db: &Db, user: Uuid, id: Uuid) -> Result<Option<CustomModel>, Error> {
-    let query = sqlx::query_as::<_, Row>(ALLOWED);
-    let row = db.optional(query.bind(id).bind(user)).await?;
+    let row = db.optional::<Row>(ALLOWED, &[Value::Id(id), Value::Id(user)]).await?;
     Ok(row.map(CustomModel::from))
 }
 
@@ -57,7 +56,6 @@ pub async fn find_by_name(db: &Db, user: Uuid, name: &str) -> Result<Option<Cust
     if name.contains('\0') {
         return Ok(None);
     }
-    let query = sqlx::query_as::<_, Row>(ALLOWED_BY_NAME);
-    let row = db.optional(query.bind(name.to_owned()).bind(user)).await?;
+    let row = db.optional::<Row>(ALLOWED_BY_NAME, &[Value::Text(name), Value::Id(user)]).await?;
     Ok(row.map(CustomModel::from))
 }

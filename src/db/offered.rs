@@ -7,7 +7,7 @@
 
 use sqlx::{Connection, FromRow, PgConnection};
 
-use super::pool::Db;
+use super::pool::{Db, Value};
 use crate::error::Error;
 
 /// Description of the rows, for people.
@@ -234,10 +234,10 @@ pub async fn is_offered(db: &Db, provider: &str, model: &str) -> Result<bool, Er
         return Ok(false);
     }
     // Without the table there was no run.
-    let exists = db.optional(sqlx::query_as::<_, Answer>(MAY_READ_TABLE)).await?.is_some_and(|Answer(exists)| exists);
+    let exists = db.optional::<Answer>(MAY_READ_TABLE, &[]).await?.is_some_and(|Answer(exists)| exists);
     if !exists {
         return Ok(false);
     }
-    let query = sqlx::query_as::<_, Answer>(IS_OFFERED).bind(provider.to_owned()).bind(model.to_owned());
-    Ok(db.optional(query).await?.is_some())
+    let answer = db.optional::<Answer>(IS_OFFERED, &[Value::Text(provider), Value::Text(model)]).await?;
+    Ok(answer.is_some())
 }

@@ -1,42 +1,42 @@
 //! The connection pool, and sending statements through it. A connection is held for one statement, never for a stream.
 
 use std::{
-    fmt,
+    fmt, mem,
     sync::{
-        Arc,
+        Arc, RwLock,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use futures::FutureExt;
+use bb8::{PooledConnection, RunError};
+use futures::{FutureExt, TryStreamExt};
 use sqlx::{
-    Connection, Executor, FromRow, PgConnection, PgPool, Postgres,
-    pool::PoolConnection,
-    postgres::{PgArguments, PgConnectOptions, PgDatabaseError, PgPoolOptions, PgRow, PgSeverity},
+    AssertSqlSafe, ConnectOptions, Either, FromRow, PgConnection, Postgres,
+    error::DatabaseError,
+    postgres::{PgArguments, PgConnectOptions, PgDatabaseError, PgRow, PgSeverity},
     query::QueryAs,
 };
 use tokio::{
-    net::TcpStream,
-    sync::{Mutex, OnceCell, OwnedSemaphorePermit, Semaphore},
+    sync::{Mutex, Semaphore, SemaphorePermit},
     time::timeout,
 };
-
 use uuid::Uuid;
 
-use super::vector::VectorType;
+use super::{
+    accounts::Source,
+    connection::{Connector, Refusals},
+};
 use crate::{allowance::Turns, error::Error, telemetry::PoolGauges};
 
 /// Timeout of waiting for a free connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Timeout of a statement in all, including the wait and a new connection.
 const STATEMENT_TIMEOUT: Duration = Duration::from_millis(2500);
-/// Server-side statement timeout, set on each new session.
-const SET_STATEMENT_TIMEOUT: &str = "set statement_timeout = '3s'";
-/// Timeout of the TCP probe that tells "pool busy" from "Postgres unreachable".
-const DIAGNOSE_TIMEOUT: Duration = Duration::from_millis(300);
-/// Timeout of the health check when a connection goes back into the pool.
-const RETURN_TIMEOUT: Duration = Duration::from_secs(2);
+/// The time that a connection which was idle for [`LONG_IDLE`] has for the answer. It may lead nowhere, without a sign,
+/// once a firewall has forgotten it.
+const STALE_TIMEOUT: Duration = Duration::from_secs(1);
+const LONG_IDLE: Duration = Duration::from_secs(30);
 
 /// The depth of the session check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,17 @@ pub enum SessionCheck {
     Token,
 }
 
+/// The way to Postgres.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooler {
+    /// Direct, or by a pooler in session mode: the session is this server's own.
+    Session,
+    /// A pooler in transaction mode: each statement is one message of text, because the next may run in another session.
+    Transaction,
+    /// A pooler in transaction mode that knows prepared statements (PgBouncer from 1.21 on, Supabase's dedicated one).
+    Named,
+}
+
 /// Settings of the database connection.
 #[derive(Clone)]
 pub struct Settings {
@@ -55,9 +66,11 @@ pub struct Settings {
     pub options: PgConnectOptions,
     /// `DATABASE_POOL_SIZE`, default 10: the most connections held at once.
     pub pool_size: u32,
-    /// `DATABASE_POOLER`: `transaction` behind a pooler in transaction mode (then statements are unnamed and each runs
-    /// in a transaction), else `session`. Default: by the port; 6543 is Supavisor's for transactions.
-    pub transaction_pooler: bool,
+    /// `DATABASE_MIN_CONNECTIONS`, default 1: idle connections that are kept open, so that the first request after a
+    /// pause finds one.
+    pub min_connections: u32,
+    /// `DATABASE_POOLER`, default by the port: 6543 is Supavisor's for transactions.
+    pub pooler: Pooler,
     /// `SESSION_CHECK`, default `database`.
     pub session_check: SessionCheck,
 }
@@ -71,7 +84,8 @@ impl fmt::Debug for Settings {
             .field("database", &self.options.get_database())
             .field("username", &self.options.get_username())
             .field("pool_size", &self.pool_size)
-            .field("transaction_pooler", &self.transaction_pooler)
+            .field("min_connections", &self.min_connections)
+            .field("pooler", &self.pooler)
             .field("session_check", &self.session_check)
             .finish_non_exhaustive()
     }
@@ -83,17 +97,17 @@ type Readiness = (Instant, Result<(), String>);
 /// The connection pool.
 #[derive(Clone)]
 pub struct Db {
-    pool: PgPool,
-    /// One permit per pooled connection. Requests wait here because sqlx's acquire future takes 14 KB: it holds
-    /// everything that opening a connection may need.
+    pool: bb8::Pool<Connector>,
+    size: u32,
+    /// One permit per connection: who has waited longest gets the next one.
     permits: Arc<Semaphore>,
-    /// Postgres' TCP address; `None` for a Unix socket.
-    address: Option<(String, u16)>,
-    /// The last reason for having no connection, and when it was determined.
-    last_diagnosis: Arc<Mutex<Option<(Instant, String)>>>,
-    transaction_pooler: bool,
+    refusals: Refusals,
+    /// The statement of every request, which new connections prepare ahead.
+    pub(super) prepared: Arc<RwLock<Option<&'static str>>>,
+    pooler: Pooler,
     pub(super) session_check: SessionCheck,
-    pub(super) vector: Arc<OnceCell<VectorType>>,
+    /// The source of a session's state, once it was looked up.
+    pub(super) source: Arc<RwLock<Option<Source>>>,
     waits: Arc<PoolWaits>,
     /// Turns of long transactions: half of the connections, shared fairly between users.
     long_turns: Arc<Turns>,
@@ -113,44 +127,28 @@ struct PoolWaits {
 }
 
 impl Db {
-    /// Creates a pool that connects on first use: the server starts while Postgres is still down.
+    /// Creates a pool and begins to connect, without waiting for it: the server starts while Postgres is still down.
     pub fn new(settings: &Settings) -> Self {
-        let transaction_pooler = settings.transaction_pooler;
-        let pool = PgPoolOptions::new()
-            .max_connections(settings.pool_size)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            // A connection in steady use is not pinged, which would double the round trips; one that was idle is.
-            .test_before_acquire(false)
-            .before_acquire(|connection, meta| {
-                Box::pin(async move {
-                    if meta.idle_for > Duration::from_secs(1) {
-                        sqlx::Connection::ping(connection).await?;
-                    }
-                    Ok(true)
-                })
-            })
-            .after_connect(move |connection, _| {
-                Box::pin(async move {
-                    // A pooler has limits of its own, and would set it for other clients.
-                    if !transaction_pooler {
-                        connection.execute(sqlx::raw_sql(SET_STATEMENT_TIMEOUT)).await?;
-                    }
-                    Ok(())
-                })
-            })
-            .connect_lazy_with(options(settings));
-        let address = match settings.options.get_socket() {
-            Some(_) => None,
-            None => Some((settings.options.get_host().to_owned(), settings.options.get_port())),
-        };
+        let (refusals, prepared) = (Refusals::default(), Arc::default());
+        let connector = Connector::new(options(settings), settings.pooler == Pooler::Session, Arc::clone(&prepared));
+        let pool = bb8::Pool::builder()
+            .max_size(settings.pool_size)
+            .min_idle(settings.min_connections.min(settings.pool_size))
+            .connection_timeout(ACQUIRE_TIMEOUT)
+            // Would double the round trips. A connection that died is found by its next statement.
+            .test_on_check_out(false)
+            .queue_strategy(bb8::QueueStrategy::Lifo)
+            .error_sink(Box::new(refusals.clone()))
+            .build_unchecked(connector);
         Self {
             pool,
+            size: settings.pool_size,
             permits: Arc::new(Semaphore::new(settings.pool_size as usize)),
-            address,
-            last_diagnosis: Arc::default(),
-            transaction_pooler,
+            refusals,
+            prepared,
+            pooler: settings.pooler,
             session_check: settings.session_check,
-            vector: Arc::default(),
+            source: Arc::default(),
             waits: Arc::default(),
             long_turns: Arc::new(Turns::new(settings.pool_size as usize / 2)),
             ready: Arc::default(),
@@ -159,10 +157,11 @@ impl Db {
 
     /// Reads the pool's current numbers, for `/metrics`.
     pub fn pool_stats(&self) -> PoolGauges {
+        let state = self.pool.state();
         PoolGauges {
-            size: self.pool.size(),
-            idle: u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX),
-            max: self.pool.options().get_max_connections(),
+            size: state.connections,
+            idle: state.idle_connections,
+            max: self.size,
             waiting: self.waits.waiting.load(Ordering::Relaxed),
             waited: self.waits.waited.load(Ordering::Relaxed),
             wait: Duration::from_nanos(self.waits.nanoseconds.load(Ordering::Relaxed)),
@@ -171,103 +170,93 @@ impl Db {
 
     /// Runs one statement that returns at most one row.
     ///
-    /// A pooler in transaction mode may send the next message to another server connection, so there the statement is
-    /// unnamed (a named one may not exist where it is executed) and runs in a transaction (sqlx prepares and executes
-    /// in two round trips).
-    pub(super) async fn optional<T>(&self, query: QueryAs<'_, Postgres, T, PgArguments>) -> Result<Option<T>, Error>
+    /// On a connection of its own it is prepared once. If that has gone stale (the session was reset, a column has
+    /// another type), the connection is closed, and the statement is sent once more as text. A pooler in transaction
+    /// mode, which may send each message to another server connection, always gets text: one message, prepared nowhere.
+    pub(super) async fn optional<T>(&self, sql: &'static str, values: &[Value<'_>]) -> Result<Option<T>, Error>
     where
         T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
     {
         let statement = async {
-            let mut connection = self.acquire().await?;
-            let row = if self.transaction_pooler {
-                one_in_transaction(&mut connection.connection, query).await
-            } else {
-                query.fetch_optional(&mut *connection.connection).await
+            if self.pooler != Pooler::Transaction {
+                let run = async |session: &mut PgConnection| bound(sql, values).fetch_optional(session).await;
+                match self.run(run).await? {
+                    Err(error) if is_of_the_session(&error) => {}
+                    row => return Ok(row?),
+                }
+            }
+            let text: Arc<str> = in_text(sql, values).into();
+            let run = async |session: &mut PgConnection| {
+                let row = sqlx::raw_sql(AssertSqlSafe(Arc::clone(&text))).fetch_optional(session).await?;
+                row.as_ref().map(T::from_row).transpose()
             };
-            connection.finish(row)
+            Ok(self.run(run).await??)
         };
         within(STATEMENT_TIMEOUT, statement).await
     }
 
-    /// Runs several statements in one transaction. The caller gives each `.persistent(db.names_statements())`.
-    pub(super) async fn transaction<T>(
-        &self,
-        user: Uuid,
-        limit: Duration,
-        work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
-    ) -> Result<T, Error> {
+    /// Runs statements in one message, which makes them one transaction, and returns the rows of each.
+    ///
+    /// They are text, so nothing is prepared that could go stale or be missing behind a pooler. Once more if a new
+    /// connection may repair the error: Postgres, too, remembers what is not there any more. They must bear being run
+    /// twice, because a connection can die between the commit and its confirmation.
+    pub(super) async fn message(&self, user: Uuid, limit: Duration, sql: String) -> Result<Vec<Vec<PgRow>>, Error> {
+        let sql = Arc::new(sql);
+        let run = async |session: &mut PgConnection| rows_of_each(session, &sql).await;
         let all = async {
             // Only a part of the pool, so that sessions can be checked at all times.
             let _turn = self.long_turns.wait(user).await;
-            let mut connection = self.acquire().await?;
-            let done = self.in_transaction(&mut connection.connection, limit, work).await;
-            connection.finish(done)
+            match self.run(run).await? {
+                Err(error) if is_of_the_session(&error) => Ok(self.run(run).await??),
+                rows => Ok(rows?),
+            }
         };
         within(limit, all).await
     }
 
-    async fn in_transaction<T>(
-        &self,
-        connection: &mut PgConnection,
-        limit: Duration,
-        work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
-    ) -> sqlx::Result<T> {
-        if self.transaction_pooler {
-            self.learn_vector_type(connection).await?;
+    /// Runs `work` on a connection: on another one as long as it meets connections that died while they were idle.
+    async fn run<T>(&self, work: impl AsyncFn(&mut PgConnection) -> sqlx::Result<T>) -> Result<sqlx::Result<T>, Error> {
+        loop {
+            let mut in_use = self.acquire().await?;
+            let session = &mut *in_use.session;
+            let idle = session.idle();
+            session.begin();
+            let result = work(&mut session.connection);
+            let result = match idle {
+                Some(idle) if idle >= LONG_IDLE => {
+                    timeout(STALE_TIMEOUT, result).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+                }
+                _ => result.await,
+            };
+            session.end(result.as_ref().err().is_none_or(leaves_connection_usable));
+            if idle.is_none() || !result.as_ref().is_err_and(is_lost) {
+                return Ok(result);
+            }
         }
-        let mut transaction = connection.begin().await?;
-        let local = format!("set local statement_timeout = {}", limit.as_millis());
-        transaction.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(local))).await?;
-        let done = work(&mut transaction).await?;
-        transaction.commit().await?;
-        Ok(done)
     }
 
-    async fn acquire(&self) -> Result<InUse, Error> {
+    async fn acquire(&self) -> Result<InUse<'_>, Error> {
         let waiting = Waiting::new(&self.waits);
         let acquired = timeout(ACQUIRE_TIMEOUT, async {
-            let permit = self.permits.clone().acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
-            Ok((Box::pin(self.pool.acquire()).await?, permit))
-        });
-        let acquired = acquired.await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
-        drop(waiting);
-        match acquired {
-            Ok((connection, permit)) => Ok(InUse { connection, reusable: false, permit: Some(permit) }),
-            Err(sqlx::Error::PoolTimedOut) => {
-                Err(Error::DatabaseUnavailable(format!("database: {}", self.why_no_connection().await)))
+            let permit = self.permits.acquire().await.ok();
+            tokio::select! {
+                biased;
+                session = self.pool.get() => session.map(|session| InUse { session, _permit: permit }),
+                refusal = self.refusals.next() => Err(RunError::User(refusal)),
             }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Diagnoses a failed acquire: the pool reports "timed out" also for a database that refuses connections.
-    ///
-    /// One probe serves all waiting requests: each makes Postgres start a process, and Postgres may be the one that is
-    /// busy.
-    async fn why_no_connection(&self) -> String {
-        let busy = || {
-            format!(
-                "no connection of {} was free within {ACQUIRE_TIMEOUT:?}",
-                self.pool.options().get_max_connections()
-            )
-        };
-        let Some((host, port)) = &self.address else {
-            return busy();
-        };
-        let mut last = self.last_diagnosis.lock().await;
-        if let Some((at, why)) = &*last
-            && at.elapsed() < Duration::from_secs(1)
-        {
-            return why.clone();
-        }
-        let why = match timeout(DIAGNOSE_TIMEOUT, TcpStream::connect((host.as_str(), *port))).await {
-            Ok(Ok(_)) => busy(),
-            Ok(Err(error)) => format!("{host}:{port}: {error}"),
-            Err(_) => format!("{host}:{port} does not answer"),
-        };
-        *last = Some((Instant::now(), why.clone()));
-        why
+        });
+        let acquired = acquired.await;
+        drop(waiting);
+        acquired.unwrap_or(Err(RunError::TimedOut)).map_err(|error| {
+            let reason = match error {
+                RunError::User(refusal) => refusal.to_string(),
+                RunError::TimedOut => self.refusals.last(ACQUIRE_TIMEOUT).map_or_else(
+                    || format!("no connection of {} was free within {ACQUIRE_TIMEOUT:?}", self.size),
+                    |refusal| refusal.to_string(),
+                ),
+            };
+            Error::DatabaseUnavailable(format!("database: {reason}"))
+        })
     }
 
     /// Runs `probe`, which tests the database, at most once a second.
@@ -282,74 +271,92 @@ impl Db {
         *ready = Some((Instant::now(), answer.clone()));
         answer
     }
-
-    /// Tells if statements may be named. See [`Db::optional`].
-    pub(super) fn names_statements(&self) -> bool {
-        !self.transaction_pooler
-    }
 }
 
-/// A connection in use. If it is dropped while a statement runs, it is closed: the pool would wait for the statement's
-/// result, up to a quarter of an hour if none ever comes. Returning it has a time limit, because the pool pings it
-/// without one.
-struct InUse {
-    connection: PoolConnection<Postgres>,
-    reusable: bool,
-    permit: Option<OwnedSemaphorePermit>,
-}
-
-impl InUse {
-    /// Ends the use of the connection: it goes back into the pool unless the error shows that it is broken.
-    fn finish<T>(mut self, result: sqlx::Result<T>) -> Result<T, Error> {
-        self.reusable = result.as_ref().err().is_none_or(leaves_connection_usable);
-        Ok(result?)
-    }
+/// A connection in use. If it is dropped while a statement runs, it is closed.
+struct InUse<'a> {
+    session: PooledConnection<'a, Connector>,
+    _permit: Option<SemaphorePermit<'a>>,
 }
 
 /// SQLSTATEs of a session that a new connection repairs: a cached plan that does not fit the changed table, a
 /// transaction left open, a prepared statement that is missing or already there, an internal error.
 const SESSION_ERRORS: [&str; 5] = ["0A000", "25", "26", "42P05", "XX"];
 
+fn is_of_the_session(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| SESSION_ERRORS.iter().any(|start| code.starts_with(start)))
+}
+
+/// Tells if the connection was gone before the statement: then it can be sent once more.
+fn is_lost(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(error) => is_fatal(&**error),
+        _ => false,
+    }
+}
+
+fn is_fatal(error: &dyn DatabaseError) -> bool {
+    let error = error.try_downcast_ref::<PgDatabaseError>();
+    error.is_none_or(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
+}
+
 /// Tells if Postgres has answered the statement with an error and takes the next one: a missing privilege or a
 /// cancelled statement must not cost a new connection per request.
 fn leaves_connection_usable(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Database(error) => {
-            let ended = error
-                .try_downcast_ref::<PgDatabaseError>()
-                .is_none_or(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic));
-            let session = error.code().is_none_or(|code| SESSION_ERRORS.iter().any(|start| code.starts_with(start)));
-            !ended && !session
-        }
+        sqlx::Error::Database(database) => !is_fatal(&**database) && !is_of_the_session(error),
         sqlx::Error::RowNotFound | sqlx::Error::ColumnNotFound(_) | sqlx::Error::ColumnDecode { .. } => true,
         _ => false,
     }
 }
 
-impl Drop for InUse {
-    fn drop(&mut self) {
-        if self.reusable {
-            let back = timeout(RETURN_TIMEOUT, self.connection.return_to_pool());
-            // The permit is released once the connection is available again.
-            let permit = self.permit.take();
-            tokio::spawn(back.map(|_| drop(permit)));
-        } else {
-            self.connection.close_on_drop();
-        }
-    }
+/// A value for a statement's `$1`, `$2` and so on.
+#[derive(Clone, Copy)]
+pub(super) enum Value<'a> {
+    Id(Uuid),
+    /// NULL, of the ids' type.
+    NoId,
+    Text(&'a str),
 }
 
-async fn one_in_transaction<T>(
-    connection: &mut PgConnection,
-    query: QueryAs<'_, Postgres, T, PgArguments>,
-) -> sqlx::Result<Option<T>>
+fn bound<'q, T>(sql: &'static str, values: &[Value<'q>]) -> QueryAs<'q, Postgres, T, PgArguments>
 where
-    T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    T: for<'r> FromRow<'r, PgRow>,
 {
-    let mut transaction = connection.begin().await?;
-    let row = query.persistent(false).fetch_optional(&mut *transaction).await?;
-    transaction.commit().await?;
-    Ok(row)
+    values.iter().fold(sqlx::query_as(sql), |query, value| match value {
+        Value::Id(id) => query.bind(*id),
+        Value::NoId => query.bind(None::<Uuid>),
+        Value::Text(text) => query.bind(*text),
+    })
+}
+
+/// The statement with its values. Text of users is in hexadecimal, so it cannot end a literal.
+fn in_text(sql: &str, values: &[Value<'_>]) -> String {
+    (1..).zip(values).fold(sql.to_owned(), |sql, (number, value)| {
+        let value = match value {
+            Value::Id(id) => format!("'{id}'::uuid"),
+            Value::NoId => "null::uuid".to_owned(),
+            Value::Text(text) => {
+                let digits: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+                format!("convert_from(decode('{digits}', 'hex'), 'UTF8')")
+            }
+        };
+        sql.replace(&format!("${number}"), &value)
+    })
+}
+
+async fn rows_of_each(connection: &mut PgConnection, sql: &Arc<String>) -> sqlx::Result<Vec<Vec<PgRow>>> {
+    let mut steps = sqlx::raw_sql(AssertSqlSafe(Arc::clone(sql))).fetch_many(connection);
+    let (mut all, mut rows) = (Vec::new(), Vec::new());
+    while let Some(step) = steps.try_next().await? {
+        match step {
+            Either::Left(_) => all.push(mem::take(&mut rows)),
+            Either::Right(row) => rows.push(row),
+        }
+    }
+    Ok(all)
 }
 
 fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Error>>) -> impl Future<Output = Result<T, Error>> {
@@ -379,7 +386,9 @@ impl Drop for Waiting<'_> {
 }
 
 pub(super) fn options(settings: &Settings) -> PgConnectOptions {
-    // PgBouncer rejects the startup parameter that sqlx would send; no number here is read as text.
+    // PgBouncer rejects the startup parameter that sqlx would send, and Postgres' default has all digits.
     let options = settings.options.clone().application_name("chatbot-ui-api").extra_float_digits(None);
-    if settings.transaction_pooler { options.statement_cache_capacity(0) } else { options }
+    // Statements hold users' text.
+    let options = options.disable_statement_logging();
+    if settings.pooler == Pooler::Transaction { options.statement_cache_capacity(0) } else { options }
 }

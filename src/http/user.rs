@@ -17,16 +17,19 @@ use crate::{
     credentials::{Keys, Profile},
     db::{Db, accounts},
     error::Error,
+    http_client::http1,
+    llm::Providers,
     rate_limit::RateLimits,
     telemetry::RequestLog,
 };
 
 /// A signed-in user, by a verified session that the database confirms.
-#[derive(Debug)]
 pub struct User {
     /// `auth.users.id`.
     pub id: Uuid,
     profile: Option<Box<Profile>>,
+    /// The connection to the provider, which is opened meanwhile.
+    _expected: Option<http1::Expected>,
 }
 
 impl User {
@@ -67,8 +70,10 @@ async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
     if by_cookie && is_cross_site(request) {
         return Err(Error::CrossSite);
     }
-    let refused = |reason: &dyn std::fmt::Display| {
-        if by_cookie { Error::UserNotFound(reason.to_string()) } else { Error::TokenRefused(reason.to_string()) }
+    let refused = |reason: String| if by_cookie { Error::UserNotFound(reason) } else { Error::TokenRefused(reason) };
+    let failed = |error: TokenError| match error {
+        TokenError::Unavailable(reason) => Error::AuthUnavailable(reason),
+        error => refused(error.to_string()),
     };
     let limits = installed::<RateLimits>(request)?;
     let verified = authenticator.verify(credentials.access_token()).await;
@@ -77,21 +82,21 @@ async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
         (Ok(claims), _) => (claims, limits.admit(claims.user).await?),
         (Err(TokenError::Expired(expired)), Credentials::Cookie(session)) => {
             let slot = limits.admit(expired.user).await?;
-            let (claims, cookies) =
-                authenticator.refresh(session, expired.user).await.map_err(|error| refused(&error))?;
+            let (claims, cookies) = authenticator.refresh(session, expired.user).await.map_err(failed)?;
             request.extensions_mut().insert(RefreshedCookies(cookies));
             (claims, slot)
         }
-        (Err(error), _) => return Err(refused(&error)),
+        (Err(error), _) => return Err(failed(error)),
     };
     request.extensions_mut().insert(slot);
+    let expected = installed::<Providers>(request)?.connect_ahead(request.path());
     let server_keys = installed::<Keys>(request)?;
     let account = accounts::find(installed::<Db>(request)?, claims.user, claims.session, server_keys).await?;
-    let profile = account.map_err(|reason| refused(&reason))?;
+    let profile = account.map_err(|reason| refused(reason.to_string()))?;
     if let Some(log) = request.extensions().get::<RequestLog>() {
         log.note().user = Some(claims.user);
     }
-    Ok(User { id: claims.user, profile: profile.map(Box::new) })
+    Ok(User { id: claims.user, profile: profile.map(Box::new), _expected: expected })
 }
 
 /// The origins, in addition to this server's own, whose pages may use a session cookie: those of `CORS_ORIGINS` and the

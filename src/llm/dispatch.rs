@@ -135,7 +135,8 @@ pub async fn dispatch(
         note(log, &request, &attempt);
         let (status, body, retry_after) = match send(providers, &call, log).await {
             Ok(body) => {
-                let reader = Reader::new(attempt.wire, request.habits);
+                let think_tags = attempt.rules.is_some_and(|rules| rules.thinks_in_tags);
+                let reader = Reader::new(attempt.wire, Habits { think_tags, ..request.habits });
                 return Ok(Answer { body, wire: attempt.wire, reader, limits: call.stream_limits() });
             }
             Err(Failure::Status { status, body, retry_after }) => (status, body, retry_after),

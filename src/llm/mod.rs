@@ -100,6 +100,23 @@ pub struct Providers {
 }
 
 impl Providers {
+    /// Opens a connection to the provider that a route names, while its request is still being checked. Not for routes
+    /// whose provider only the request's body or the user's row tells.
+    pub fn connect_ahead(&self, route: &str) -> Option<http1::Expected> {
+        let BaseUrls { openai, groq, mistral, openrouter, perplexity, anthropic, google } = &self.base_urls;
+        let url = match route {
+            "/api/chat/openai" | "/api/command" => openai,
+            "/api/chat/groq" => groq,
+            "/api/chat/mistral" => mistral,
+            "/api/chat/openrouter" => openrouter,
+            "/api/chat/perplexity" => perplexity,
+            "/api/chat/anthropic" => anthropic,
+            "/api/chat/google" => google,
+            _ => return None,
+        };
+        Some(self.direct.connect_ahead(&Url::parse(url).ok()?))
+    }
+
     /// Builds a worker's clients.
     pub fn new(clients: &ClientFactory, base_urls: BaseUrls, routing: Arc<Routing>) -> Self {
         Self { direct: clients.providers(), guarded: clients.guarded_providers(), base_urls, routing }
@@ -308,6 +325,10 @@ const MAX_REPLY_BYTES: usize = 16 * 1024 * 1024;
 /// How often a provider is asked before its failure is passed on.
 pub const ATTEMPTS: u32 = 3;
 
+/// The longest wait that a provider may ask for: until a longer one is over, a user would see nothing, so the
+/// provider's words are shown at once.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Asks a provider and gives its answer once a head with success is there.
 /// Dropped, it leaves at once and asks no more.
 ///
@@ -332,8 +353,10 @@ pub async fn send(providers: &Providers, call: &Call, log: &RequestLog) -> Resul
                 };
             }
             Ok(response) => {
-                if attempt == call.attempts || !should_retry(response.status, &response.headers) {
-                    let (status, retry_after) = (response.status.as_u16(), retry_after(&response.headers));
+                let retry_after = retry_after(&response.headers);
+                let asks_for_patience = retry_after.is_some_and(|wait| wait > PATIENCE);
+                if attempt == call.attempts || asks_for_patience || !should_retry(response.status, &response.headers) {
+                    let status = response.status.as_u16();
                     return Err(Failure::Status { status, body: Box::pin(beginning(response)).await, retry_after });
                 }
                 backoff(attempt, Some(&response.headers))
@@ -353,8 +376,9 @@ pub async fn send(providers: &Providers, call: &Call, log: &RequestLog) -> Resul
             Err(error) if attempt >= call.attempts => return Err(Failure::Connection(error.to_string())),
             Err(_) => backoff(attempt, None),
         };
-        log.note().retries += 1;
         tokio::time::sleep(wait).await;
+        // After the wait, in which the client may leave.
+        log.note().retries += 1;
     }
 }
 
@@ -367,10 +391,10 @@ fn should_retry(status: StatusCode, headers: &HeaderMap) -> bool {
 }
 
 /// How long to wait after the given attempt: as long as the provider asks
-/// for, up to a minute, else half a second, then a second, less up to a
+/// for, at most [`PATIENCE`], else half a second, then a second, less up to a
 /// quarter by chance so that many do not come back at once.
 fn backoff(attempt: u32, headers: Option<&HeaderMap>) -> Duration {
-    let asked = headers.and_then(retry_after).filter(|wait| !wait.is_zero() && *wait <= Duration::from_secs(60));
+    let asked = headers.and_then(retry_after).filter(|wait| !wait.is_zero() && *wait <= PATIENCE);
     asked.unwrap_or_else(|| {
         let full = (0.5 * f64::from(1 << (attempt - 1))).min(8.0);
         Duration::from_secs_f64(full * (1.0 - 0.25 * rand::random::<f64>()))
@@ -512,8 +536,8 @@ mod tests {
         assert_eq!(asked("retry-after-ms", "50"), Duration::from_millis(50));
         assert_eq!(asked("retry-after", "2"), Duration::from_secs(2));
         assert_eq!(asked("retry-after", "1.5"), Duration::from_millis(1500));
-        let in_ten = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(10));
-        assert!((8..=10).contains(&asked("retry-after", &in_ten).as_secs()));
+        let in_ten = headers(&[("retry-after", &httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(10)))]);
+        assert!(retry_after(&in_ten).is_some_and(|wait| (8..=10).contains(&wait.as_secs())));
         for (name, value) in [
             ("retry-after", "0"),
             ("retry-after", "-1"),

@@ -79,7 +79,7 @@ pub static PROVIDERS: [Provider; 4] = [
         wrong_key: WrongKey::Unauthorized,
         organization: false,
         extras: false,
-        habits: Habits { think_tags: true, any_end: false },
+        habits: Habits::NONE,
     },
     Provider {
         path: "mistral",

@@ -116,6 +116,69 @@ mod tests {
     }
 
     #[test]
+    fn a_bearer_may_be_refused_where_a_session_is_needed() {
+        for (path, item) in document()["paths"].as_object().expect("paths") {
+            for (method, operation) in item.as_object().expect("an item") {
+                let needs_session = !operation["security"].as_array().expect("security").is_empty();
+                assert_eq!(operation["responses"]["401"].is_object(), needs_session, "{method} {path}");
+            }
+        }
+    }
+
+    /// Every member of an example is described, so that generated clients have it.
+    #[test]
+    fn examples_have_no_member_that_their_schema_does_not_name() {
+        fn fits(value: &Value, schema: &Value, at: &str) {
+            let schema = match schema["$ref"].as_str() {
+                Some(reference) => document().pointer(&reference[1..]).expect("a schema"),
+                None => schema,
+            };
+            match value {
+                Value::Array(items) => items.iter().for_each(|item| fits(item, &schema["items"], at)),
+                Value::Object(members) => {
+                    for (name, member) in members {
+                        let at = format!("{at}.{name}");
+                        assert!(schema["properties"][name].is_object(), "{at} is not described");
+                        fits(member, &schema["properties"][name], &at);
+                    }
+                }
+                _ => {}
+            }
+        }
+        fn walk(value: &Value, at: &str) {
+            if let Some(content) = value["application/json"].as_object() {
+                let schema = &content["schema"];
+                let named = content.get("examples").and_then(Value::as_object).into_iter().flat_map(|all| all.values());
+                named
+                    .map(|example| &example["value"])
+                    .chain(content.get("example"))
+                    .for_each(|it| fits(it, schema, at));
+            }
+            match value {
+                Value::Object(members) => {
+                    members.iter().for_each(|(name, member)| walk(member, &format!("{at}/{name}")))
+                }
+                Value::Array(items) => items.iter().for_each(|item| walk(item, at)),
+                _ => {}
+            }
+        }
+        walk(document(), "");
+    }
+
+    #[test]
+    fn a_request_has_one_media_type() {
+        fn walk(value: &Value) {
+            if let Some(body) = value.get("requestBody").filter(|body| body["$ref"].is_null()) {
+                assert_eq!(body["content"].as_object().expect("content").len(), 1, "{body}");
+            }
+            if let Value::Object(members) = value {
+                members.values().for_each(walk);
+            }
+        }
+        walk(document());
+    }
+
+    #[test]
     fn operations_have_names_of_their_own() {
         let paths = document()["paths"].as_object().expect("paths");
         let names: Vec<_> = paths

@@ -9,7 +9,7 @@ use super::document;
 const STYLE: &str = include_str!("page.css");
 
 /// The content security policy of the page: only its own style, identified by its hash.
-pub const POLICY: &str = "default-src 'none'; style-src 'sha256-AcXaJbsKlQWQfewcgr2ZCFoMLBDbHg4aYj8eYKmiLeM='; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+pub const POLICY: &str = "default-src 'none'; style-src 'sha256-RFVBlaKHMeP3J/0jTpgAPYjGinblClnTCU/HJgjRkXs='; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Returns the page.
 pub fn html() -> &'static str {
@@ -42,7 +42,7 @@ impl<'a> Page<'a> {
             }
             self.put("</ul>\n");
         }
-        self.put("<h2><a href=\"#schemas\">Schemas</a></h2>\n</nav>\n<main>\n");
+        self.put("<h2><a href=\"#requestBodies\">Shared requests</a></h2>\n<h2><a href=\"#responses\">Shared responses</a></h2>\n<h2><a href=\"#schemas\">Schemas</a></h2>\n</nav>\n<main>\n");
         self.prose(&info["description"]);
         self.put("<p>The document itself: <a href=\"/openapi.json\">openapi.json</a>.</p>\n");
         for tag in tags {
@@ -52,6 +52,8 @@ impl<'a> Page<'a> {
                 self.operation(&method, path, operation);
             }
         }
+        self.shared("requestBodies", "Shared requests");
+        self.shared("responses", "Shared responses");
         self.put("<h2 id=\"schemas\">Schemas</h2>\n");
         for (name, schema) in object(&self.document["components"]["schemas"]) {
             let name = escape(name);
@@ -79,7 +81,7 @@ impl<'a> Page<'a> {
         let id = escape(text(&operation["operationId"]));
         let _ = write!(
             self.html,
-            "<section id=\"{id}\" aria-labelledby=\"title-{id}\">\n<h3 id=\"title-{id}\"><span class=\"method\">{method}</span> {}</h3>\n<p><strong>{}.</strong></p>\n",
+            "<section id=\"{id}\" aria-labelledby=\"title-{id}\">\n<h3 id=\"title-{id}\"><span class=\"method\">{method}</span> {}</h3>\n<details>\n<summary>{}</summary>\n",
             breakable(path),
             inline(text(&operation["summary"])),
         );
@@ -89,20 +91,47 @@ impl<'a> Page<'a> {
         } else {
             "<p class=\"access\">Needs a session: the cookie or a bearer.</p>\n"
         });
-        let body = &operation["requestBody"]["content"];
+        let body = &operation["requestBody"];
         if body.is_object() {
             self.put("<h4>Request</h4>\n");
-            self.content(body);
+            self.shared_or_whole(body);
         }
-        self.put("<h4>Responses</h4>\n<dl>\n");
+        self.put("<h4>Responses</h4>\n<dl class=\"responses\">\n");
         for (status, response) in object(&operation["responses"]) {
-            let response = self.resolve(response);
             let _ = write!(self.html, "<dt>{}</dt>\n<dd>\n", escape(status));
-            self.prose(&response["description"]);
-            self.content(&response["content"]);
+            self.shared_or_whole(response);
             self.put("</dd>\n");
         }
-        self.put("</dl>\n</section>\n");
+        self.put("</dl>\n</details>\n</section>\n");
+    }
+
+    /// Writes a link to a shared part, or a part of its own.
+    fn shared_or_whole(&mut self, part: &'a Value) {
+        match shared_name(part) {
+            Some((group, name)) => {
+                let _ = writeln!(self.html, "<p><a href=\"#{group}-{name}\">{name}</a></p>", name = escape(name));
+            }
+            None => self.part(part),
+        }
+    }
+
+    fn part(&mut self, part: &'a Value) {
+        self.prose(&part["description"]);
+        self.content(&part["content"]);
+    }
+
+    /// Writes the parts that several operations have, once.
+    fn shared(&mut self, group: &str, title: &str) {
+        let _ = writeln!(self.html, "<h2 id=\"{group}\">{title}</h2>");
+        for (name, part) in object(&self.document["components"][group]) {
+            let name = escape(name);
+            let _ = write!(
+                self.html,
+                "<section id=\"{group}-{name}\" aria-labelledby=\"title-{group}-{name}\">\n<h3 id=\"title-{group}-{name}\">{name}</h3>\n"
+            );
+            self.part(part);
+            self.put("</section>\n");
+        }
     }
 
     /// Writes the media types, with their schemas and examples.
@@ -121,16 +150,20 @@ impl<'a> Page<'a> {
             }
             let _ = writeln!(self.html, "<p><code>{media}</code>: {}</p>", kind(schema));
             self.prose(&schema["description"]);
-            let example = match &shape["example"] {
-                Value::Null => continue,
-                Value::String(text) => text.clone(),
-                value => serde_json::to_string_pretty(value).unwrap_or_default(),
-            };
-            let _ = writeln!(
-                self.html,
-                "<details><summary>Example as {media}</summary><pre tabindex=\"0\">{}</pre></details>",
-                escape(&example)
-            );
+            let named = object(&shape["examples"]).map(|(name, example)| (escape(name), &example["value"]));
+            let only = std::iter::once((media.clone(), &shape["example"]));
+            for (name, example) in named.chain(only) {
+                let example = match example {
+                    Value::Null => continue,
+                    Value::String(text) => text.clone(),
+                    value => serde_json::to_string_pretty(value).unwrap_or_default(),
+                };
+                let _ = writeln!(
+                    self.html,
+                    "<details><summary>Example: {name}</summary><pre tabindex=\"0\">{}</pre></details>",
+                    escape(&example)
+                );
+            }
         }
     }
 
@@ -156,16 +189,26 @@ impl<'a> Page<'a> {
         self.put("</dl>\n");
     }
 
-    fn resolve(&self, value: &'a Value) -> &'a Value {
-        let pointer = value["$ref"].as_str().and_then(|reference| reference.strip_prefix('#'));
-        pointer.and_then(|pointer| self.document.pointer(pointer)).unwrap_or(value)
-    }
-
+    /// Writes text with the little Markdown that the document has: paragraphs, `## ` headings, fenced code.
     fn prose(&mut self, words: &Value) {
-        for paragraph in text(words).split("\n\n").filter(|paragraph| !paragraph.is_empty()) {
-            let _ = writeln!(self.html, "<p>{}</p>", inline(paragraph));
+        for (number, block) in text(words).split("```").enumerate() {
+            if number % 2 == 1 {
+                let _ = writeln!(self.html, "<pre tabindex=\"0\">{}</pre>", escape(block.trim()));
+                continue;
+            }
+            for paragraph in block.split("\n\n").map(str::trim).filter(|paragraph| !paragraph.is_empty()) {
+                let _ = match paragraph.strip_prefix("## ") {
+                    Some(heading) => writeln!(self.html, "<h2>{}</h2>", inline(heading)),
+                    None => writeln!(self.html, "<p>{}</p>", inline(paragraph)),
+                };
+            }
         }
     }
+}
+
+/// Returns the group and the name of a shared part that is referred to.
+fn shared_name(part: &Value) -> Option<(&str, &str)> {
+    part["$ref"].as_str()?.strip_prefix("#/components/")?.split_once('/')
 }
 
 /// Describes a schema's type in a few words.
@@ -173,9 +216,6 @@ fn kind(schema: &Value) -> String {
     if let Some(name) = schema["$ref"].as_str().and_then(|reference| reference.rsplit('/').next()) {
         let name = escape(name);
         return format!("<a href=\"#schema-{name}\">{name}</a>");
-    }
-    if !schema["contentSchema"].is_null() {
-        return format!("the same as text, {}", kind(&schema["contentSchema"]));
     }
     if !schema["const"].is_null() {
         return format!("<code>{}</code>", escape(&schema["const"].to_string()));
@@ -245,6 +285,14 @@ mod tests {
     fn the_policy_knows_the_style() {
         let hash = STANDARD.encode(Sha256::digest(STYLE));
         assert!(POLICY.contains(&format!("'sha256-{hash}'")), "page.css has changed: its hash is {hash} now");
+    }
+
+    #[test]
+    fn shared_parts_are_there_once_and_the_page_is_short() {
+        let sentence = "The bearer is not accepted: it has expired";
+        assert_eq!(html().matches(sentence).count(), 1);
+        assert!(html().len() < 80_000, "{}", html().len());
+        assert!(html().contains("<h2>A first request</h2>"));
     }
 
     #[test]

@@ -35,7 +35,8 @@ struct Reply {
 
 #[derive(Deserialize)]
 struct Embedding {
-    index: usize,
+    /// Some servers leave it out and answer in order.
+    index: Option<usize>,
     embedding: Vec<f32>,
 }
 
@@ -116,11 +117,11 @@ impl Embedder<'_> {
     }
 }
 
-/// Orders vectors by the provider's index, not by position.
+/// Orders vectors by the provider's index; by position where there is none.
 fn in_order(reply: Reply, count: usize) -> Option<Vec<Vec<f32>>> {
     let mut vectors = vec![Vec::new(); count];
-    for Embedding { index, embedding } in reply.data {
-        *vectors.get_mut(index)? = embedding;
+    for (place, Embedding { index, embedding }) in reply.data.into_iter().enumerate() {
+        *vectors.get_mut(index.unwrap_or(place))? = embedding;
     }
     vectors.iter().all(|vector| vector.len() == DIMENSIONS).then_some(vectors)
 }
@@ -159,17 +160,19 @@ mod tests {
     }
 
     #[test]
-    fn vectors_are_matched_by_index() {
+    fn vectors_are_matched_by_index_or_by_place() {
         let vector = |number: f32| vec![number; DIMENSIONS];
-        let reply = |data: &[(usize, Vec<f32>)]| Reply {
+        let reply = |data: &[(Option<usize>, Vec<f32>)]| Reply {
             data: data
                 .iter()
                 .map(|(index, embedding)| Embedding { index: *index, embedding: embedding.clone() })
                 .collect(),
         };
-        assert_eq!(in_order(reply(&[(1, vector(1.0)), (0, vector(0.0))]), 2), Some(vec![vector(0.0), vector(1.0)]));
-        assert_eq!(in_order(reply(&[(0, vector(0.0))]), 2), None);
-        assert_eq!(in_order(reply(&[(2, vector(0.0)), (0, vector(0.0))]), 2), None);
-        assert_eq!(in_order(reply(&[(0, vec![1.0])]), 1), None);
+        let both = Some(vec![vector(0.0), vector(1.0)]);
+        assert_eq!(in_order(reply(&[(Some(1), vector(1.0)), (Some(0), vector(0.0))]), 2), both);
+        assert_eq!(in_order(reply(&[(None, vector(0.0)), (None, vector(1.0))]), 2), both);
+        assert_eq!(in_order(reply(&[(Some(0), vector(0.0))]), 2), None);
+        assert_eq!(in_order(reply(&[(Some(2), vector(0.0)), (Some(0), vector(0.0))]), 2), None);
+        assert_eq!(in_order(reply(&[(Some(0), vec![1.0])]), 1), None);
     }
 }

@@ -57,7 +57,7 @@ impl Ingest {
     /// Reads a file on a blocking thread. The turn is held as long as the thread runs, even if the client disconnects.
     ///
     /// # Errors
-    /// If the file cannot be read or has too many passages.
+    /// If the file cannot be read, or has no passage or too many.
     pub async fn parse(
         &self,
         turn: Turn,
@@ -70,7 +70,7 @@ impl Ingest {
         let chunks = parsing
             .await
             .map_err(|error| Error::Internal(error.to_string()))?
-            .map_err(|error| Error::Failed { status: 500, message: error.to_string() })?;
+            .map_err(|error| Error::Failed { status: status(&error), message: error.to_string() })?;
         if chunks.len() > self.max_passages {
             return Err(Error::Failed {
                 status: 413,
@@ -82,5 +82,13 @@ impl Ingest {
             });
         }
         Ok(chunks)
+    }
+}
+
+/// The original answers with 500 whatever is wrong with a file; of a file without text it says nothing.
+fn status(error: &extract::Error) -> u16 {
+    match error {
+        extract::Error::NoText | extract::Error::NoPdfText => 422,
+        _ => 500,
     }
 }

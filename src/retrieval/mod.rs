@@ -30,18 +30,31 @@ pub struct Chunk {
 }
 
 /// Returns the passages of a file of this kind. Blocks its thread, until about `deadline` at most.
+///
+/// Differs: the original stores nothing of a file without text, and reports success.
+///
+/// # Errors
+/// If the file cannot be read in time, or has no text.
 pub fn file_chunks(kind: FileKind, bytes: &[u8], deadline: Instant) -> Result<Vec<Chunk>, Error> {
     let text = extract::text(kind, bytes, deadline)?;
     let in_time = |passage| match Instant::now() < deadline {
         true => Ok(chunk(passage)),
         false => Err(Error::TooSlow),
     };
-    split::split(&text, rules(kind)).into_iter().map(in_time).collect()
+    let chunks = split::split(&text, rules(kind)).into_iter().map(in_time).collect::<Result<_, _>>()?;
+    some(kind, chunks)
 }
 
 /// Returns the passages of `text`, as of a file of this kind. Takes a second for some 10 to 150 MB.
-pub fn chunks(kind: FileKind, text: &str) -> Vec<Chunk> {
-    split::split(text, rules(kind)).into_iter().map(chunk).collect()
+///
+/// # Errors
+/// If there are none.
+pub fn chunks(kind: FileKind, text: &str) -> Result<Vec<Chunk>, Error> {
+    some(kind, split::split(text, rules(kind)).into_iter().map(chunk).collect())
+}
+
+fn some(kind: FileKind, chunks: Vec<Chunk>) -> Result<Vec<Chunk>, Error> {
+    if chunks.is_empty() { Err(extract::no_text(kind)) } else { Ok(chunks) }
 }
 
 fn rules(kind: FileKind) -> &'static split::Rules {

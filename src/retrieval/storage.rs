@@ -1,8 +1,11 @@
 //! Supabase Storage, which holds uploaded files. Downloads use the service key, so the caller checks access before.
 
+use std::borrow::Cow;
+
 use percent_encoding::utf8_percent_encode;
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
 use url::Url;
 use uuid::Uuid;
 
@@ -49,13 +52,12 @@ impl Storage {
             .ok_or_else(|| failed("SUPABASE_SERVICE_ROLE_KEY is not a key"))?;
         let mut response = request.send().await.map_err(|_| failed("the storage server cannot be reached"))?;
         if !response.status().is_success() {
-            // Storage's status for a missing object is 400.
-            let reason = if matches!(response.status().as_u16(), 400 | 404) {
-                "Object not found".to_owned()
-            } else {
-                format!("the storage server answered with status {}", response.status().as_u16())
-            };
-            return Err(failed(&reason));
+            let status = response.status().as_u16();
+            let refusal = Refusal::of(status, &beginning(&mut response).await);
+            if refusal.is_the_keys() {
+                tracing::warn!("storage: {KEY_OF_ANOTHER_PROJECT} ({refusal:?}); `chatbot-ui-api check` says more");
+            }
+            return Err(failed(&refusal.sentence()));
         }
         let too_large = || Error::Failed {
             status: 413,
@@ -73,6 +75,69 @@ impl Storage {
     }
 }
 
+/// The cause of a refusal as [`Refusal::BucketNotSeen`], for the operator.
+pub const KEY_OF_ANOTHER_PROJECT: &str =
+    "SUPABASE_SERVICE_ROLE_KEY does not open the bucket files: it is no service key, or another project's";
+
+/// The reason why storage does not hand an object out. Most refusals have the status 400, and the reason in the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no such object, or not for this key.
+    NoSuchObject,
+    /// There is no such bucket, or not for this key.
+    BucketNotSeen,
+    /// The key is refused, or may not read the object.
+    Denied,
+    /// The object's name has characters that storage does not take.
+    InvalidName,
+    /// Another status.
+    Other(u16),
+}
+
+impl Refusal {
+    /// Reads the reason from a response's status and body.
+    pub fn of(status: u16, body: &[u8]) -> Self {
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        let says = |word: &str| ["code", "error"].iter().any(|member| body[*member] == word);
+        let inner = body["statusCode"].as_str().and_then(|it| it.parse().ok());
+        match inner.or_else(|| body["statusCode"].as_u64().and_then(|it| u16::try_from(it).ok())).unwrap_or(status) {
+            _ if says("NoSuchBucket") || says("Bucket not found") => Self::BucketNotSeen,
+            _ if says("NoSuchKey") => Self::NoSuchObject,
+            _ if says("InvalidKey") => Self::InvalidName,
+            401 | 403 => Self::Denied,
+            400 | 404 => Self::NoSuchObject,
+            other => Self::Other(other),
+        }
+    }
+
+    fn is_the_keys(self) -> bool {
+        matches!(self, Self::BucketNotSeen | Self::Denied)
+    }
+
+    fn sentence(self) -> Cow<'static, str> {
+        match self {
+            Self::NoSuchObject => "Object not found".into(),
+            Self::BucketNotSeen | Self::Denied => {
+                "the server's key for the storage does not open it. Its operator has to set SUPABASE_SERVICE_ROLE_KEY to this project's".into()
+            }
+            Self::InvalidName => "the storage does not take the characters of its name".into(),
+            Self::Other(status) => format!("the storage server answered with status {status}").into(),
+        }
+    }
+}
+
+/// Reads the first bytes of a refusal; nothing if it breaks off.
+pub async fn beginning(response: &mut reqwest::Response) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() > 4096 {
+            break;
+        }
+    }
+    bytes
+}
+
 /// Adds one of the project's API keys; `None` if it has characters that are not allowed in a header.
 pub fn with_key(request: reqwest::RequestBuilder, key: &str) -> Option<reqwest::RequestBuilder> {
     let mut apikey = HeaderValue::from_str(key).ok()?;
@@ -80,4 +145,29 @@ pub fn with_key(request: reqwest::RequestBuilder, key: &str) -> Option<reqwest::
     let request = request.header(HeaderName::from_static("apikey"), apikey);
     // The newer keys are not JWTs, and rejected as bearer tokens.
     Some(if key.starts_with("sb_") { request } else { request.header(AUTHORIZATION, format!("Bearer {key}")) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_is_the_bodys_not_the_statuss() {
+        for (status, body, reason) in [
+            (
+                400,
+                r#"{"statusCode":"404","error":"Bucket not found","message":"Bucket not found"}"#,
+                Refusal::BucketNotSeen,
+            ),
+            (400, r#"{"statusCode":"404","code":"NoSuchBucket","error":"NoSuchBucket"}"#, Refusal::BucketNotSeen),
+            (400, r#"{"statusCode":"404","error":"not_found","code":"NoSuchKey"}"#, Refusal::NoSuchObject),
+            (400, r#"{"statusCode":"403","error":"Unauthorized","code":"AccessDenied"}"#, Refusal::Denied),
+            (400, r#"{"statusCode":"400","code":"InvalidKey"}"#, Refusal::InvalidName),
+            (400, "no JSON", Refusal::NoSuchObject),
+            (403, "", Refusal::Denied),
+            (502, "<html>", Refusal::Other(502)),
+        ] {
+            assert_eq!(Refusal::of(status, body.as_bytes()), reason, "{body}");
+        }
+    }
 }

@@ -36,12 +36,14 @@ const ORIGIN: [&str; 7] = [
     "x-real-ip",
 ];
 
-/// Tells if this server has already passed the request on.
-pub fn came_through_here(headers: &Incoming) -> bool {
-    headers.get_all(incoming::VIA).any(|value| {
+/// Tells if this server has passed the request on twice already. Once is no loop: after a server action that redirects,
+/// Next.js requests the page to redirect to with the browser's headers, at the address that the browser knows.
+pub fn loops(headers: &Incoming) -> bool {
+    let hops = headers.get_all(incoming::VIA).map(|value| {
         let value = String::from_utf8_lossy(value.as_bytes());
-        value.split(',').any(|hop| hop.trim() == HOP)
-    })
+        value.split(',').filter(|hop| hop.trim() == HOP).count()
+    });
+    hops.sum::<usize>() > 1
 }
 
 /// Returns the request headers for the front end. `Host` stays the client's, since Next.js compares it with the origin
@@ -229,10 +231,9 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_was_here_is_known() {
-        let through =
-            |via: &str| came_through_here(TestRequest::get().append_header(("via", via)).to_http_request().headers());
-        assert!(through("1.1 nginx, 1.1 chatbot-ui-api"));
-        assert!(!through("1.1 nginx"));
+    fn a_request_that_was_here_twice_loops() {
+        let through = |via: &str| loops(TestRequest::get().append_header(("via", via)).to_http_request().headers());
+        assert!(through("1.1 nginx, 1.1 chatbot-ui-api, 1.1 chatbot-ui-api"));
+        assert!(!through("1.1 nginx, 1.1 chatbot-ui-api") && !through("1.1 nginx"));
     }
 }

@@ -57,12 +57,15 @@ async fn pass_on(request: HttpRequest, payload: Payload) -> Result<HttpResponse,
     let ReverseProxy { base_url: base, timeout: limit, client } = &***installed::<ReverseProxy>(&request)?;
     let limit = *limit;
     let url = target(base, &request).ok_or(Error::RouteNotFound)?;
+    if let Some(log) = request.extensions().get::<RequestLog>() {
+        log.note().passed_on = Some(pattern(request.path()));
+    }
     let method = reqwest::Method::from_bytes(request.method().as_str().as_bytes());
     let method = method.map_err(|_| Error::RouteNotFound)?;
     if method == reqwest::Method::CONNECT {
         return Err(Error::RouteNotFound);
     }
-    if headers::came_through_here(request.headers()) {
+    if headers::loops(request.headers()) {
         return Err(Error::FrontEnd {
             status: StatusCode::LOOP_DETECTED,
             message: "FRONTEND_URL leads back to this server. It must be the address of the Next.js app.",
@@ -121,6 +124,24 @@ fn target(base: &Url, request: &HttpRequest) -> Option<Url> {
     let path = request.uri().path_and_query()?.as_str();
     let origin = base.as_str().trim_end_matches('/');
     path.starts_with('/').then(|| Url::parse(&format!("{origin}{path}")).ok())?
+}
+
+/// Returns a path's pattern for the log: words stay, and what may be an id, a name or a secret is left out.
+fn pattern(path: &str) -> String {
+    if path.starts_with("/_next/") {
+        return "/_next/…".to_owned();
+    }
+    let is_word = |part: &str| part.len() <= 20 && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    let mut pattern = String::new();
+    for (number, part) in path.split('/').skip(1).enumerate() {
+        pattern.push('/');
+        if number == 6 {
+            pattern.push('…');
+            break;
+        }
+        pattern.push_str(if is_word(part) { part } else { "{}" });
+    }
+    pattern
 }
 
 /// Waits until the whole request is sent plus the time limit for the response's head; or until the front end stops
@@ -211,4 +232,24 @@ fn page_or(request: &HttpRequest, error: Error) -> HttpResponse {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pattern;
+
+    #[test]
+    fn a_pattern_has_words_and_nothing_else() {
+        for (path, expected) in [
+            ("/", "/"),
+            ("/login", "/login"),
+            ("/en/3f2a9c1e-0000-4000-8000-000000000000/chat/x1", "/en/{}/chat/{}"),
+            ("/_next/static/chunks/main-0a1b.js", "/_next/…"),
+            ("/%61pis/A secret", "/{}/{}"),
+            ("/a/b/c/d/e/f/g/h", "/a/b/c/d/e/f/…"),
+            ("/reset/a-very-long-token-in-lower-case", "/reset/{}"),
+        ] {
+            assert_eq!(pattern(path), expected);
+        }
+    }
 }

@@ -27,13 +27,14 @@ use socket2::{SockRef, TcpKeepalive};
 
 use crate::{
     config::Config,
+    db::accounts,
     http::{table, user},
     http_client::ssrf_guard,
     playground, reverse_proxy,
     telemetry::{self, Telemetry},
 };
 use components::Components;
-use header_timeout::ConnectionWatch;
+use header_timeout::{ConnectionWatch, Limits};
 
 /// Serves on `listener` until `stop` resolves. Then new requests are refused, and those in flight have
 /// [`Config::shutdown_grace`] to finish. When `stop` resolves a second time, it stops at once.
@@ -59,6 +60,9 @@ pub async fn serve_with(
     let components = Components::new(&config, lookup)?;
     let rate_limits = components.rate_limits.clone();
     actix_web::rt::spawn(async move { rate_limits.keep_connected().await });
+    let db = components.db.clone();
+    // So that the first request finds a connection that has prepared its statement.
+    actix_web::rt::spawn(async move { drop(accounts::ready(&db).await) });
     let server = build(&config, listener, &components, more_routes)?;
     if let Some(listener) = metrics {
         // Runs until the process or its runtime ends, so that the last streams can be observed.
@@ -108,6 +112,7 @@ fn build(
     // kernel's queue.
     let connections = config.max_requests.saturating_mul(2).div_ceil(workers).max(64);
     let (client_timeout, grace) = (config.client_timeout, config.shutdown_grace);
+    let limits = Limits { idle: config.keep_alive_timeout, crowded: config.max_requests };
     let (origins, has_front_end) = (config.cors_origins.clone(), config.frontend_url.is_some());
     let playground = config.playground.clone();
     let (components, drain) = (components.clone(), components.drain.clone());
@@ -139,9 +144,10 @@ fn build(
             data.insert(drain.connection());
             if let Some(stream) = connection.downcast_ref::<TcpStream>() {
                 detect_vanished_client(stream, client_timeout);
-                ConnectionWatch::new(stream, client_timeout).map(|watch| data.insert(watch));
+                ConnectionWatch::new(stream, limits, drain.clone().into_inner()).map(|watch| data.insert(watch));
             }
         })
+        .keep_alive(config.keep_alive_timeout)
         // Longer than our own limit in `serve_with`.
         .shutdown_timeout(grace.as_secs() + 1)
         .disable_signals()
@@ -156,6 +162,7 @@ const SETTLE: Duration = Duration::from_millis(100);
 async fn finish(components: &Components, handle: &ServerHandle) {
     tokio::time::sleep(SETTLE).await;
     components.drain.requests_finished().await;
+    components.drain.close_idle();
     // The call sends the command; the server executes it when polled, but checks for completion only once a second.
     drop(handle.stop(true));
     components.drain.connections_closed().await;

@@ -180,6 +180,8 @@ pub struct Facts {
     /// Requests that were sent again with another key or to another model: the provider that failed and the cause, each
     /// one of a few words.
     pub failovers: Vec<(&'static str, &'static str)>,
+    /// The pattern of a path that was passed on to the front end, for the log alone.
+    pub passed_on: Option<String>,
     /// The signed-in user.
     pub user: Option<Uuid>,
     /// Time from the request's start to the first text of the response.
@@ -386,6 +388,18 @@ fn failovers(failovers: &[(&'static str, &'static str)]) -> String {
     counted.iter().map(line).collect::<Vec<_>>().join(", ")
 }
 
+/// A duration for the log, in milliseconds with three digits or, from a thousand on, without a fraction.
+fn milliseconds(duration: Duration) -> f64 {
+    let exact = duration.as_secs_f64() * 1000.0;
+    let scale = match exact {
+        ..1.0 => 1000.0,
+        1.0..10.0 => 100.0,
+        10.0..100.0 => 10.0,
+        _ => 1.0,
+    };
+    (exact * scale).round() / scale
+}
+
 impl Drop for RequestRecord {
     fn drop(&mut self) {
         self.facts.ended = self.ended();
@@ -397,14 +411,14 @@ impl Drop for RequestRecord {
         let Facts { status, provider, model, user, first_text, detail, retries, provider_wait, ended, .. } =
             &self.facts;
         let effective_model = self.facts.effective_model.as_deref().filter(|asked| model.as_deref() != Some(*asked));
-        let milliseconds = |duration: Duration| duration.as_secs_f64() * 1000.0;
+        let route = self.facts.passed_on.as_deref().unwrap_or(&self.route);
         // tracing needs the level at compile time.
         macro_rules! write_line {
             ($level:ident) => {
                 tracing::$level!(
                     request_id = %self.id,
                     method = self.method,
-                    route = self.route,
+                    route,
                     status,
                     provider,
                     model = model.as_deref(),
@@ -426,6 +440,9 @@ impl Drop for RequestRecord {
             write_line!(error);
         } else if status.is_some_and(|status| status >= 500) {
             write_line!(warn);
+        } else if self.facts.passed_on.is_some() {
+            // A page of the front end takes dozens of requests.
+            write_line!(debug);
         } else {
             write_line!(info);
         }

@@ -48,3 +48,12 @@ async fn a_panic_is_answered_in_json_with_an_id_and_counted() {
     let line = r#"chatbot_ui_api_requests_total{method="GET",route="/breaks",status="500"} 2"#;
     assert!(counted.lines().any(|counted| counted == line), "{counted}");
 }
+
+#[test]
+fn durations_have_three_digits() {
+    for (microseconds, shown) in
+        [(123, "0.123"), (1_234, "1.23"), (12_345, "12.3"), (123_456, "123"), (61_234_567, "61235")]
+    {
+        assert_eq!(milliseconds(Duration::from_micros(microseconds)).to_string(), shown);
+    }
+}

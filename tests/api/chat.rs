@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, future::join_all};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -98,6 +98,23 @@ async fn a_client_leaves_while_the_server_waits_to_ask_again() {
     drop(connection);
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(upstream.requests("sk-case-wait").len(), 1);
+}
+
+#[tokio::test]
+async fn a_provider_that_asks_for_a_long_wait_is_quoted_at_once() {
+    let upstream = Upstream::start().await;
+    let app = start(&upstream).await;
+    let user = app.user(&[("openai_api_key", "sk-case-patience")]).await;
+    let words = json!({ "error": { "message": "Rate limit reached. Please try again in 20s." } });
+    let mut busy = Reply::json(429, &words);
+    busy.headers.push(("retry-after".to_owned(), "20".to_owned()));
+    upstream.script("sk-case-patience", vec![busy]);
+    let asked = Instant::now();
+    let answer = app.chat("openai", &user).send().await.expect("an answer");
+    let (status, said) = message(answer).await;
+    assert!(status == 429 && said.contains("Please try again in 20s."), "{status} {said}");
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert_eq!(upstream.requests("sk-case-patience").len(), 1);
 }
 
 #[tokio::test]

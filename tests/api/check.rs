@@ -7,12 +7,14 @@ use serde_json::json;
 use sqlx::Executor;
 
 use crate::support::{
-    binary::{Said, run},
+    App,
+    binary::{Said, run, run_with_files},
     pgbouncer::PgBouncer,
     ports::Port,
     postgres,
     supabase::Supabase,
     tokens,
+    upstream::{Reply, Upstream},
 };
 
 const SECRET: &str = "a secret that only this project has";
@@ -22,9 +24,12 @@ fn key(role: &str) -> String {
     tokens::sign(&json!({ "iss": "supabase", "role": role, "exp": 4_000_000_000u64 }), SECRET)
 }
 
+const PUBLISHABLE: &str = "sb_publishable_of_this_project";
+const SECRET_KEY: &str = "sb_secret_of_this_project";
+
 /// A project that lets only its own keys in.
-fn project() -> Supabase {
-    let supabase = Supabase::with_keys(&key("anon"), &key("service_role"));
+fn project(anon: &str, service: &str) -> Supabase {
+    let supabase = Supabase::with_keys(anon, service);
     supabase.project.publish(vec![serde_json::from_str(PUBLIC_KEY).expect("JSON")]);
     supabase
 }
@@ -36,13 +41,28 @@ struct Good {
     _project: Supabase,
 }
 
+/// Settings of a project as it is made today: sessions signed with ES256, newer keys.
+async fn of_today() -> Good {
+    let database = postgres::hosted_database().await;
+    let project = project(PUBLISHABLE, SECRET_KEY);
+    let variables = [
+        ("DATABASE_URL", database.role_url.clone()),
+        ("SUPABASE_URL", project.url.clone()),
+        ("SUPABASE_ANON_KEY", PUBLISHABLE.to_owned()),
+        ("SUPABASE_SERVICE_ROLE_KEY", SECRET_KEY.to_owned()),
+        ("PUBLISHED_KEYS", "deny".to_owned()),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value)).to_vec();
+    Good { database, variables, _project: project }
+}
+
 impl Good {
     async fn new() -> Self {
         Self::on(postgres::database().await)
     }
 
     fn on(database: postgres::Database) -> Self {
-        let project = project();
+        let project = project(&key("anon"), &key("service_role"));
         let variables = [
             ("DATABASE_URL", database.role_url.clone()),
             ("SUPABASE_URL", project.url.clone()),
@@ -62,7 +82,7 @@ impl Good {
         variables.retain(|(name, _)| changed.iter().all(|(other, _)| other != name));
         variables.extend(changed);
         let said = run(&["check"], &variables).await;
-        for secret in [SECRET, &key("anon"), &key("service_role"), "hunter2", "only-for-tests"] {
+        for secret in [SECRET, SECRET_KEY, &key("anon"), &key("service_role"), "hunter2", "only-for-tests"] {
             assert!(!said.out.contains(secret) && !said.err.contains(secret), "a secret is shown: {said:?}");
         }
         said
@@ -89,7 +109,22 @@ impl Good {
 }
 
 #[tokio::test]
-async fn a_good_configuration_passes() {
+async fn a_project_of_today_passes() {
+    let said = of_today().await.but(&[]).await;
+    assert_eq!(said.status, 0, "{said:?}");
+    assert!(said.out.lines().all(|line| line.starts_with("ok   ")), "{}", said.out);
+    for words in [
+        "sessions by the function of docs/role.sql",
+        "session keys: 1 public (ES256)",
+        "it takes SUPABASE_ANON_KEY",
+        "it takes SUPABASE_SERVICE_ROLE_KEY",
+    ] {
+        assert!(said.out.contains(words), "{words}: {}", said.out);
+    }
+}
+
+#[tokio::test]
+async fn a_good_configuration_with_older_keys_passes() {
     let own = Good::new().await;
     let supabase = Good::on(postgres::supabase_database_for_an_app().await);
     for good in [own, supabase] {
@@ -124,15 +159,138 @@ async fn every_wrong_setting_is_named_and_the_rest_is_looked_at_all_the_same() {
     assert!(said.err.ends_with("chatbot-ui-api: 2 checks failed\n"), "{}", said.err);
 }
 
+/// A stand-in for Next.js' server with chatbot-ui's middleware. Its redirects go to `localhost`; a page that is not
+/// requested there is rewritten to `localhost`, which Next.js takes for another server, and redirects to itself.
+fn next_js(host: &'static str) -> Upstream {
+    Upstream::answering(move |request| {
+        let asked = request.header("host").unwrap_or_default();
+        let port = asked.rsplit(':').next().unwrap_or_default();
+        let to = |path: &str| ("location".to_owned(), format!("http://{host}:{port}{path}"));
+        match request.path.as_str() {
+            "/login" if host == "localhost" => Reply::json(200, &json!({})),
+            "/login" | "/" => Reply { status: 307, headers: vec![to("/login")], steps: Vec::new(), ..Reply::default() },
+            _ => Reply { status: 404, headers: Vec::new(), steps: Vec::new(), ..Reply::default() },
+        }
+    })
+}
+
 #[tokio::test]
-async fn the_front_end_is_looked_for() {
+async fn the_front_end_is_asked() {
     let good = Good::new().await;
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let well = next_js("localhost");
+    let url = format!("http://localhost:{}", well.address.port());
     let said = good.but(&[("FRONTEND_URL", &url)]).await;
-    assert!(said.status == 0 && said.out.contains(&format!("ok   front end: {url}/ is listened on")), "{}", said.out);
-    drop(listener);
-    good.warns(&[("FRONTEND_URL", &url)], "cannot be reached").await;
+    assert!(said.status == 0 && said.out.contains(&format!("ok   front end: {url}/ answers")), "{}", said.out);
+
+    let again = next_js("127.0.0.1");
+    let line = format!(
+        "front end: {}/ redirects /login to itself for ever → start the Next.js app with `-H localhost`",
+        again.url()
+    );
+    good.fails(&[("FRONTEND_URL", &again.url())], &line).await;
+
+    let closed = Port::reserve();
+    good.warns(&[("FRONTEND_URL", &format!("http://{}", closed.address))], "cannot be reached").await;
+}
+
+#[tokio::test]
+async fn files_that_do_not_say_what_they_should() {
+    let fails = async |files: &[(&str, &[u8])], words: &str| {
+        let said = run_with_files(&["check"], &[], files).await;
+        assert!(said.status == 1 && said.out.contains(words), "{words}: {said:?}");
+    };
+    let glued = b"NEXT_PUBLIC_USER_FILE_SIZE_LIMIT=10485760DATABASE_URL=postgresql://me:hunter2@127.0.0.1:1/x\n";
+    let words = "FAIL settings: the value of NEXT_PUBLIC_USER_FILE_SIZE_LIMIT has DATABASE_URL= in it, so DATABASE_URL is not set → begin a new line before DATABASE_URL";
+    fails(&[(".env.local", glued)], words).await;
+    let utf_16: Vec<u8> = "\u{feff}PORT=8000\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fails(&[(".env.local", &utf_16)], "FAIL settings: .env.local is in UTF-16, so no setting in it can be read").await;
+    for name in [".env.production", ".env.production.local"] {
+        let words = format!("warn settings: {name} is not read by this server");
+        fails(&[(name, b"PORT=8000\n"), (".env.local", b"")], &words).await;
+    }
+    // Not set, and nothing there.
+    fails(&[], "(DATABASE_URL is not set: this is its default)").await;
+    fails(
+        &[],
+        "not set, so the local Supabase stack's default is used: SUPABASE_URL (http://127.0.0.1:54321), DATABASE_URL",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn names_that_are_nearly_a_settings() {
+    let good = Good::new().await;
+    for (name, meant) in [
+        ("PRIVATE_UPSTREAM", "PRIVATE_UPSTREAMS"),
+        ("FRONTEND_ULR", "FRONTEND_URL"),
+        ("SUPABASE_JWT_SECERT", "SUPABASE_JWT_SECRET"),
+    ] {
+        let line = format!("settings: {name} is no setting, and has no effect → rename it, if {meant} is meant");
+        good.warns(&[(name, "hunter2")], &line).await;
+        // A port that cannot be listened on ends the start after its warnings.
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = taken.local_addr().expect("an address").port().to_string();
+        let said = run(&["serve"], &[(name, "hunter2"), ("PORT", &port)]).await;
+        assert!(said.err.contains(&line) && said.status == 1, "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn ports_that_are_taken() {
+    let good = Good::new().await;
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    taken.set_nonblocking(true).expect("a socket");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    drop(taken);
+    let app = App::start(&[]).await;
+    let ours = app.address.port().to_string();
+    let said = good.but(&[("PORT", &ours)]).await;
+    let line = format!("ok   port: 127.0.0.1:{ours} is this server's, which runs already");
+    assert!(said.status == 0 && said.out.contains(&line), "{said:?}");
+    let other = Upstream::answering(|_| Reply::json(200, &json!({})));
+    let theirs = other.address.port().to_string();
+    good.fails(&[("PORT", &theirs)], &format!("port: 127.0.0.1:{theirs} is taken by another program")).await;
+    assert_eq!(good.but(&[("PORT", &port)]).await.status, 0);
+}
+
+#[tokio::test]
+async fn the_variable_that_was_read_is_named_and_one_cause_once() {
+    let good = Good::new().await;
+    let closed = Port::reserve();
+    let url = format!("http://{}", closed.address);
+    let cookie = ("SUPABASE_COOKIE_NAME", "sb-127-auth-token");
+    let said = good
+        .but(&[
+            ("SUPABASE_URL", ""),
+            ("NEXT_PUBLIC_SUPABASE_URL", &url),
+            ("PUBLISHED_KEYS", "deny"),
+            ("SUPABASE_JWT_SECRET", ""),
+            cookie,
+        ])
+        .await;
+    let about: Vec<&str> = said.out.lines().filter(|line| line.contains("cannot be re")).collect();
+    let words = "session keys: the key set of NEXT_PUBLIC_SUPABASE_URL cannot be read";
+    assert!(about.len() == 1 && about[0].contains(words), "{}", said.out);
+
+    let wrong = ("NEXT_PUBLIC_SUPABASE_ANON_KEY", "sb_publishable_x");
+    good.fails(&[("SUPABASE_ANON_KEY", ""), wrong], "it refuses NEXT_PUBLIC_SUPABASE_ANON_KEY").await;
+    let said = good.but(&[("SUPABASE_SERVICE_ROLE_KEY", "Bearer hunter2")]).await;
+    let about: Vec<&str> = said.out.lines().filter(|line| line.starts_with("FAIL")).collect();
+    assert!(about.len() == 1 && about[0].contains("begins with `Bearer `"), "{}", said.out);
+}
+
+#[tokio::test]
+async fn as_json() {
+    let good = Good::new().await;
+    let variables: Vec<(&str, &str)> =
+        good.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let said = run(&["check", "--json"], &[variables, vec![("PORT", "eighty")]].concat()).await;
+    let answer: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");
+    assert_eq!((said.status, &answer["failed"]), (1, &json!(1)));
+    let failed = answer["checks"].as_array().expect("a list").iter().find(|check| check["level"] == "fail");
+    let line =
+        json!({ "level": "fail", "what": "setting PORT must be a whole number from 0 to 65535", "todo": "fix PORT" });
+    assert_eq!(failed, Some(&line));
 }
 
 #[tokio::test]
@@ -179,11 +337,42 @@ async fn tables_columns_and_rights_that_are_missing() {
 }
 
 #[tokio::test]
-async fn a_schema_auth_that_may_not_be_read() {
+async fn sessions_that_may_not_be_looked_up() {
     let good = Good::new().await;
-    good.sql("revoke usage on schema auth from chatbot_ui_api").await;
-    good.fails(&[], "sessions cannot be looked up: permission denied for schema auth").await;
+    good.sql("alter function chatbot_ui_api.account_state owner to chatbot_ui_api").await;
+    good.fails(&[], "sessions cannot be looked up: permission denied for schema auth → the owner of the function")
+        .await;
+    good.sql("drop function chatbot_ui_api.account_state").await;
+    good.fails(&[], "sessions cannot be looked up: permission denied for schema auth → run docs/role.sql again").await;
     good.warns(&[("SESSION_CHECK", "token")], "profiles can be read; SESSION_CHECK=token").await;
+    good.sql(include_str!("../../docs/role.sql")).await;
+    let said = good.but(&[]).await;
+    assert!(said.status == 0 && said.out.contains("sessions by the function of docs/role.sql"), "{said:?}");
+}
+
+#[tokio::test]
+async fn half_of_chatbot_uis_tables() {
+    let good = Good::on(postgres::supabase_database_for_an_app().await);
+    good.sql("drop table public.models; alter table public.profiles drop column groq_api_key").await;
+    let missing =
+        "20240125194719_add_custom_models, 20240213085646_add_context_length_to_custom_models, 20240302004845_add_groq";
+    good.fails(&[], &format!("migrations of chatbot-ui are missing: {missing} → in chatbot-ui's folder")).await;
+    good.fails(&[], "public.profiles lacks groq_api_key → apply the missing migrations first").await;
+    good.fails(&[], "custom models: relation \"public.models\" does not exist → apply the missing migrations first")
+        .await;
+    let superuser = [("DATABASE_URL", good.database.superuser_url.as_str())];
+    let said = run(&["migrate"], &superuser).await;
+    assert!(said.status == 1 && said.err.contains(&format!("These migrations are missing: {missing}.")), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_service_key_of_another_project() {
+    let good = Good::new().await;
+    good.fails(
+        &[("SUPABASE_SERVICE_ROLE_KEY", &tokens::sign(&json!({ "iss": "supabase", "role": "service_role" }), SECRET))],
+        "storage: SUPABASE_SERVICE_ROLE_KEY does not open the bucket files: it is no service key, or another project's",
+    )
+    .await;
 }
 
 #[tokio::test]

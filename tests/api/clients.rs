@@ -61,7 +61,7 @@ async fn dribble(connection: TcpStream, bytes: Vec<u8>) -> (String, Duration) {
 async fn only_idle_connections_are_closed() {
     let upstream = Upstream::start().await;
     let base = format!("{}/v1", upstream.url());
-    let app = App::start(&[("CLIENT_TIMEOUT", "1"), ("OPENAI_BASE_URL", &base)]).await;
+    let app = App::start(&[("KEEP_ALIVE_TIMEOUT", "1"), ("OPENAI_BASE_URL", &base)]).await;
     let user = app.user(&[("openai_api_key", "sk-case-in-use")]).await;
     let silence = Duration::from_millis(1600);
     let steps = vec![Step::Write(delta("a").into()), Step::Wait(silence), Step::Write((delta("b") + DONE).into())];
@@ -96,7 +96,7 @@ async fn only_idle_connections_are_closed() {
 
 #[tokio::test]
 async fn a_head_that_comes_a_byte_at_a_time_is_given_up() {
-    let (app, impatient) = tokio::join!(App::start(&[]), App::start(&[("CLIENT_TIMEOUT", "2")]));
+    let (app, impatient) = tokio::join!(App::start(&[]), App::start(&[("KEEP_ALIVE_TIMEOUT", "2")]));
     let endless = b"GET /healthz HTTP/1.1\r\nx: xxxxxxxxxxxxxxxx".to_vec();
     let first = async {
         let (said, took) = dribble(connect(&app).await, endless.clone()).await;

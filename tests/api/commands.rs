@@ -46,7 +46,7 @@ async fn a_token_is_for_users_of_this_machine_that_exist() {
     fails("nobody@example.com", &[], "no user has the address nobody@example.com").await;
     fails("a@b", &[("SUPABASE_URL", "https://abc.supabase.co")], "SUPABASE_URL leads to abc.supabase.co").await;
     fails("a@b", &[("DATABASE_URL", "postgresql://me@db.example/x")], "DATABASE_URL leads to db.example").await;
-    fails("a@b", &[("DATABASE_URL", &database.role_url)], "permission denied for table users. Run this with").await;
+    fails("a@b", &[("DATABASE_URL", &database.role_url)], "permission denied for schema auth. Run this with").await;
 }
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn health_follows_the_server() {
         assert_eq!(run(arguments, &[("PORT", &port)]).await.status, 0, "{arguments:?}");
     }
     assert_eq!(run(&["health"], &[("PORT", &port), ("HOST", "0.0.0.0")]).await.status, 0);
-    sqlx::raw_sql("revoke usage on schema auth from chatbot_ui_api").execute(&app.db).await.expect("revokes");
+    sqlx::raw_sql("revoke usage on schema chatbot_ui_api from chatbot_ui_api").execute(&app.db).await.expect("revokes");
     assert_eq!(run(&["health"], &[("PORT", &port)]).await.status, 0);
     // The answer of /readyz is kept for a second.
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;

@@ -176,6 +176,8 @@ async fn connections_that_went_dead_on_their_way_back_are_replaced() {
     let (gate, app) = behind_a_gate("1").await;
     let user = app.user(&[]).await;
     let ask = || async { message(app.chat("openai", &user).send().await.expect("an answer")).await };
+    // The first request looks more up than those after it.
+    ready(&app).await;
     gate.strand_at(SYNC);
     assert!(ask().await.1.starts_with("OpenAI API Key not found"));
     // Waits for the only connection, which is dead: about as long as the pool does.
@@ -248,13 +250,13 @@ async fn a_statement_that_postgres_refuses_does_not_close_its_connection() {
         sqlx::query_scalar::<_, Vec<i32>>(sql).fetch_one(&app.db).await.expect("the server's connections")
     };
     let before = pids().await;
-    sqlx::raw_sql("revoke usage on schema auth from chatbot_ui_api").execute(&app.db).await.expect("revokes");
+    sqlx::raw_sql("revoke usage on schema chatbot_ui_api from chatbot_ui_api").execute(&app.db).await.expect("revokes");
     for _ in 0..3 {
         let answer = app.chat("openai", &user).send().await.expect("an answer");
         assert_eq!(message(answer).await, (500, "An unexpected error occurred".to_owned()));
         assert_eq!(pids().await, before, "after an error");
     }
-    sqlx::raw_sql("grant usage on schema auth to chatbot_ui_api").execute(&app.db).await.expect("grants");
+    sqlx::raw_sql("grant usage on schema chatbot_ui_api to chatbot_ui_api").execute(&app.db).await.expect("grants");
     let answer = app.chat("openai", &user).send().await.expect("an answer");
     assert!(message(answer).await.1.starts_with("OpenAI API Key not found"));
     assert_eq!(pids().await, before, "after the next statement");

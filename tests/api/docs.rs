@@ -30,6 +30,26 @@ async fn the_document_and_its_page_are_for_everybody() {
     assert!(page.text().await.expect("text").contains("<section id=\"chatOpenai\""));
 }
 
+/// Next.js' server redirects its sign-in page to itself where it was told to listen on an address.
+#[test]
+fn the_front_end_is_called_localhost_everywhere() {
+    for text in [
+        include_str!("../../README.md"),
+        include_str!("../../docs/install.md"),
+        include_str!("../../docs/security.md"),
+        include_str!("../../docs/operations.md"),
+        include_str!("../../src/config/network.rs"),
+    ] {
+        let wrong = text.lines().find(|line| {
+            let line =
+                line.replace("Do not use `-H 127.0.0.1`", "").replace("proxy_redirect http://127.0.0.1:3000/", "");
+            line.contains("-H 127.0.0.1") || line.contains("//127.0.0.1:3000")
+        });
+        assert_eq!(wrong, None);
+    }
+    assert!(include_str!("../../README.md").lines().count() <= 250);
+}
+
 #[tokio::test]
 async fn an_answer_is_the_documents_own_example() {
     let upstream = Upstream::start().await;

@@ -327,8 +327,9 @@ async fn what_is_the_servers_own_stays_here() {
         let answer = soon(ask(app.address, &request("GET", path, &[]))).await.expect("an answer");
         assert_eq!(answer.status, status, "{path}");
     }
-    let answer =
-        soon(ask(app.address, &request("GET", "/", &[("via", "1.1 chatbot-ui-api")]))).await.expect("an answer");
+    let answer = soon(ask(app.address, &request("GET", "/", &[("via", "1.1 chatbot-ui-api, 1.1 chatbot-ui-api")])))
+        .await
+        .expect("an answer");
     assert_eq!(answer.status, 508);
     assert!(timeout(Duration::from_millis(1), front_end.0.accept()).await.is_err(), "the front end was asked");
 }

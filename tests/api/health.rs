@@ -95,7 +95,7 @@ async fn a_slash_too_many_is_a_redirect() {
 async fn a_database_that_lacks_what_requests_need_is_not_ready() {
     let app = App::start(&[]).await;
     assert_eq!(status(&app, "/readyz").await, 200);
-    sqlx::raw_sql("revoke usage on schema auth from chatbot_ui_api").execute(&app.db).await.expect("revokes");
+    sqlx::raw_sql("revoke usage on schema chatbot_ui_api from chatbot_ui_api").execute(&app.db).await.expect("revokes");
     // The answer is kept for a second.
     let revoked = Instant::now();
     while status(&app, "/readyz").await != 503 {

@@ -24,12 +24,14 @@ mod models;
 mod offered;
 #[cfg(feature = "otlp")]
 mod otlp;
+mod passages;
 mod process;
 mod protocols;
 mod providers;
 mod proxies;
 mod refresh;
 mod retrieval;
+mod role;
 mod scripted;
 mod secrets;
 mod sessions;

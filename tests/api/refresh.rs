@@ -185,14 +185,41 @@ async fn what_cannot_be_refreshed_is_refused() {
     assert_eq!(refreshes(&auth).len(), 1);
 }
 
+/// The answer while the auth server cannot tell if a session is good.
+fn unavailable() -> (u16, String) {
+    (503, "The sign-in service is not available. Please try again in a moment.".to_owned())
+}
+
+#[tokio::test]
+async fn an_auth_server_that_fails_or_limits_its_rate_signs_nobody_out() {
+    for status in [429, 500, 502] {
+        let (app, user, auth) = start(Duration::ZERO, 1, ANON_KEY).await;
+        auth.project.fail(Some(status));
+        let session = json!({ "access_token": expired(&user), "refresh_token": "good", "expires_at": 1 });
+        let cookie = cookie(&value(&session, true), false);
+        assert_eq!(message(ask(&app, &cookie).await).await, unavailable(), "{status}");
+        auth.project.fail(None);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let (_, words) = message(ask(&app, &cookie).await).await;
+            if words.starts_with("OpenAI API Key not found") {
+                break;
+            }
+            assert!(Instant::now() < deadline, "the failure is kept: {words}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn without_an_anon_key_or_an_auth_server_there_is_an_answer_in_time() {
     let not_found = (500, "User not found".to_owned());
-    for (delay, anon) in [(Duration::ZERO, ""), (Duration::from_secs(30), ANON_KEY)] {
+    for (delay, anon, expected) in [(Duration::ZERO, "", not_found), (Duration::from_secs(30), ANON_KEY, unavailable())]
+    {
         let (app, user, _auth) = start(delay, 1, anon).await;
         let session = json!({ "access_token": expired(&user), "refresh_token": "good", "expires_at": 1 });
         let started = Instant::now();
-        assert_eq!(message(ask(&app, &cookie(&value(&session, true), false)).await).await, not_found);
+        assert_eq!(message(ask(&app, &cookie(&value(&session, true), false)).await).await, expected);
         assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     }
 }

@@ -72,7 +72,7 @@ async fn lets_in(app: &App, token: &str) -> bool {
     let request = client().post(app.url("/api/chat/openai")).header(AUTHORIZATION, format!("Bearer {token}"));
     let answer = request.body(chat_body().to_string()).send().await.expect("an answer");
     match message(answer).await {
-        (401, _) => false,
+        (401 | 503, _) => false,
         (500, words) if words.starts_with("OpenAI API Key not found") => true,
         other => panic!("{other:?}"),
     }
@@ -94,6 +94,22 @@ async fn keys_of_every_kind_are_fetched_once() {
     let asked = join_all((0..60).map(|number| lets_in(&app, &tokens[number % 3]))).await;
     assert!(asked.into_iter().all(|let_in| let_in));
     assert_eq!(auth.asked(), 1);
+}
+
+#[tokio::test]
+async fn the_key_set_is_requested_with_the_anon_key_and_its_outage_is_no_refusal() {
+    let auth = auth_server(Duration::ZERO);
+    let key = SigningKey::new("es", Algorithm::ES256);
+    publish(&auth, &[&key]);
+    for (status, expected) in [(Some(503), 503), (Some(404), 401), (None, 500)] {
+        auth.project.fail(status);
+        let app = App::start(&[("SUPABASE_URL", &auth.url), ("SUPABASE_ANON_KEY", "the-anon-key")]).await;
+        let user = app.user(&[]).await;
+        let request = client().post(app.url("/api/chat/openai")).bearer_auth(key.sign(&user));
+        let answer = request.body(chat_body().to_string()).send().await.expect("an answer");
+        assert_eq!(answer.status(), expected, "{status:?}");
+    }
+    assert!(auth.requests().iter().all(|request| request.header("apikey") == Some("the-anon-key")));
 }
 
 #[tokio::test]
@@ -186,7 +202,7 @@ async fn users_and_sessions_that_ended_are_refused_at_once_without_the_auth_serv
 #[tokio::test]
 async fn without_a_look_into_the_database_the_token_decides() {
     let app = App::start(&[("SESSION_CHECK", "token")]).await;
-    sqlx::query("revoke usage on schema auth from chatbot_ui_api").execute(&app.db).await.expect("revokes");
+    sqlx::query("revoke usage on schema chatbot_ui_api from chatbot_ui_api").execute(&app.db).await.expect("revokes");
     let user = app.user(&[]).await;
     sqlx::query("delete from auth.sessions where user_id = $1")
         .bind(user.id)

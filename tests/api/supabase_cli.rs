@@ -101,7 +101,7 @@ async fn push_applies_the_same_files_as_migrate_in_either_order() {
     let made = picture(&mut of_push).await;
     assert!(made.iter().any(|line| line.starts_with("public.file_items.openai_embedding")), "{made:?}");
     assert!(push(&program, &pushed).await.contains("up to date"));
-    assert_eq!(apply(&mut of_push).await, Ok(Outcome::LeftAlone));
+    assert_eq!(apply(&mut of_push).await, Ok(Outcome::UpToDate));
     assert_eq!(picture(&mut of_push).await, made, "pushing again and migrating change nothing");
 
     let mut of_migrate = connect(&migrated).await;

@@ -84,10 +84,6 @@ def wordpiece(word):
 
 INDEX = {t: i for i, t in enumerate(VOCAB)}
 
-def tokens(text):
-    ids = [INDEX[p] for w in words(text) for p in wordpiece(w)]
-    return [INDEX["[CLS]"]] + ids[: CONFIG["max_position_embeddings"] - 2] + [INDEX["[SEP]"]]
-
 # --- the model
 H, F, N = CONFIG["hidden_size"], CONFIG["intermediate_size"], CONFIG["num_attention_heads"]
 erf = np.vectorize(math.erf)
@@ -116,15 +112,17 @@ def forward(ids):
         up = linear(x, p + "intermediate.dense", H, F)
         up = up * 0.5 * (1 + erf(up / math.sqrt(2)))
         x = layer_norm(x + linear(up, p + "output.dense", F, H), p + "output.LayerNorm")
-    mean = x.mean(0)
-    return mean / np.sqrt((mean**2).sum())
+    return unit(x.mean(0))
+
+def unit(v):
+    return v / np.sqrt((v**2).sum())
 
 TEXTS = ["", "Hello world", "The cat sat on the mat.", "the dogs walked, walking!", "Tokenizers", "Çà été über naïve",
          "日本 is 日本", "  \t\n\r ", "a\u200bb c\u00a0d", "x" * 101, "x" * 100, "unknown: Ω ☃ 😀 end",
-         "the cat's mat - 1234567890?", "the cat sat on the mat and walked " * 40, "[CLS] hello [SEP] world [MASK]"]
+         "the cat's mat - 1234567890?", "the cat sat on the mat and walked " * 15, "[CLS] hello [SEP] world [MASK]"]
 
-def special(text):  # added tokens are found in the text before anything else
-    ids, rest = [INDEX["[CLS]"]], text
+def windows(text):  # added tokens are found in the text before anything else
+    rest = text
     body = []
     while rest:
         hits = [(rest.find(s), s) for s in VOCAB[:5] if s in rest]
@@ -132,15 +130,19 @@ def special(text):  # added tokens are found in the text before anything else
         body += [INDEX[p] for w in words(rest[:at]) for p in wordpiece(w)]
         if s: body.append(INDEX[s])
         rest = rest[at + len(s):]
-    return ids + body[: CONFIG["max_position_embeddings"] - 2] + [INDEX["[SEP]"]]
+    # a long text goes in windows that differ by one token at most
+    count = max(1, math.ceil(len(body) / (CONFIG["max_position_embeddings"] - 2)))
+    at = [len(body) * n // count for n in range(count + 1)]
+    return [[INDEX["[CLS]"]] + body[a:b] + [INDEX["[SEP]"]] for a, b in zip(at, at[1:])]
 
 cases = []
 for text in TEXTS:
-    ids = special(text)
-    cases.append({"text": text, "tokens": ids, "vector": [float(np.float32(v)) for v in forward(ids)]})
+    parts = windows(text)
+    vector = unit(sum(forward(ids) for ids in parts))
+    cases.append({"text": text, "windows": parts, "vector": [float(np.float32(v)) for v in vector]})
 D = json.dumps
 def short(v): return "[" + ",".join(f"{x:.9g}" for x in v) + "]"
-rows = ",\n".join(f'    {{"text": {D(c["text"], ensure_ascii=False)},\n     "tokens": {D(c["tokens"], separators=(",", ":"))},\n     "vector": {short(c["vector"])}}}' for c in cases)
+rows = ",\n".join(f'    {{"text": {D(c["text"], ensure_ascii=False)},\n     "windows": {D(c["windows"], separators=(",", ":"))},\n     "vector": {short(c["vector"])}}}' for c in cases)
 out = f'{{\n  "about": {D(ABOUT)},\n  "config": {D(CONFIG)},\n  "vocab": {D(VOCAB, ensure_ascii=False)},\n  "cases": [\n{rows}\n  ]\n}}\n'
 open(sys.argv[1], "w").write(out)
 json.loads(out)

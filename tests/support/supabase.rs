@@ -25,6 +25,8 @@ struct Data {
     service_key: String,
     /// Before each answer of the auth server.
     delay: Duration,
+    /// Instead of any answer of the auth server.
+    failure: Option<u16>,
     key_set: Value,
     grants: Vec<Grant>,
     objects: HashMap<String, Vec<u8>>,
@@ -51,6 +53,7 @@ impl Project {
             anon_key: anon_key.to_owned(),
             service_key: service_key.to_owned(),
             delay: Duration::ZERO,
+            failure: None,
             key_set: json!({ "keys": [] }),
             grants: Vec::new(),
             objects: HashMap::new(),
@@ -64,6 +67,11 @@ impl Project {
     /// Lets the auth server take its time from now on.
     pub fn delay(&self, delay: Duration) {
         self.data().delay = delay;
+    }
+
+    /// Lets the auth server answer every request with this status, or work again.
+    pub fn fail(&self, status: Option<u16>) {
+        self.data().failure = status;
     }
 
     /// Replaces the key set.
@@ -89,6 +97,9 @@ impl Project {
                 let allowed = "apikey, authorization, content-type, prefer";
                 Reply { headers: vec![("access-control-allow-headers".to_owned(), allowed.to_owned())], ..empty(200) }
             }
+            (_, path) if path.starts_with("/auth/") && data.failure.is_some() => {
+                empty(data.failure.unwrap_or_default())
+            }
             ("GET", "/auth/v1/.well-known/jwks.json") => Reply::json(200, &data.key_set),
             ("POST", "/auth/v1/token") if has_key(request, &data.anon_key) => data.session(request),
             ("GET", "/auth/v1/settings") if has_key(request, &data.anon_key) => Reply::json(200, &json!({})),
@@ -96,6 +107,7 @@ impl Project {
             ("GET", "/rest/v1/models") if has_key(request, &data.anon_key) => Reply::json(200, &json!([])),
             ("GET", path) => match path.strip_prefix("/storage/v1/object/files/") {
                 Some(path) => data.object(request, path),
+                None if path.starts_with("/storage/") => unseen_bucket(request),
                 None => empty(401),
             },
             _ => empty(401),
@@ -126,16 +138,30 @@ impl Data {
     }
 
     fn object(&self, request: &Recorded, path: &str) -> Reply {
+        // The gateway adds the header for a newer key, which is no token.
         let bearer = format!("Bearer {}", self.service_key);
-        if !has_key(request, &self.service_key) || request.header("authorization") != Some(&bearer) {
-            let words = "new row violates row-level security policy";
-            return Reply::json(400, &json!({ "statusCode": "403", "message": words }));
+        let is_signed_in = match request.header("authorization") {
+            Some(header) => header == bearer && !self.service_key.starts_with("sb_"),
+            None => self.service_key.starts_with("sb_"),
+        };
+        if !has_key(request, &self.service_key) || !is_signed_in {
+            return unseen_bucket(request);
         }
         match self.objects.get(path) {
             Some(bytes) => Reply { steps: vec![Step::Write(bytes.clone())], ..empty(200) },
             None => Reply::json(400, &json!({ "statusCode": "404", "message": "Object not found" })),
         }
     }
+}
+
+/// The gateway's refusal of a newer key that it does not know; else storage's answer to a token that may not see the
+/// bucket.
+fn unseen_bucket(request: &Recorded) -> Reply {
+    if request.header("apikey").is_none_or(|key| key.starts_with("sb_")) {
+        return empty(401);
+    }
+    let words = "Bucket not found";
+    Reply::json(400, &json!({ "statusCode": "404", "error": words, "code": "NoSuchBucket", "message": words }))
 }
 
 fn has_key(request: &Recorded, key: &str) -> bool {

@@ -4,25 +4,36 @@ use std::time::Duration;
 
 use sqlx::{PgConnection, postgres::PgSslMode};
 
-use super::{LIMIT, Line, fail, models as model_names, ok, warn};
+use super::{LIMIT, Level, Line, fail, models as model_names, ok, warn};
 use crate::{
     cli::models::sync,
     config::Config,
-    db::{SessionCheck, Settings},
-    db::{inspect, offered},
+    db::{
+        self, Settings, chatbot_ui,
+        inspect::{self, Source},
+        offered,
+    },
     http_client::ssrf_guard,
 };
 
 /// Time limit for all statements together.
 const STATEMENTS_LIMIT: Duration = Duration::from_secs(15);
-const ROLE: &str = "run docs/role.sql as the owner of the tables";
+const ROLE: &str = "run docs/role.sql again, as the owner of the tables (on Supabase: as postgres, in the SQL editor)";
+/// The remedy beside the line that names the missing migrations.
+const MIGRATIONS: &str = "apply the missing migrations first";
 
-/// Connects, and runs all checks if that succeeds.
-pub async fn lines(config: &Config) -> Vec<Line> {
+/// Connects, and runs all checks if that succeeds; `is_set`: `DATABASE_URL` is not the default.
+pub async fn lines(config: &Config, is_set: bool) -> Vec<Line> {
     let settings = &config.database;
     let mut connection = match connect(settings).await {
         Ok(connection) => connection,
-        Err(line) => return vec![line],
+        Err(line) if is_set => return vec![line],
+        Err(line) => {
+            return vec![fail(
+                format!("{} (DATABASE_URL is not set: this is its default)", line.what),
+                "start the local stack (supabase start), or set DATABASE_URL (dashboard: Connect, Session pooler)",
+            )];
+        }
     };
     let options = &settings.options;
     let place = format!("{}:{}", options.get_host(), options.get_port());
@@ -30,11 +41,15 @@ pub async fn lines(config: &Config) -> Vec<Line> {
     lines.extend(encryption(settings).await);
     let all = async {
         lines.extend(pooler(settings, &mut connection).await?);
-        lines.extend(accounts(config, &mut connection).await?);
-        lines.extend(models(&mut connection).await?);
+        let migrations = migrations(&mut connection).await?;
+        let complete = migrations.as_ref().is_none_or(|line| line.level == Level::Ok);
+        lines.extend(migrations);
+        let source = inspect::source(&mut connection, settings.session_check).await?;
+        lines.extend(accounts(source, complete, &mut connection).await?);
+        lines.extend(models(complete, &mut connection).await?);
         lines.extend(offered_models(config, &mut connection).await?);
-        lines.extend(files(&mut connection).await?);
-        lines.extend(hidden(config, &mut connection).await?);
+        lines.extend(files(complete, &mut connection).await?);
+        lines.extend(hidden(config, source, &mut connection).await?);
         lines.extend(model_names::lines(config, &mut connection).await);
         Ok::<_, sqlx::Error>(())
     };
@@ -144,7 +159,7 @@ async fn pooler(settings: &Settings, one: &mut PgConnection) -> sqlx::Result<Opt
     for _ in 0..3 {
         shared |= inspect::process(one).await? == inspect::process(&mut two).await?;
     }
-    Ok(pooler_line(settings.transaction_pooler, shared, settings.options.get_port()))
+    Ok(pooler_line(settings.pooler == db::Pooler::Transaction, shared, settings.options.get_port()))
 }
 
 fn pooler_line(set: bool, seen: bool, port: u16) -> Option<Line> {
@@ -189,11 +204,14 @@ struct Refusal {
 
 impl Refusal {
     fn is_missing(&self) -> bool {
-        matches!(self.code.as_str(), "42P01" | "3F000" | "42703")
+        // 42704: the type of a table's rows.
+        matches!(self.code.as_str(), "42P01" | "3F000" | "42703" | "42704")
     }
 
-    fn line(&self, what: &str) -> Line {
+    /// `complete`: no migration of chatbot-ui is missing.
+    fn line(&self, what: &str, complete: bool) -> Line {
         let todo = match self.code.as_str() {
+            _ if self.is_missing() && !complete => MIGRATIONS,
             "42P01" | "3F000" => {
                 "run chatbot-ui-api migrate (or chatbot-ui's own migrations), or point DATABASE_URL at the database that has the tables"
             }
@@ -205,44 +223,60 @@ impl Refusal {
     }
 }
 
-async fn accounts(config: &Config, connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
-    let check = config.database.session_check;
+/// Names the migrations of chatbot-ui that its database lacks.
+async fn migrations(connection: &mut PgConnection) -> sqlx::Result<Option<Line>> {
+    let missing = chatbot_ui::missing_migrations(connection).await?;
+    Ok(missing.map(|missing| match missing.as_slice() {
+        [] => ok("tables: chatbot-ui's migrations were applied"),
+        missing => fail(
+            format!("tables: migrations of chatbot-ui are missing: {}", missing.join(", ")),
+            "in chatbot-ui's folder, run supabase db push (local stack: supabase migration up)",
+        ),
+    }))
+}
+
+async fn accounts(source: Source, complete: bool, connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
     let missing = inspect::missing_key_columns(connection).await?;
-    let all = refusals(connection, &inspect::accounts(check)).await?;
+    let all = refusals(connection, &inspect::accounts(source)).await?;
     if all.is_empty() {
-        let line = match check {
-            SessionCheck::Database => ok("accounts: users, sessions and profiles can be read"),
-            SessionCheck::Token => warn(
+        let line = match source {
+            Source::Tables => ok("accounts: users, sessions and profiles can be read"),
+            Source::Function => {
+                ok("accounts: users, sessions and profiles can be read (sessions by the function of docs/role.sql)")
+            }
+            Source::Token => warn(
                 "accounts: profiles can be read; SESSION_CHECK=token, so users who signed out or were banned have access until their token expires",
-                "unset it if the role may read the schema auth (docs/role.sql)",
+                "unset it if the role may look sessions up (docs/role.sql)",
             ),
         };
         return Ok(vec![line]);
     }
-    let without_auth = refusals(connection, &inspect::accounts(SessionCheck::Token)).await?;
-    if check == SessionCheck::Database && without_auth.is_empty() {
+    let without_auth = refusals(connection, &inspect::accounts(Source::Token)).await?;
+    if source != Source::Token && without_auth.is_empty() {
         let words = all.first().map_or("", |it| it.words.as_str());
-        return Ok(vec![fail(
-            format!("accounts: sessions cannot be looked up: {words}"),
-            format!("{ROLE}; or set SESSION_CHECK=token, and signed-out sessions end when their token expires"),
-        )]);
+        let todo = match source {
+            Source::Function => {
+                format!("the owner of the function chatbot_ui_api.account_state may not read them: {ROLE}")
+            }
+            Source::Tables | Source::Token => format!("{ROLE}: it makes a function that looks them up"),
+        };
+        return Ok(vec![fail(format!("accounts: sessions cannot be looked up: {words}"), todo)]);
     }
     let columns_missing = !missing.is_empty() && all.iter().any(|it| it.code == "42703");
     if columns_missing {
-        return Ok(vec![fail(
-            format!("accounts: public.profiles lacks {}", missing.join(", ")),
-            "apply chatbot-ui's newer migrations (in its folder: supabase db push)",
-        )]);
+        let todo =
+            if complete { "apply chatbot-ui's newer migrations (in its folder: supabase db push)" } else { MIGRATIONS };
+        return Ok(vec![fail(format!("accounts: public.profiles lacks {}", missing.join(", ")), todo)]);
     }
-    Ok(all.iter().map(|it| it.line("accounts")).collect())
+    Ok(all.iter().map(|it| it.line("accounts", complete)).collect())
 }
 
-async fn models(connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
+async fn models(complete: bool, connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
     let all = refusals(connection, &inspect::models()).await?;
     if all.is_empty() {
         return Ok(vec![ok("custom models: they can be read")]);
     }
-    Ok(all.iter().map(|it| it.line("custom models")).collect())
+    Ok(all.iter().map(|it| it.line("custom models", complete)).collect())
 }
 
 /// Checks that the models of `MODELS` are in every user's picker, or that the server can put them there.
@@ -266,7 +300,7 @@ async fn offered_models(config: &Config, connection: &mut PgConnection) -> sqlx:
 }
 
 /// Chat works without these tables, so a missing one is a warning; a table without access is a failure.
-async fn files(connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
+async fn files(complete: bool, connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
     let Some(schema) = inspect::vector_schema(connection).await? else {
         return Ok(vec![warn(
             "files: the database has no pgvector, so retrieval does not work",
@@ -278,10 +312,10 @@ async fn files(connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
     if all.iter().any(|it| it.code == "42P01") && all.iter().all(Refusal::is_missing) {
         return Ok(vec![warn(
             "files: there are no tables for them, so retrieval does not work",
-            "run chatbot-ui-api migrate",
+            if complete { "run chatbot-ui-api migrate" } else { MIGRATIONS },
         )]);
     }
-    let mut lines: Vec<Line> = all.iter().map(|it| it.line("files")).collect();
+    let mut lines: Vec<Line> = all.iter().map(|it| it.line("files", complete)).collect();
     let unfit = inspect::unfit_vectors(connection).await?;
     lines.extend(unfit.iter().map(|(column, kind)| {
         fail(
@@ -295,8 +329,8 @@ async fn files(connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
     Ok(lines)
 }
 
-async fn hidden(config: &Config, connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
-    let all = inspect::hidden(connection, config.database.session_check).await?;
+async fn hidden(config: &Config, source: Source, connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
+    let all = inspect::hidden(connection, source).await?;
     if all.is_empty() {
         return Ok(vec![ok("row level security: it hides nothing from this role")]);
     }
@@ -304,13 +338,13 @@ async fn hidden(config: &Config, connection: &mut PgConnection) -> sqlx::Result<
     let tables: Vec<String> = all.iter().map(|it| format!("{} ({})", it.name, it.from)).collect();
     Ok(vec![fail(
         format!("row level security: it hides rows from {user}, so users seem not to exist: {}", tables.join(", ")),
-        format!("{ROLE}, which makes a role with policies, or use a role that bypasses it (on Supabase: postgres)"),
+        ROLE,
     )])
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Level, *};
+    use super::*;
 
     #[test]
     fn a_pooler_that_is_not_told_of_fails() {
@@ -324,7 +358,7 @@ mod tests {
     #[test]
     fn each_refusal_says_what_to_do() {
         for (code, todo) in [("42P01", "migrate"), ("42703", "newer migrations"), ("42501", "docs/role.sql")] {
-            let line = Refusal { code: code.to_owned(), words: "no".to_owned() }.line("accounts");
+            let line = Refusal { code: code.to_owned(), words: "no".to_owned() }.line("accounts", true);
             assert!(line.level == Level::Fail && line.to_string().contains(todo), "{line}");
         }
     }

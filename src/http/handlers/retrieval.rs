@@ -7,7 +7,7 @@ use actix_multipart::Multipart;
 use actix_web::{
     HttpRequest, HttpResponse,
     error::PayloadError,
-    http::header::{CONTENT_TYPE, ContentType},
+    http::header::{CACHE_CONTROL, CONTENT_TYPE, ContentType},
     mime,
     web::{Bytes, Data},
 };
@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::{
     db::{
         Db,
-        files::{self, Column, NewItem, NoFile},
+        files::{self, Column, Embedded, NewItem, NewVector, NoFile, Replaced},
     },
     error::Error,
     http::{
@@ -51,6 +51,12 @@ impl Maker {
         }
     }
 
+    /// Tells if a passage keeps its vector while its text stays the same. A vector made here costs nothing, and may come
+    /// from the original, whose model is a coarser one.
+    fn keeps(self) -> bool {
+        self == Self::OpenAi
+    }
+
     fn column(self) -> Column {
         match self {
             Self::OpenAi | Self::Nobody => Column::OpenAi,
@@ -74,7 +80,7 @@ pub async fn process(
     let missing =
         || Error::Failed { status: 500, message: "Failed to retrieve file metadata: file not found".to_owned() };
     let id = form.get("file_id").and_then(|id| Uuid::try_parse(id).ok()).ok_or_else(missing)?;
-    let file = files::find_own(&db, user.id, id).await?.map_err(|no_file| match no_file {
+    let file = files::find_own(&db, user.id, id, maker.keeps()).await?.map_err(|no_file| match no_file {
         NoFile::Missing => missing(),
         NoFile::Foreign => unauthorized(),
     })?;
@@ -90,7 +96,8 @@ pub async fn process(
         retrieval::file_chunks(kind, &bytes, deadline)
     });
     let chunks = chunks.await?;
-    store(&context, &db, &ingest, &user, id, &chunks, maker, Failure::into_error).await
+    let target = Target { id, embedded: file.embedded, maker };
+    store(&context, &db, &ingest, &user, &target, &chunks, Failure::into_error).await
 }
 
 #[derive(Deserialize)]
@@ -125,12 +132,12 @@ pub async fn process_docx(
     let maker = Maker::of(&embeddings_provider);
     check_key(&user, maker)?;
     let id = Uuid::try_parse(&file_id).map_err(|_| Error::BadRequest("fileId must be a UUID".to_owned()))?;
-    let file = files::find_own(&db, user.id, id).await?;
-    file.map_err(|_| unauthorized())?;
+    let file = files::find_own(&db, user.id, id, maker.keeps()).await?;
+    let target = Target { id, embedded: file.map_err(|_| unauthorized())?.embedded, maker };
     drop(body);
     let turn = ingest.turn(user.id).await?;
-    let chunks = ingest.parse(turn, move |_| Ok(retrieval::chunks(FileKind::Docx, &text))).await?;
-    store(&context, &db, &ingest, &user, id, &chunks, maker, openai::plain_error).await
+    let chunks = ingest.parse(turn, move |_| retrieval::chunks(FileKind::Docx, &text)).await?;
+    store(&context, &db, &ingest, &user, &target, &chunks, openai::plain_error).await
 }
 
 #[derive(Deserialize)]
@@ -180,41 +187,82 @@ pub async fn retrieve(
     Ok(HttpResponse::Ok().json(json!({ "results": results })))
 }
 
-/// Computes the passages' vectors and replaces the file's passages in the database.
-#[expect(clippy::too_many_arguments, reason = "each is a component of its own")]
+/// What is stored, and where.
+struct Target {
+    id: Uuid,
+    embedded: Embedded,
+    maker: Maker,
+}
+
+/// Computes the vectors of the passages that have none yet, and replaces the file's passages in the database.
+///
+/// Differs: the original asks for all vectors again.
 async fn store(
     context: &ChatContext,
     db: &Db,
     ingest: &Ingest,
     user: &User,
-    file: Uuid,
+    target: &Target,
     chunks: &[Chunk],
-    maker: Maker,
     map_err: fn(Failure) -> Error,
 ) -> Result<HttpResponse, Error> {
-    let vectors = match maker {
+    let kept: Vec<bool> = chunks.iter().map(|chunk| target.embedded.has(&chunk.content)).collect();
+    let mut stored = put(context, db, ingest, user, target, chunks, &kept, map_err).await?;
+    if stored == Replaced::NothingToKeep {
+        // Somebody has deleted them meanwhile.
+        stored = put(context, db, ingest, user, target, chunks, &vec![false; chunks.len()], map_err).await?;
+    }
+    match stored {
+        Replaced::Whole => {
+            // The front end does not read this body, and Chromium does not end a request whose body is neither read nor
+            // may be stored. A response to a POST is in no cache.
+            let caching = (CACHE_CONTROL, "private, no-cache");
+            Ok(HttpResponse::Ok()
+                .content_type(ContentType::plaintext())
+                .insert_header(caching)
+                .body("Embed Successful"))
+        }
+        Replaced::NoFile => Err(unauthorized()),
+        Replaced::NothingToKeep => Err(Error::Internal("a vector that was not to be kept".to_owned())),
+    }
+}
+
+/// Does so with those passages' vectors as they are in the database.
+#[expect(clippy::too_many_arguments, reason = "each is a component of its own")]
+async fn put(
+    context: &ChatContext,
+    db: &Db,
+    ingest: &Ingest,
+    user: &User,
+    target: &Target,
+    chunks: &[Chunk],
+    kept: &[bool],
+    map_err: fn(Failure) -> Error,
+) -> Result<Replaced, Error> {
+    let fresh = || chunks.iter().zip(kept).filter(|(_, kept)| !**kept).map(|(chunk, _)| chunk);
+    let vectors = match target.maker {
         Maker::OpenAi => {
-            let texts: Vec<(&str, usize)> = chunks
-                .iter()
-                .map(|chunk| (chunk.content.as_str(), usize::try_from(chunk.tokens).unwrap_or(0)))
-                .collect();
+            let texts: Vec<(&str, usize)> =
+                fresh().map(|chunk| (chunk.content.as_str(), usize::try_from(chunk.tokens).unwrap_or(0))).collect();
             embedder(context, user)?.embed(&texts, map_err).await?
         }
-        Maker::Local => locally(ingest, chunks.iter().map(|chunk| chunk.content.clone()).collect()).await?,
+        Maker::Local => locally(ingest, fresh().map(|chunk| chunk.content.clone()).collect()).await?,
         Maker::Nobody => Vec::new(),
     };
+    let mut vectors = vectors.iter();
     let items: Vec<NewItem<'_>> = chunks
         .iter()
-        .enumerate()
-        .map(|(at, Chunk { content, tokens })| NewItem {
+        .zip(kept)
+        .map(|(Chunk { content, tokens }, kept)| NewItem {
             content,
             tokens: *tokens,
-            vector: vectors.get(at).map(Vec::as_slice),
+            vector: match kept {
+                true => NewVector::Kept,
+                false => vectors.next().map_or(NewVector::Nothing, |numbers| NewVector::Numbers(numbers)),
+            },
         })
         .collect();
-    let stored = files::replace_items(db, user.id, file, &items, maker.column()).await?;
-    stored.map_err(|_| unauthorized())?;
-    Ok(HttpResponse::Ok().content_type(ContentType::plaintext()).body("Embed Successful"))
+    files::replace_items(db, user.id, target.id, &items, target.maker.column()).await
 }
 
 fn embedder<'a>(context: &'a ChatContext, user: &'a User) -> Result<Embedder<'a>, Error> {

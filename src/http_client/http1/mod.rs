@@ -14,6 +14,7 @@
 //!
 //! Follows RFC 9112.
 
+mod ahead;
 mod body;
 mod connect;
 #[cfg(test)]
@@ -46,6 +47,8 @@ use super::{
     redirect::{self, MAX_REDIRECTS},
     ssrf_guard::{Lookup, UpstreamPolicy},
 };
+use ahead::Ahead;
+pub use ahead::Expected;
 use body::Keep;
 pub use body::{Body, Collected};
 use connect::{Connector, Proxy};
@@ -68,6 +71,7 @@ const MAX_KEEP_ALIVE: Duration = Duration::from_secs(300);
 pub struct Client {
     connector: Rc<Connector>,
     pool: Rc<Pool>,
+    ahead: Rc<Ahead>,
     /// The SSRF policy for every address, if users choose the addresses.
     policy: Option<Arc<UpstreamPolicy>>,
     connect_timeout: Duration,
@@ -97,7 +101,14 @@ impl Client {
         idle_timeout: Duration,
     ) -> Self {
         let connector = Connector::new(tls, policy.clone(), lookup, proxies && policy.is_none(), connect_timeout);
-        Self { connector: Rc::new(connector), pool: Rc::default(), policy, connect_timeout, idle_timeout }
+        Self {
+            connector: Rc::new(connector),
+            pool: Rc::default(),
+            ahead: Rc::default(),
+            policy,
+            connect_timeout,
+            idle_timeout,
+        }
     }
 
     /// Sends a POST with `body`, or a GET without one, and returns the response
@@ -138,6 +149,9 @@ impl Client {
         let origin = url.origin().ascii_serialization();
         let proxy = self.connector.proxy(url)?;
         let mut reused = self.pool.take(&origin);
+        if reused.is_none() {
+            reused = self.ahead.wait(&origin).await;
+        }
         loop {
             let is_reused = reused.is_some();
             let mut socket = match reused.take() {
@@ -164,6 +178,27 @@ impl Client {
                 Err(failure) => return Err(failure.error),
             }
         }
+    }
+
+    /// Opens a connection for a request to `url` that is expected soon, unless an idle one is open.
+    pub fn connect_ahead(&self, url: &Url) -> Expected {
+        let origin = url.origin().ascii_serialization();
+        let (expected, open) = self.ahead.expect(&origin, |most| self.pool.usable(&origin, most));
+        if open {
+            let (client, url) = (self.clone(), url.clone());
+            actix_web::rt::spawn(async move {
+                let connected = async {
+                    let proxy = client.connector.proxy(&url)?;
+                    client.connect(&url, proxy.as_ref()).await
+                };
+                // A failure is reported by the request's own attempt.
+                let socket = connected.await.ok();
+                if let Some(unused) = client.ahead.connected(&origin, socket) {
+                    client.pool.put(origin, unused, POOL_IDLE_TIMEOUT);
+                }
+            });
+        }
+        expected
     }
 
     async fn connect(&self, url: &Url, proxy: Option<&Proxy>) -> Result<Socket, Error> {

@@ -57,6 +57,25 @@ impl Pool {
         None
     }
 
+    /// Returns the number of usable connections to an origin, counting to `most`.
+    pub fn usable(&self, origin: &str, most: usize) -> usize {
+        let mut origins = self.origins.borrow_mut();
+        let Some(idle) = origins.get_mut(origin) else { return 0 };
+        let mut usable = 0;
+        // The last ones first, as they are taken.
+        for index in (0..idle.len()).rev() {
+            if usable == most {
+                break;
+            }
+            if idle[index].is_usable() {
+                usable += 1;
+            } else {
+                idle.remove(index);
+            }
+        }
+        usable
+    }
+
     /// Closes all idle connections to an origin.
     pub fn close(&self, origin: &str) {
         self.origins.borrow_mut().remove(origin);

@@ -217,6 +217,35 @@ async fn a_request_is_not_sent_again_unless_a_reused_connection_failed_before_an
 }
 
 #[actix_web::test]
+async fn a_connection_opened_ahead_is_the_requests() {
+    let (url, mut seen) = server(&[LENGTH, LENGTH]).await;
+    let client = client(None, SECOND);
+    // Sent while it is being opened, and when it is open.
+    for wait in [Duration::ZERO, Duration::from_millis(50)] {
+        let expected = client.connect_ahead(&url);
+        tokio::time::sleep(wait).await;
+        drop(expected);
+        assert_eq!(post(&client, &url).await.map_err(|error| error.to_string()), ok("de"));
+    }
+    assert_eq!(requests(&mut seen, 2).await, [(0, true), (0, true)], "the second finds it idle");
+    // One is idle, so one more is opened for two requests.
+    let expected = [client.connect_ahead(&url), client.connect_ahead(&url)];
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(client.pool.usable(&url.origin().ascii_serialization(), 9), 2);
+    drop(expected);
+}
+
+#[actix_web::test]
+async fn a_connection_that_cannot_be_opened_ahead_is_reported_by_the_request() {
+    let url = Url::parse("http://127.0.0.1:9/").expect("a URL");
+    let client = client(None, SECOND);
+    let expected = client.connect_ahead(&url);
+    assert!(matches!(post(&client, &url).await, Err(Error::Connect(_))));
+    drop(expected);
+    assert!(matches!(post(&client, &url).await, Err(Error::Connect(_))));
+}
+
+#[actix_web::test]
 async fn a_connection_is_idle_no_longer_than_its_server_announces() {
     let announced = |value: &str| format!("HTTP/1.1 200 OK\r\nkeep-alive: {value}\r\ncontent-length: 2\r\n\r\nde");
     for (value, wait, reused) in [

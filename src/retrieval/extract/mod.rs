@@ -71,6 +71,9 @@ pub enum Error {
     /// The file is not a Word document.
     #[error("Invalid docx file: {0}")]
     Docx(&'static str),
+    /// The file is called a text and is something else.
+    #[error("The file is not text: it may be an image, an archive or a program under a wrong name")]
+    NotText,
     /// The file unpacks to more than this server takes on.
     #[error("The file is too large once unpacked")]
     TooLarge,
@@ -78,10 +81,10 @@ pub enum Error {
     #[error("The file took too long to read")]
     TooSlow,
     /// The file was read, and holds no text.
-    #[error("The file has no text")]
+    #[error("The file has no text. Upload one that has")]
     NoText,
     /// The same of a PDF, whose pages may be images.
-    #[error("The file has no text: it may be a scan")]
+    #[error("The file has no text: it may be a scan. Upload it with recognized text (OCR)")]
     NoPdfText,
     /// A reader panicked: a bug, which costs this file and nothing else.
     #[error("The file could not be read")]
@@ -95,14 +98,29 @@ pub enum Error {
 pub fn text(kind: FileKind, bytes: &[u8], deadline: Instant) -> Result<String, Error> {
     let budget = Budget::until(deadline);
     let read = || match kind {
-        FileKind::Txt | FileKind::Md => Ok(decode(bytes)),
-        FileKind::Csv => csv::text(&decode(bytes), &budget),
+        FileKind::Txt | FileKind::Md => plain(bytes),
+        FileKind::Csv => csv::text(&plain(bytes)?, &budget),
         FileKind::Json => json::text(&decode(bytes), &budget),
         FileKind::Pdf => pdf::text(bytes, &budget),
         FileKind::Docx => docx::text(bytes, &budget),
     };
     // The readers are written not to panic; the crates below them are many.
     catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(Error::Panicked))
+}
+
+/// The text of a file that should be nothing else.
+fn plain(bytes: &[u8]) -> Result<String, Error> {
+    /// How much is looked at, in characters.
+    const SAMPLE: usize = 1 << 16;
+    let text = decode(bytes);
+    // Images, archives and programs have one such character in ten; damaged texts have a few. NUL does not count, as it
+    // is half of the characters of a text in an encoding that was not found out.
+    let is_odd = |c: char| c.is_ascii_control() && !matches!(c, '\0' | '\t'..='\r' | '\x1b');
+    let odd = text.chars().take(SAMPLE).filter(|&c| is_odd(c)).count();
+    match odd < 16 || odd * 20 < bytes.len().min(SAMPLE) {
+        true => Ok(text),
+        false => Err(Error::NotText),
+    }
 }
 
 /// The error for a file of this kind without a passage.

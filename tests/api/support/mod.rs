@@ -17,6 +17,7 @@ pub mod rows;
 pub mod supabase;
 pub mod tls;
 pub mod tokens;
+pub mod turns;
 #[path = "../../support/upstream/mod.rs"]
 pub mod upstream;
 

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::programs;
 
 const ROLE: &str = include_str!("../../../docs/role.sql");
+const HOSTED: &str = include_str!("hosted.sql");
 const SUPABASE: &str = include_str!("supabase.sql");
 /// The client takes 4,096 rounds of SHA-256 for each connection otherwise, which
 /// is much in a debug build. Before version 16 there is no such setting.
@@ -110,6 +111,25 @@ pub async fn own_server(folder: PathBuf, remove: bool) -> Server {
 pub async fn own_database(server: &Server) -> Database {
     make_templates(server).await;
     for_an_app(server.url("template_own")).await
+}
+
+/// A database with this project's tables on a Supabase project as it is since April 2025: made, and its role made, by
+/// an owner who may read the schema `auth`, and may not open it to others.
+pub async fn hosted_database() -> Database {
+    let url = empty_database().await;
+    let mut superuser = connect(&url).await;
+    run(&mut superuser, &format!("{CHEAP_PASSWORDS}; {HOSTED}; alter role hosted_owner password '{ROLE_PASSWORD}'"))
+        .await;
+    run(
+        &mut superuser,
+        "do $$ begin execute format('alter database %I owner to hosted_owner', current_database()); end $$",
+    )
+    .await;
+    let (_, place) = url.rsplit_once('@').expect("a password");
+    let mut owner = connect(&format!("postgresql://hosted_owner:{ROLE_PASSWORD}@{place}")).await;
+    migrate::apply(&mut owner).await.expect("migrates");
+    run(&mut owner, ROLE).await;
+    for_an_app(url).await
 }
 
 /// A database with nothing in it, as the superuser.

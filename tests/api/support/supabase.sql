@@ -57,6 +57,16 @@ create table public.collections (
 create table public.collection_files (
   user_id uuid not null references auth.users (id) on delete cascade, collection_id uuid not null references public.collections (id) on delete cascade,
   file_id uuid not null references public.files (id) on delete cascade, primary key (collection_id, file_id));
+-- Tables that only the front end uses.
+create table public.workspaces (id uuid primary key default uuid_generate_v4(), default_model text not null, image_path text not null default '');
+create table public.presets (id uuid primary key default uuid_generate_v4(), model text not null);
+create table public.assistants (id uuid primary key default uuid_generate_v4(), model text not null);
+create table public.chats (id uuid primary key default uuid_generate_v4(), model text not null);
+create table public.messages (id uuid primary key default uuid_generate_v4(), assistant_id uuid references public.assistants (id));
+create table public.prompts (id uuid primary key default uuid_generate_v4());
+create table public.tools (id uuid primary key default uuid_generate_v4());
+create table public.assistant_files (assistant_id uuid, file_id uuid);
+create table public.assistant_tools (assistant_id uuid, tool_id uuid);
 alter table public.profiles enable row level security;
 alter table public.models enable row level security;
 alter table public.workspaces enable row level security;

@@ -1,0 +1,167 @@
+//! The pool's connections: how one is opened, and what is known of it.
+
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use sqlx::{Connection, Executor, PgConnection, SqlSafeStr, postgres::PgConnectOptions};
+use tokio::{sync::watch, time::timeout};
+
+/// Timeout of opening a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1900);
+/// Server-side statement timeout, set on each new session.
+const SET_STATEMENT_TIMEOUT: &str = "set statement_timeout = '3s'";
+
+/// Opens connections.
+pub struct Connector {
+    options: PgConnectOptions,
+    /// The session is this server's own, so it can be given a timeout and prepared statements.
+    own_session: bool,
+    prepared: Arc<RwLock<Option<&'static str>>>,
+}
+
+impl Connector {
+    /// Opens connections with `options`. Without a pooler in transaction mode (`own_session`), `prepared` is prepared.
+    pub fn new(options: PgConnectOptions, own_session: bool, prepared: Arc<RwLock<Option<&'static str>>>) -> Self {
+        Self { options, own_session, prepared }
+    }
+
+    async fn open(&self) -> sqlx::Result<PgConnection> {
+        let mut connection = PgConnection::connect_with(&self.options).await?;
+        // A pooler has limits of its own, and would set it for other clients.
+        if self.own_session {
+            connection.execute(sqlx::raw_sql(SET_STATEMENT_TIMEOUT)).await?;
+            let prepared = *self.prepared.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(sql) = prepared
+                && let Err(error) = connection.prepare(sql.into_sql_str()).await
+            {
+                // The request that runs it reports it.
+                tracing::debug!(%error, "a statement cannot be prepared ahead");
+            }
+        }
+        Ok(connection)
+    }
+
+    fn address(&self) -> String {
+        match self.options.get_socket() {
+            Some(socket) => socket.display().to_string(),
+            None => format!("{}:{}", self.options.get_host(), self.options.get_port()),
+        }
+    }
+}
+
+impl bb8::ManageConnection for Connector {
+    type Connection = Session;
+    type Error = Refusal;
+
+    async fn connect(&self) -> Result<Session, Refusal> {
+        match timeout(CONNECT_TIMEOUT, self.open()).await {
+            Ok(Ok(connection)) => Ok(Session { connection, last_use: None, running: false }),
+            Ok(Err(sqlx::Error::Database(error))) => Err(Refusal {
+                // 57P03: it is starting, and will be there soon.
+                is_final: error.code().as_deref() != Some("57P03"),
+                reason: sqlx::Error::Database(error).to_string(),
+            }),
+            Ok(Err(error)) => Err(Refusal { is_final: false, reason: format!("{}: {error}", self.address()) }),
+            Err(_) => Err(Refusal { is_final: false, reason: format!("{} does not answer", self.address()) }),
+        }
+    }
+
+    async fn is_valid(&self, _: &mut Session) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn has_broken(&self, session: &mut Session) -> bool {
+        session.running
+    }
+}
+
+/// A connection.
+pub struct Session {
+    /// The connection itself.
+    pub connection: PgConnection,
+    last_use: Option<Instant>,
+    /// A statement was sent, and its result not read: the connection cannot be used for another one.
+    running: bool,
+}
+
+impl Session {
+    /// The time since its last use; `None` if it is new.
+    pub fn idle(&self) -> Option<Duration> {
+        self.last_use.map(|at| at.elapsed())
+    }
+
+    /// Notes that a statement begins.
+    pub fn begin(&mut self) {
+        self.running = true;
+    }
+
+    /// Notes that a statement has ended; `usable` tells if the connection can run another one.
+    pub fn end(&mut self, usable: bool) {
+        self.running = !usable;
+        self.last_use = Some(Instant::now());
+    }
+}
+
+/// The reason why a connection cannot be opened.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    reason: String,
+    /// Trying again would not help.
+    is_final: bool,
+}
+
+/// The reasons why connections could not be opened.
+#[derive(Clone)]
+pub struct Refusals(Arc<watch::Sender<Option<(Instant, Refusal)>>>);
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(None)))
+    }
+}
+
+impl fmt::Debug for Refusals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Refusals(..)")
+    }
+}
+
+impl Refusals {
+    /// Waits for a refusal that is final.
+    pub async fn next(&self) -> Refusal {
+        let mut refusals = self.0.subscribe();
+        loop {
+            // Fails only without a sender, which `self` holds.
+            let _ = refusals.changed().await;
+            if let Some((_, refusal)) = &*refusals.borrow_and_update()
+                && refusal.is_final
+            {
+                return refusal.clone();
+            }
+        }
+    }
+
+    /// Returns the last reason, if it is no older than `age`.
+    pub fn last(&self, age: Duration) -> Option<Refusal> {
+        self.0.borrow().as_ref().filter(|(at, _)| at.elapsed() <= age).map(|(_, refusal)| refusal.clone())
+    }
+}
+
+impl bb8::ErrorSink<Refusal> for Refusals {
+    fn sink(&self, refusal: Refusal) {
+        self.0.send_replace(Some((Instant::now(), refusal)));
+    }
+
+    fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<Refusal>> {
+        Box::new(self.clone())
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
