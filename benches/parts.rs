@@ -70,7 +70,8 @@ fn streams(criterion: &mut Criterion) {
 fn sessions(criterion: &mut Criterion) {
     let (user, id) = (Uuid::from_u128(1), Uuid::from_u128(2));
     let lifetime = Duration::from_hours(1);
-    let shared = session::access_token(SECRET, user, "bench@example.com", id, lifetime).expect("signs");
+    let shared =
+        session::access_token(session::Signer::Secret(SECRET), user, "bench@example.com", id, lifetime).expect("signs");
     let (secret, policy) = (VerifyingKey::hs256(SECRET), Policy::default());
     let private = EncodingKey::from_ec_pem(include_bytes!("../tests/api/keys/es256.pem")).expect("a key");
     let public = Jwk::from_encoding_key(&private, Algorithm::ES256).expect("its public half");

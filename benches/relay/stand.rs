@@ -163,7 +163,13 @@ async fn make_user(url: &str) -> Result<String, Box<dyn std::error::Error>> {
         .bind(user)
         .execute(&mut connection)
         .await?;
-    Ok(session::access_token(PUBLISHED_JWT_SECRET.as_bytes(), user, email, session, Duration::from_hours(1))?)
+    Ok(session::access_token(
+        session::Signer::Secret(PUBLISHED_JWT_SECRET.as_bytes()),
+        user,
+        email,
+        session,
+        Duration::from_hours(1),
+    )?)
 }
 
 fn request(address: SocketAddr, path: &str, headers: &str) -> Rc<Vec<u8>> {

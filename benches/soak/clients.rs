@@ -49,10 +49,15 @@ pub enum Kind {
     Forged,
     Expired,
     Oversized,
+    UsageForever,
+    References,
+    ManyValues,
+    FormNames,
+    Stranger,
 }
 
 /// Frequency per thousand, and the name.
-const KINDS: [(Kind, u32, &str); 22] = [
+const KINDS: [(Kind, u32, &str); 27] = [
     (Kind::Text, 350, "reads text"),
     (Kind::Events, 110, "reads events"),
     (Kind::Slow, 60, "reads a slow one"),
@@ -75,6 +80,11 @@ const KINDS: [(Kind, u32, &str); 22] = [
     (Kind::Forged, 20, "shows a forged token"),
     (Kind::Expired, 20, "shows an old token"),
     (Kind::Oversized, 10, "sends too much"),
+    (Kind::UsageForever, 5, "model sends only usage"),
+    (Kind::References, 5, "tool of references"),
+    (Kind::ManyValues, 5, "sends very many values"),
+    (Kind::FormNames, 5, "sends a form of names"),
+    (Kind::Stranger, 10, "stranger sends a body"),
 ];
 
 impl Kind {
@@ -174,13 +184,41 @@ impl Client<'_> {
             }
             Kind::Forged => {
                 let token = format!("{}x", self.user.token.trim_end_matches(char::is_alphanumeric));
-                expect(self.post("/api/chat/openai", &token).body(self.ask("normal", 1).body), &[500]).await
+                expect(self.post("/api/chat/openai", &token).body(self.ask("normal", 1).body), &[401]).await
             }
             Kind::Expired => {
                 let request = self.post("/api/chat/openai", &self.user.expired);
-                expect(request.body(self.ask("normal", 1).body), &[500]).await
+                expect(request.body(self.ask("normal", 1).body), &[401]).await
             }
             Kind::Oversized => self.oversized().await,
+            Kind::UsageForever => {
+                let request = self.post("/api/chat/custom", &self.user.token).body(self.ask("usage", 1).body);
+                expect(request, &[502]).await
+            }
+            Kind::References => {
+                let request = self.post("/api/chat/tools", &self.user.token).body(self.references());
+                expect(request, &[400]).await
+            }
+            Kind::ManyValues => {
+                let content = format!("[{}0]", "[],".repeat(250_000));
+                let body =
+                    format!(r#"{{"chatSettings":{{"model":"m"}},"messages":[{{"role":"user","content":{content}}}]}}"#);
+                expect(self.post("/api/chat/openai", &self.user.token).body(body), &[400]).await
+            }
+            Kind::FormNames => {
+                let part = "--b\r\ncontent-disposition: form-data; name=\"n\"\r\n\r\n\r\n".repeat(1000);
+                let request = self.post("/api/retrieval/process", &self.user.token);
+                let request = request.header("content-type", "multipart/form-data; boundary=b");
+                expect(request.body(format!("{part}--b--\r\n")), &[500]).await
+            }
+            // Answered before the body is read, and the connection closed.
+            Kind::Stranger => {
+                let request = self.post("/api/chat/openai", "made.up.token").body(" ".repeat(MAX_BODY_BYTES));
+                match request.send().await {
+                    Ok(answer) => with_status(answer, &[401]).await.map(drop),
+                    Err(_) => Ok(()),
+                }
+            }
         }
     }
 
@@ -196,6 +234,22 @@ impl Client<'_> {
             "customModelId": self.user.custom_model,
         });
         Ask { body: body.to_string(), expected: provider::text(&self.user.name, &request, words) }
+    }
+
+    /// A chat with a tool whose references fan out: each schema has the next one ten times, in many operations.
+    fn references(&self) -> String {
+        let next = |level: usize| json!({ "$ref": format!("#/components/schemas/s{level}") });
+        let schemas: serde_json::Map<String, Value> =
+            (0..30).map(|level| (format!("s{level}"), json!({ "anyOf": vec![next(level + 1); 10] }))).collect();
+        let operation = json!({ "requestBody": { "content": { "application/json": { "schema": next(0) } } } });
+        let paths: serde_json::Map<String, Value> =
+            (0..100).map(|number| (format!("/{number}"), json!({ "post": operation }))).collect();
+        let document = json!({
+            "openapi": "3.0.0", "servers": [{ "url": "http://127.0.0.1:9" }], "paths": paths, "components": { "schemas": schemas },
+        });
+        let mut body: Value = serde_json::from_str(&self.ask("normal", 1).body).unwrap_or_default();
+        body["selectedTools"] = json!([{ "name": "T", "schema": document.to_string() }]);
+        body.to_string()
     }
 
     /// Expects an answer that is complete, exact and for this user.

@@ -60,6 +60,10 @@ fn answer(request: &Recorded, refused: &Mutex<HashSet<String>>) -> Option<Reply>
         "silent-before-event" => stream([Step::WaitForever]),
         "silent-between" => stream([Step::Write(first), Step::WaitForever]),
         "endless" => stream([Step::Repeat(delta(&"much ".repeat(2000)), usize::MAX)]),
+        "usage" => {
+            let usage = format!("data: {{\"choices\":[],\"usage\":{{\"x\":\"{}\"}}}}\n\n", "x".repeat(8000));
+            stream([Step::Repeat(usage.into_bytes(), usize::MAX)])
+        }
         "huge-line" => {
             let part = vec![b'x'; 64 * 1024];
             let times = HUGE / part.len();

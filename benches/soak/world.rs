@@ -11,7 +11,10 @@ use std::{
 
 use chatbot_ui_api::{
     auth::PUBLISHED_JWT_SECRET,
-    cli::{migrate, session},
+    cli::{
+        migrate,
+        session::{self, Signer},
+    },
     demo::postgres::{Options, Programs, Server},
 };
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
@@ -202,7 +205,8 @@ async fn make_users(url: &Url, count: usize, provider: &str) -> Vec<User> {
         sqlx::query(sql).bind(id).bind(&key).execute(&mut connection).await.expect("a key");
         let custom_model = rows::model(&mut connection, id, provider, &key).await;
         let token = |lifetime| {
-            session::access_token(PUBLISHED_JWT_SECRET.as_bytes(), id, &email, session, lifetime).expect("a token")
+            session::access_token(Signer::Secret(PUBLISHED_JWT_SECRET.as_bytes()), id, &email, session, lifetime)
+                .expect("a token")
         };
         users.push(User {
             token: token(Duration::from_secs(24 * 3600)),

@@ -115,6 +115,18 @@ impl Charge {
     }
 }
 
+impl Charge {
+    /// Begins another charge of the same user, which ends on its own.
+    pub fn another(&self) -> Self {
+        Self { buffers: self.buffers.clone(), user: self.user, bytes: 0 }
+    }
+
+    /// Takes over what another charge of the same user holds.
+    pub fn absorb(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+}
+
 impl Drop for Charge {
     fn drop(&mut self) {
         let mut held = self.buffers.held();
@@ -143,6 +155,19 @@ mod tests {
         let stats = buffers.stats();
         assert_eq!((stats.held, stats.refused_for_user, stats.refused_for_server), (400, 1, 1));
         drop(charges);
+        assert_eq!(buffers.stats().held, 0);
+        assert!(buffers.held().users.is_empty());
+    }
+
+    #[test]
+    fn what_is_absorbed_lasts_as_long_as_the_absorber() {
+        let buffers = Arc::new(Buffers::new(400));
+        let mut charge = buffers.charge(Uuid::nil(), 10).expect("room");
+        let mut more = charge.another();
+        more.grow(20).expect("room");
+        charge.absorb(more);
+        assert_eq!(buffers.stats().held, 30);
+        drop(charge);
         assert_eq!(buffers.stats().held, 0);
         assert!(buffers.held().users.is_empty());
     }

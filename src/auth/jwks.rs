@@ -184,12 +184,18 @@ impl KeySet {
     }
 }
 
-/// Returns the algorithms of the usable keys at `url`, for `check`.
+/// Returns the ids and algorithms of the usable keys at `url`, for commands.
 ///
 /// # Errors
 /// If the set cannot be read: the reason.
-pub async fn algorithms(http: &reqwest::Client, url: &Url, anon_key: Option<&str>) -> Result<Vec<Algorithm>, Problem> {
-    Ok(download(http, url, anon_key).await?.values().filter_map(|key| key.algorithm()).collect())
+pub async fn keys(
+    http: &reqwest::Client,
+    url: &Url,
+    anon_key: Option<&str>,
+) -> Result<Vec<(String, Algorithm)>, Problem> {
+    let keys = tokio::time::timeout(FETCH_TIMEOUT, download(http, url, anon_key)).await;
+    let keys = keys.unwrap_or_else(|_| Err(Problem::Other(format!("no answer within {FETCH_TIMEOUT:?}"))))?;
+    Ok(keys.into_iter().filter_map(|(id, key)| Some((id, key.algorithm()?))).collect())
 }
 
 /// The reason why a key set cannot be read.
@@ -216,10 +222,11 @@ async fn download(
     if !response.status().is_success() {
         return Err(Problem::Status(response.status().as_u16()));
     }
-    let body = http_client::read(response, MAX_BYTES).await.map_err(|error| {
+    let body = http_client::read(response, MAX_BYTES, None).await.map_err(|error| {
         Problem::Other(match error {
             http_client::ReadError::TooLarge => format!("more than {MAX_BYTES} bytes"),
             http_client::ReadError::Broken(error) => error.without_url().to_string(),
+            http_client::ReadError::Unaffordable(error) => error.to_string(),
         })
     })?;
     parse(&body).map_err(Problem::Other)

@@ -135,7 +135,7 @@ async fn send(request: reqwest::RequestBuilder) -> Result<Value, Failure> {
         let failure = if retry { Failure::Unavailable } else { Failure::Refused };
         return Err(failed(failure, format!("the auth server answered with status {}", status.as_u16())));
     }
-    let body = http_client::read(response, MAX_BYTES).await;
+    let body = http_client::read(response, MAX_BYTES, None).await;
     let body = body.map_err(|_| failed(Failure::Unavailable, "the auth server's answer could not be read"))?;
     let session: Option<Value> = serde_json::from_slice(&body).ok();
     match session {

@@ -6,7 +6,7 @@ use secrecy::ExposeSecret;
 
 use super::{StopSignals, check, models};
 use crate::{
-    auth::{self, PUBLISHED_JWT_SECRET},
+    auth,
     config::{self, Config},
     db::{self, SessionCheck, inspect},
     playground, server, telemetry,
@@ -98,9 +98,9 @@ fn announce(config: &Config, listener: &TcpListener) {
             "URLs that users enter may lead to private addresses, since HOST is this machine: set PRIVATE_UPSTREAMS=deny if a proxy makes this server public"
         );
     }
-    if config.sessions.jwt_secret.as_ref().is_some_and(|secret| secret.expose_secret() == PUBLISHED_JWT_SECRET) {
+    if config.sessions.jwt_secret.as_ref().is_some_and(|secret| auth::is_published(secret.expose_secret())) {
         tracing::warn!(
-            "sessions are signed with the secret that every local Supabase stack is published with: set SUPABASE_JWT_SECRET if anyone else can reach this server"
+            "sessions may be signed with a secret that Supabase publishes: set SUPABASE_JWT_SECRET if anyone else can reach this server"
         );
     }
     if config.database.session_check == SessionCheck::Token {

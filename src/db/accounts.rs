@@ -64,7 +64,7 @@ static BY_FUNCTION: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// Tells if docs/role.sql made its function for this role.
+/// Tells if docs/role.sql made its function for this role; for [`super::inspect`].
 pub(super) const HAS_FUNCTION: &str = "select exists ( \
     select from pg_proc join pg_namespace space on space.oid = pronamespace \
     where space.nspname = 'chatbot_ui_api' and proname = 'account_state' and pronargs = 2 \
@@ -99,26 +99,6 @@ pub(super) fn statement(source: Source) -> &'static str {
         Source::Function => &BY_FUNCTION,
         Source::Token => &UNCHECKED,
     }
-}
-
-/// Returns the source to read from: looked up in the database on first use, and again after an error.
-async fn source(db: &Db) -> Result<Source, Error> {
-    if db.session_check == SessionCheck::Token {
-        return Ok(Source::Token);
-    }
-    let known = *db.source.read().unwrap_or_else(PoisonError::into_inner);
-    match known {
-        Some(source) => Ok(source),
-        None => look_up(db).await,
-    }
-}
-
-async fn look_up(db: &Db) -> Result<Source, Error> {
-    let found = db.optional::<(bool,)>(HAS_FUNCTION, &[]).await?;
-    let source = if found.is_some_and(|(found,)| found) { Source::Function } else { Source::Tables };
-    *db.source.write().unwrap_or_else(PoisonError::into_inner) = Some(source);
-    *db.prepared.write().unwrap_or_else(PoisonError::into_inner) = Some(statement(source));
-    Ok(source)
 }
 
 /// The statements about user names, for [`super::inspect`].
@@ -159,14 +139,30 @@ pub async fn find(
 ) -> Result<Result<Option<Profile>, Refused>, Error> {
     let values = [Value::Id(user), session.map_or(Value::NoId, Value::Id)];
     let read = |source| db.optional::<Account>(statement(source), &values);
-    let source = source(db).await?;
-    let account = match read(source).await {
-        // The function may have been made or dropped since, with privileges to match.
-        Err(Error::Internal(refused)) if source != Source::Token => match look_up(db).await? {
-            other if other != source => read(other).await?,
-            _ => return Err(Error::Internal(refused)),
-        },
-        other => other?,
+    let account = match db.session_check {
+        SessionCheck::Token => read(Source::Token).await?,
+        SessionCheck::Database => {
+            let known = *db.source.read().unwrap_or_else(PoisonError::into_inner);
+            let first = known.unwrap_or(Source::Function);
+            match read(first).await {
+                // The function is not there, or was made or dropped since, with privileges to match.
+                Err(refused @ Error::Internal(_)) => {
+                    let other = if first == Source::Function { Source::Tables } else { Source::Function };
+                    let account = read(other).await;
+                    if account.is_ok() {
+                        remember(db, other);
+                    }
+                    // The tables' own error says what is missing.
+                    if first == Source::Tables { account.map_err(|_| refused)? } else { account? }
+                }
+                answer => {
+                    if known.is_none() && answer.is_ok() {
+                        remember(db, first);
+                    }
+                    answer?
+                }
+            }
+        }
     };
     let Some(account) = account else {
         return Ok(Err(Refused::Gone));
@@ -180,6 +176,12 @@ pub async fn find(
     } else {
         Ok(account.profile.map(|profile| Profile { environment: environment.clone(), ..profile }))
     })
+}
+
+/// Remembers the source that works, so that new connections prepare its statement ahead.
+fn remember(db: &Db, source: Source) {
+    *db.source.write().unwrap_or_else(PoisonError::into_inner) = Some(source);
+    *db.prepared.write().unwrap_or_else(PoisonError::into_inner) = Some(statement(source));
 }
 
 /// Runs the statement of every request, to see that the database answers it.

@@ -106,7 +106,7 @@ pub struct Db {
     pub(super) prepared: Arc<RwLock<Option<&'static str>>>,
     pooler: Pooler,
     pub(super) session_check: SessionCheck,
-    /// The source of a session's state, once it was looked up.
+    /// The source of a session's state, if it is not the first that is tried.
     pub(super) source: Arc<RwLock<Option<Source>>>,
     waits: Arc<PoolWaits>,
     /// Turns of long transactions: half of the connections, shared fairly between users.

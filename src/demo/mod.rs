@@ -98,7 +98,8 @@ async fn serve_demo(
         .await
         .map_err(|error| format!("the demo's user cannot be created: {error}"))?;
     drop(connection);
-    let token = session::access_token(secret.as_bytes(), USER, DEMO_USER.email, session, LIFETIME)?;
+    let token =
+        session::access_token(session::Signer::Secret(secret.as_bytes()), USER, DEMO_USER.email, session, LIFETIME)?;
     let pool =
         PgPoolOptions::new().max_connections(2).connect_lazy(&database.url).map_err(|error| error.to_string())?;
     let supabase = Data::new(Supabase::new(pool, secret.to_owned(), (USER, DEMO_USER)));

@@ -64,7 +64,8 @@ impl Supabase {
     /// Returns a new access token and a new refresh token in GoTrue's format.
     fn session(&self, session: Uuid) -> Result<Value, Error> {
         let (id, DemoUser { email, .. }) = &self.user;
-        let token = session::access_token(self.jwt_secret.as_bytes(), *id, email, session, LIFETIME);
+        let token =
+            session::access_token(session::Signer::Secret(self.jwt_secret.as_bytes()), *id, email, session, LIFETIME);
         let refresh_token = Uuid::new_v4().simple().to_string();
         self.kept().refresh_tokens.insert(refresh_token.clone(), session);
         Ok(json!({

@@ -10,6 +10,7 @@ use actix_web::{
 };
 use futures::{Stream, StreamExt, future::Either, stream};
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::{
     installed,
@@ -18,10 +19,10 @@ use super::{
     ways::Ways,
 };
 use crate::{
-    allowance::Charge,
+    allowance::{Buffers, Charge},
     error::Error,
     llm::{
-        Call, Failure, Providers, Wire,
+        Call, Failure, Providers, Reading, Wire,
         answer::{Finish, Wanted},
         dispatch::{Attempt, ModelRequest, Unanswered, dispatch_whole},
         openai,
@@ -98,6 +99,14 @@ impl ChatContext {
         self.request.extensions_mut().remove::<Charge>()
     }
 
+    /// Begins a charge to a user, for what is kept beside the request's body.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if there is no allowance, which is a bug.
+    pub fn charge_to(&self, user: Uuid) -> Result<Charge, Error> {
+        installed::<Buffers>(&self.request)?.charge(user, 0)
+    }
+
     /// Whether the client takes events.
     pub fn as_events(&self) -> bool {
         self.as_events
@@ -148,10 +157,12 @@ impl ChatContext {
     /// If it fails.
     pub async fn message(
         &self,
+        user: Uuid,
         request: ModelRequest,
         make_call: impl Fn(&Attempt<'_>) -> Result<Call, Error>,
     ) -> Result<Value, Unanswered> {
-        let answer = Box::pin(dispatch_whole(&self.providers, request, Box::new(make_call), &self.log)).await;
+        let reading = Reading::json(self.charge_to(user).map_err(Unanswered::Invalid)?);
+        let answer = Box::pin(dispatch_whole(&self.providers, request, Box::new(make_call), &self.log, reading)).await;
         let (completion, wire) = answer?;
         let message = match wire {
             Wire::Responses => responses::message(&completion),

@@ -47,8 +47,10 @@ pub struct ToolTurn {
     pub functions: Vec<Function>,
     /// Whether the client takes events.
     pub as_events: bool,
+    /// What the tools' answers take.
+    pub charge: Charge,
     /// What the request's body takes.
-    pub charge: Option<Charge>,
+    pub body_charge: Option<Charge>,
 }
 
 impl ToolTurn {
@@ -259,7 +261,7 @@ impl State {
 
     /// Carries out the calls of a round, some at a time.
     async fn carry_out(&mut self, calls: Vec<FunctionCall>, thinking: Vec<Value>) {
-        let ToolTurn { functions, client, log, .. } = &self.turn;
+        let ToolTurn { functions, client, log, charge, .. } = &self.turn;
         let waiting = log.wait_for_tools();
         let allowed = self.calls_left;
         let outcomes = stream::iter(calls.iter().enumerate()).map(|(number, call)| async move {
@@ -269,15 +271,18 @@ impl State {
                 ));
             }
             match functions.iter().find(|function| function.name == call.name) {
-                Some(function) => invoke(client, function, &call.arguments).await,
+                Some(function) => invoke(client, function, &call.arguments, charge.another()).await,
                 None => Outcome::failed("the call was not made: there is no such function"),
             }
         });
-        let outcomes: Vec<Outcome> = outcomes.buffered(AT_ONCE).collect().await;
+        let mut outcomes: Vec<Outcome> = outcomes.buffered(AT_ONCE).collect().await;
         drop(waiting);
         for (call, outcome) in calls.iter().zip(&outcomes).take(allowed) {
             let status = if outcome.is_success { "done" } else { "failed" };
             self.ready.push_back(Piece::Tool { name: call.name.clone(), status });
+        }
+        for charge in outcomes.iter_mut().filter_map(|outcome| outcome.charge.take()) {
+            self.turn.charge.absorb(charge);
         }
         self.calls_left = allowed.saturating_sub(calls.len());
         let calls = calls.into_iter().zip(outcomes.into_iter().map(|outcome| outcome.content)).collect();
@@ -292,7 +297,7 @@ impl State {
         let total = self.usage.take().and_then(|usage| serde_json::value::to_raw_value(&usage).ok());
         end.usage = total.or(end.usage);
         record_end(&self.turn.log, &end.outcome);
-        self.turn.charge = None;
+        self.turn.body_charge = None;
         Piece::End(Box::new(end))
     }
 }

@@ -17,6 +17,8 @@ use defaults::{POOL_IDLE_TIMEOUT, USER_AGENT};
 pub use error::{causes, refusal};
 use ssrf_guard::{GuardedResolver, Lookup, UpstreamPolicy};
 
+use crate::{allowance::Charge, error::Error};
+
 /// Settings of outgoing connections.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -157,17 +159,28 @@ pub enum ReadError {
     TooLarge,
     /// The connection failed.
     Broken(reqwest::Error),
+    /// The user's or the server's allowance of bytes is used up.
+    Unaffordable(Error),
 }
 
-/// Reads a body of at most `limit` bytes.
+/// Reads a body of at most `limit` bytes, and charges them if there is something to charge them to.
 ///
 /// # Errors
-/// If the body is longer, or breaks off.
-pub async fn read(mut response: reqwest::Response, limit: usize) -> Result<Vec<u8>, ReadError> {
+/// If the body is longer, breaks off or is refused by the allowance.
+pub async fn read(
+    mut response: reqwest::Response,
+    limit: usize,
+    mut charge: Option<&mut Charge>,
+) -> Result<Vec<u8>, ReadError> {
     let mut body = Vec::new();
     loop {
         match response.chunk().await {
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(Some(chunk)) => {
+                if let Some(charge) = &mut charge {
+                    charge.grow(chunk.len()).map_err(ReadError::Unaffordable)?;
+                }
+                body.extend_from_slice(&chunk);
+            }
             Ok(None) => return Ok(body),
             Err(error) => return Err(ReadError::Broken(error)),
         }

@@ -84,7 +84,31 @@ pub fn deployment(profile: &Profile, model: &str) -> Result<String, Error> {
         "gpt-4-vision-preview" => Key::AzureGpt45Vision,
         _ => return Err(Error::BadRequest("Model not found".to_owned())),
     };
-    Ok(profile.key(deployment).ok_or_else(no_resources)?.expose_secret().to_owned())
+    segment(profile.key(deployment).ok_or_else(no_resources)?)
+}
+
+/// Returns the deployment for embeddings.
+///
+/// # Errors
+/// As [`deployment`].
+pub fn embeddings_deployment(profile: &Profile) -> Result<String, Error> {
+    segment(profile.key(Key::AzureEmbeddings).ok_or_else(no_resources)?)
+}
+
+/// A deployment's name, which becomes one segment of a path: servers that decode it early must not find two in it, or
+/// a way up.
+fn segment(name: &SecretString) -> Result<String, Error> {
+    let name = name.expose_secret().trim();
+    let is_segment = !matches!(name, "" | "." | "..")
+        && name.len() <= 200
+        && !name.contains(|c: char| matches!(c, '/' | '\\' | '%' | '?' | '#') || c.is_control());
+    if !is_segment {
+        return Err(Error::BadRequest(
+            "The name of the Azure deployment is not one, such as my-gpt-4o: enter it as the Azure portal shows it"
+                .to_owned(),
+        ));
+    }
+    Ok(name.to_owned())
 }
 
 /// Returns the request to a deployment.
@@ -163,6 +187,16 @@ pub fn no_resources() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_deployment_is_one_segment_of_a_path() {
+        for name in ["my-gpt-4o", " gpt_4.1 ", "模型", "a b"] {
+            assert_eq!(segment(&name.into()).expect(name), name.trim());
+        }
+        for name in ["", " ", ".", "..", "a/b", "../x", "a\\b", "%2e%2e", "a?b", "a#b", "a\nb", &"x".repeat(201)] {
+            assert!(segment(&name.into()).is_err(), "{name:?}");
+        }
+    }
 
     #[test]
     fn the_path_is_without_a_version_unless_the_endpoint_wants_one() {

@@ -4,7 +4,7 @@
 use serde::de::DeserializeOwned;
 
 use super::{
-    Call, Failure, Providers, Wire,
+    Call, Failure, Providers, Reading, Wire,
     answer::{Reader, openai::Habits},
     catalogue::{Date, Model, catalogue},
     complete_body,
@@ -202,9 +202,10 @@ pub async fn dispatch_whole<T: DeserializeOwned>(
     request: ModelRequest,
     make_call: MakeCall<'_>,
     log: &RequestLog,
+    reading: Reading,
 ) -> Result<(T, Wire), Unanswered> {
     let answer = dispatch(providers, request, make_call, log).await?;
-    Ok((complete_body(answer.body, log).await?, answer.wire))
+    Ok((complete_body(answer.body, log, reading).await?, answer.wire))
 }
 
 fn candidates(providers: &Providers, request: &ModelRequest) -> Vec<Candidate> {

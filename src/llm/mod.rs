@@ -47,6 +47,7 @@ use serde_json::{Map, Value, value::RawValue};
 use url::Url;
 
 use crate::{
+    allowance::{Charge, json::has_at_most_nodes},
     error::Error,
     http_client::{
         ClientFactory,
@@ -245,6 +246,9 @@ pub enum Failure {
     /// The guard does not let the URL through.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The user's or the server's allowance of bytes is used up.
+    #[error("{}", Error::Overloaded)]
+    Overloaded,
 }
 
 impl fmt::Debug for Failure {
@@ -267,6 +271,7 @@ impl Failure {
             }
             Self::Silent(_) => self.to_string(),
             Self::Refused(_) => "the SSRF guard refused the URL".to_owned(),
+            Self::Overloaded => "the allowance of bytes is used up".to_owned(),
         }
     }
 }
@@ -288,6 +293,7 @@ impl Failure {
                 Err(Error::connection(detail))
             }
             Self::Refused(refusal) => Err(Error::BadRequest(refusal.to_string())),
+            Self::Overloaded => Err(Error::Overloaded),
         }
     }
 
@@ -431,10 +437,10 @@ async fn beginning(response: Response) -> String {
     if is_compressed(&response.headers) {
         return String::new();
     }
-    let read = tokio::time::timeout(ERROR_BODY_TIMEOUT, response.body.collect(MAX_ERROR_BYTES)).await;
+    let read = tokio::time::timeout(ERROR_BODY_TIMEOUT, response.body.collect(MAX_ERROR_BYTES, None)).await;
     let body = match read {
         Ok(Ok(Collected::Complete(body) | Collected::Truncated(body)) | Err((body, _))) => body,
-        Err(_) => Vec::new(),
+        Ok(Ok(Collected::Unaffordable)) | Err(_) => Vec::new(),
     };
     String::from_utf8_lossy(&body).into_owned()
 }
@@ -443,22 +449,59 @@ async fn beginning(response: Response) -> String {
 ///
 /// # Errors
 /// What the last attempt came to, or an answer that is no JSON.
-pub async fn complete<T: DeserializeOwned>(providers: &Providers, call: &Call, log: &RequestLog) -> Result<T, Failure> {
-    complete_body(send(providers, call, log).await?, log).await
+pub async fn complete<T: DeserializeOwned>(
+    providers: &Providers,
+    call: &Call,
+    log: &RequestLog,
+    reading: Reading,
+) -> Result<T, Failure> {
+    complete_body(send(providers, call, log).await?, log, reading).await
+}
+
+/// What reading an answer in one piece may take.
+pub struct Reading {
+    /// What its bytes are charged to, until it is parsed.
+    pub charge: Charge,
+    /// The most JSON values in it.
+    pub max_nodes: usize,
+}
+
+impl Reading {
+    /// The most JSON values of an answer that is kept as such.
+    const MAX_NODES: usize = 100_000;
+
+    /// For an answer that is kept as JSON.
+    pub fn json(charge: Charge) -> Self {
+        Self { charge, max_nodes: Self::MAX_NODES }
+    }
 }
 
 /// Reads an answer that has begun to its end, as JSON.
 ///
 /// # Errors
-/// If it breaks off, is too large or is no JSON.
-pub async fn complete_body<T: DeserializeOwned>(body: Body, log: &RequestLog) -> Result<T, Failure> {
+/// If it breaks off, is too large or is no JSON, or if the allowance of bytes is used up.
+pub async fn complete_body<T: DeserializeOwned>(
+    body: Body,
+    log: &RequestLog,
+    mut reading: Reading,
+) -> Result<T, Failure> {
     let _waiting = log.wait();
-    let body = match body.collect(MAX_REPLY_BYTES).await {
+    let too_large = || Failure::Unusable("The provider's answer is too large".to_owned());
+    let body = match body.collect(MAX_REPLY_BYTES, Some(&mut reading.charge)).await {
         Ok(Collected::Complete(body)) => body,
-        Ok(Collected::Truncated(_)) => return Err(Failure::Unusable("The provider's answer is too large".to_owned())),
+        Ok(Collected::Truncated(_)) => return Err(too_large()),
+        Ok(Collected::Unaffordable) => return Err(Failure::Overloaded),
         Err((_, error)) => return Err(error.into()),
     };
-    serde_json::from_slice(&body).map_err(|_| unusable(&String::from_utf8_lossy(&body)))
+    let text = String::from_utf8_lossy(&body);
+    if !has_at_most_nodes(&text, reading.max_nodes) {
+        return Err(too_large());
+    }
+    serde_json::from_str(&text).map_err(|_| match text.get(..MAX_ERROR_BYTES) {
+        // No error has so many words.
+        Some(_) => unusable(""),
+        None => unusable(&text),
+    })
 }
 
 /// An answer that is not what was asked for: its words, where it is an error

@@ -25,7 +25,13 @@ pub fn last_line(outcome: &Result<Option<Finish>, Failure>) -> Option<String> {
         Err(Failure::Stream(words) | Failure::Status { body: words, .. } | Failure::Unusable(words)) => {
             format!("the provider reported an error: {}", quoted(words))
         }
-        Err(failure @ (Failure::Blocked(_) | Failure::Incomplete(_) | Failure::Silent(_) | Failure::Refused(_))) => {
+        Err(
+            failure @ (Failure::Blocked(_)
+            | Failure::Incomplete(_)
+            | Failure::Silent(_)
+            | Failure::Refused(_)
+            | Failure::Overloaded),
+        ) => {
             let words = quoted(&failure.to_string());
             words.strip_prefix("The ").map(|rest| format!("the {rest}")).unwrap_or(words)
         }

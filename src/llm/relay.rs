@@ -24,6 +24,8 @@ use crate::{
     telemetry::{Ended, RequestLog},
 };
 
+/// Bytes without text after which a stream lets others go on.
+const YIELD_AFTER: usize = 64 * 1024;
 /// How long, and for how many bytes, a provider's answer is read on after it
 /// said that nothing follows, so that its connection can be used again.
 const DRAIN: (Duration, usize) = (Duration::from_secs(1), 64 * 1024);
@@ -138,12 +140,19 @@ impl Relay {
 
     /// Reads until there is something to give, or the end.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut read_now = 0;
         while self.out.text.is_empty() && self.out.reasoning.is_empty() && self.outcome.is_none() {
+            // A provider that sends much and says nothing must not hold the worker.
+            if read_now >= YIELD_AFTER {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let Some(mut upstream) = self.upstream.take() else {
                 break;
             };
             let mut taken = Ok(());
             let read = upstream.poll_read(cx, |bytes| {
+                read_now += bytes.len();
                 if taken.is_ok() {
                     taken = self.take(bytes);
                 }

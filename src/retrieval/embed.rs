@@ -1,13 +1,13 @@
 //! Texts → vectors, with OpenAI or Azure, in batches within their limits.
 
-use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    allowance::Charge,
     credentials::{Key, Profile},
     error::Error,
     llm::{
-        self, Failure, Providers, azure,
+        self, Failure, Providers, Reading, azure,
         dispatch::{Attempt, dispatch_whole},
         providers::OPENAI,
     },
@@ -21,6 +21,8 @@ const DIMENSIONS: usize = 1536;
 /// text.
 const MAX_TEXTS: usize = 512;
 const MAX_TOKENS: usize = 250_000;
+/// The most JSON values in an answer: the numbers of [`MAX_TEXTS`] vectors, and the members around them.
+const MAX_NODES: usize = MAX_TEXTS * (DIMENSIONS + 32);
 
 #[derive(Serialize)]
 struct Request<'a, I> {
@@ -55,14 +57,20 @@ pub struct Embedder<'a> {
     pub log: &'a RequestLog,
     /// Determines keys and service.
     pub profile: &'a Profile,
+    /// What vectors and answers are charged to, as long as this lives.
+    pub charge: Charge,
 }
 
 impl Embedder<'_> {
     /// Computes a vector for each text. Without texts, no request is made.
     ///
     /// # Errors
-    /// If a key is missing, or if the provider fails, mapped by `map_err`.
-    pub async fn embed(&self, texts: &[(&str, usize)], map_err: fn(Failure) -> Error) -> Result<Vec<Vec<f32>>, Error> {
+    /// If a key is missing, if the allowance of bytes is used up, or if the provider fails, mapped by `map_err`.
+    pub async fn embed(
+        &mut self,
+        texts: &[(&str, usize)],
+        map_err: fn(Failure) -> Error,
+    ) -> Result<Vec<Vec<f32>>, Error> {
         let mut vectors = Vec::with_capacity(texts.len());
         for batch in batches(texts) {
             let input: Vec<&str> = batch.iter().map(|(text, _)| *text).collect();
@@ -75,17 +83,18 @@ impl Embedder<'_> {
     ///
     /// # Errors
     /// As in [`Embedder::embed`].
-    pub async fn embed_one(&self, text: &str, map_err: fn(Failure) -> Error) -> Result<Vec<f32>, Error> {
+    pub async fn embed_one(&mut self, text: &str, map_err: fn(Failure) -> Error) -> Result<Vec<f32>, Error> {
         let vectors = self.request(&text, 1, map_err).await?;
         vectors.into_iter().next().ok_or_else(|| Error::Internal("no vector".to_owned()))
     }
 
     async fn request<I: Serialize>(
-        &self,
+        &mut self,
         input: &I,
         count: usize,
         map_err: fn(Failure) -> Error,
     ) -> Result<Vec<Vec<f32>>, Error> {
+        self.charge.grow(count * DIMENSIONS * size_of::<f32>())?;
         {
             let mut facts = self.log.note();
             facts.provider = Some(if self.profile.use_azure_openai { azure::PROVIDER } else { OPENAI.path });
@@ -99,19 +108,24 @@ impl Embedder<'_> {
             let organization = self.profile.key(Key::OpenAiOrganization);
             let base_url = &self.providers.base_urls.openai;
             let call = OPENAI.post(base_url, "/embeddings", &request, key, organization)?;
-            llm::complete(self.providers, &call, self.log).await.map_err(map_err)?
+            llm::complete(self.providers, &call, self.log, self.reading()).await.map_err(map_err)?
         };
         in_order(reply, count).ok_or_else(|| {
             map_err(Failure::Unusable("The provider answered with vectors that do not match the request".to_owned()))
         })
     }
 
+    /// What an answer may take until it is parsed.
+    fn reading(&self) -> Reading {
+        Reading { charge: self.charge.another(), max_nodes: MAX_NODES }
+    }
+
     async fn request_azure<I: Serialize>(&self, input: &I, map_err: fn(Failure) -> Error) -> Result<Reply, Error> {
         let access = azure::access(self.profile)?;
-        let deployment = self.profile.key(Key::AzureEmbeddings).ok_or_else(azure::no_resources)?.expose_secret();
-        let request = azure::request(self.providers, deployment.to_owned(), &access);
-        let call = |attempt: &Attempt<'_>| azure::embeddings(&Request { model: deployment, input }, attempt, &access);
-        let answer = Box::pin(dispatch_whole(self.providers, request, Box::new(call), self.log)).await;
+        let deployment = azure::embeddings_deployment(self.profile)?;
+        let request = azure::request(self.providers, deployment.clone(), &access);
+        let call = |attempt: &Attempt<'_>| azure::embeddings(&Request { model: &deployment, input }, attempt, &access);
+        let answer = Box::pin(dispatch_whole(self.providers, request, Box::new(call), self.log, self.reading())).await;
         let (reply, _) = answer.map_err(|unanswered| unanswered.into_error(map_err))?;
         Ok(reply)
     }

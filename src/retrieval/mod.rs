@@ -31,7 +31,8 @@ pub struct Chunk {
 
 /// Returns the passages of a file of this kind. Blocks its thread, until about `deadline` at most.
 ///
-/// Differs: the original stores nothing of a file without text, and reports success.
+/// Differs: the original stores nothing of a file without text, and reports success. That is left of it for Word
+/// documents, which may be nothing but a layout.
 ///
 /// # Errors
 /// If the file cannot be read in time, or has no text.
@@ -41,8 +42,8 @@ pub fn file_chunks(kind: FileKind, bytes: &[u8], deadline: Instant) -> Result<Ve
         true => Ok(chunk(passage)),
         false => Err(Error::TooSlow),
     };
-    let chunks = split::split(&text, rules(kind)).into_iter().map(in_time).collect::<Result<_, _>>()?;
-    some(kind, chunks)
+    let chunks: Vec<Chunk> = split::split(&text, rules(kind)).into_iter().map(in_time).collect::<Result<_, _>>()?;
+    if kind == FileKind::Docx { Ok(chunks) } else { some(kind, chunks) }
 }
 
 /// Returns the passages of `text`, as of a file of this kind. Takes a second for some 10 to 150 MB.

@@ -66,7 +66,7 @@ fn recorded_files_give_the_recorded_passages() {
         }
         replayed += 1;
     }
-    assert_eq!(replayed, 17);
+    assert_eq!(replayed, 18);
 }
 
 #[test]
@@ -96,11 +96,13 @@ fn a_file_without_a_passage_says_so() {
         (FileKind::Txt, &b" \n\xc2\xa0"[..]),
         (FileKind::Md, b""),
         (FileKind::Csv, b"a,b\n"),
-        (FileKind::Json, b"[1, true, \"\"]"),
+        (FileKind::Json, b" [ ] "),
     ] {
         assert_eq!(in_time(kind, bytes), Err(Error::NoText), "{kind:?}");
     }
     assert_eq!(chunks(FileKind::Docx, "\n\n"), Err(Error::NoText));
+    let numbers = in_time(FileKind::Json, b" {\"a\": [1, true, \"\"]}\n").unwrap();
+    assert_eq!(numbers[0].content, "{\"a\": [1, true, \"\"]}");
     let blank = b"%PDF-1.4\n1 0 obj\n<< /Type /Catalog /Pages 2 0 R >>\nendobj\n\
         2 0 obj\n<< /Type /Pages /Kids [3 0 R] /Count 1 >>\nendobj\n\
         3 0 obj\n<< /Type /Page /Parent 2 0 R >>\nendobj\ntrailer\n<< /Root 1 0 R >>\n";

@@ -10,7 +10,7 @@ use super::{
     document::{Document, Version},
     references::followed,
     schema::{self, mended},
-    style::{Style, encoded, pairs},
+    style::{Room, Style, encoded, pairs},
 };
 
 /// A request body that an operation takes.
@@ -51,7 +51,7 @@ pub enum Kind {
 pub fn read(
     document: &Document,
     operation: &Value,
-    parameters: &[&Map<String, Value>],
+    parameters: &[&Value],
     room: usize,
     budget: &mut Budget,
 ) -> Result<Option<Body>, Exhausted> {
@@ -73,6 +73,7 @@ fn openapi3(document: &Document, body: &Value, room: usize, budget: &mut Budget)
     let Some(content) = body["content"].as_object() else { return Ok(None) };
     budget.steps(content.len())?;
     let Some((media, kind)) = best(content.keys().map(String::as_str)) else { return Ok(None) };
+    budget.copy(2 * media.len())?;
     let written = content.iter().find(|(name, _)| name.trim() == media).map_or(&Value::Null, |(_, value)| value);
     let raw = &written["schema"];
     let mut schema = mended(&document.root, raw, room, budget)?;
@@ -81,7 +82,8 @@ fn openapi3(document: &Document, body: &Value, room: usize, budget: &mut Budget)
     let is_deep = |encoding: &Value| encoding["style"] == "deepObject";
     let deep =
         encoding.map(|fields| fields.iter().filter(|(_, encoding)| is_deep(encoding)).map(|(name, _)| name.clone()));
-    let deep = deep.map(|deep| deep.take(100).collect()).unwrap_or_default();
+    let deep: Vec<String> = deep.map(|deep| deep.take(100).collect()).unwrap_or_default();
+    budget.copy(deep.iter().map(String::len).sum())?;
     if kind == Kind::Text && schema["type"] != "string" {
         schema = json!({ "type": "string", "description": format!("The request body, {media}") });
     }
@@ -98,13 +100,13 @@ fn openapi3(document: &Document, body: &Value, room: usize, budget: &mut Budget)
 fn swagger2(
     document: &Document,
     operation: &Value,
-    parameters: &[&Map<String, Value>],
+    parameters: &[&Value],
     room: usize,
     budget: &mut Budget,
 ) -> Result<Option<Body>, Exhausted> {
     let consumes = operation["consumes"].as_array().or_else(|| document.root["consumes"].as_array());
     let media = consumes.into_iter().flatten().filter_map(Value::as_str).take(100).collect::<Vec<_>>();
-    let is_in = |parameter: &&&Map<String, Value>, place: &str| parameter.get("in").is_some_and(|name| name == place);
+    let is_in = |parameter: &&&Value, place: &str| parameter.get("in").is_some_and(|name| name == place);
     if let Some(parameter) = parameters.iter().find(|parameter| is_in(parameter, "body")) {
         let (media, kind) = best(media.iter().copied()).unwrap_or(("application/json", Kind::Json));
         let mut schema = mended(&document.root, parameter.get("schema").unwrap_or(&Value::Null), room, budget)?;
@@ -119,15 +121,14 @@ fn swagger2(
     let (mut properties, mut required, mut files) = (Map::new(), Vec::new(), Vec::new());
     for parameter in parameters.iter().filter(|parameter| is_in(parameter, "formData")) {
         let Some(name) = parameter.get("name").and_then(Value::as_str) else { continue };
+        budget.copy(4 * name.len())?;
         if parameter.get("type").is_some_and(|name| name == "file") {
             files.push(name.to_owned());
         }
         if parameter.get("required") == Some(&Value::Bool(true)) {
             required.push(name);
         }
-        let itself = Value::Object((*parameter).clone());
-        budget.copy(64 * parameter.len())?;
-        properties.insert(name.to_owned(), mended(&document.root, &itself, room, budget)?);
+        properties.insert(name.to_owned(), mended(&document.root, parameter, room, budget)?);
     }
     if properties.is_empty() {
         return Ok(None);
@@ -182,14 +183,17 @@ fn files(document: &Document, schema: &Value, budget: &mut Budget) -> Result<Vec
     let Some(properties) = schema["properties"].as_object() else { return Ok(Vec::new()) };
     budget.steps(properties.len())?;
     let is_file = |schema: &Value| schema["format"] == "binary" || schema["type"] == "file";
-    Ok(properties.iter().filter(|(_, schema)| is_file(schema)).map(|(name, _)| name.clone()).take(100).collect())
+    let files: Vec<&String> =
+        properties.iter().filter(|(_, schema)| is_file(schema)).map(|(name, _)| name).take(100).collect();
+    budget.copy(files.iter().map(|name| name.len()).sum())?;
+    Ok(files.into_iter().cloned().collect())
 }
 
 /// A body's media type and bytes.
 ///
 /// # Errors
 /// If the value cannot be written so: a sentence for the model.
-pub fn bytes(body: &Body, value: &RawValue) -> Result<(String, Vec<u8>), String> {
+pub fn bytes(body: &Body, value: &RawValue, room: &mut Room) -> Result<(String, Vec<u8>), String> {
     let fields = || match Argument::of(value) {
         Argument::Object(members) => Ok(members),
         _ => Err("requestBody must be an object: its members become the fields of a form".to_owned()),
@@ -201,6 +205,7 @@ pub fn bytes(body: &Body, value: &RawValue) -> Result<(String, Vec<u8>), String>
             let mut form = Vec::new();
             for (name, value) in fields()?.0 {
                 let style = if body.deep.contains(&name) { Style::Deep } else { Style::Form };
+                room.take(&name, value, style)?;
                 match Argument::of(value) {
                     Argument::Object(_) if style == Style::Form => form.push((encoded(&name), encoded(value.get()))),
                     _ => form.extend(pairs(&name, value, style, true)),
@@ -209,7 +214,7 @@ pub fn bytes(body: &Body, value: &RawValue) -> Result<(String, Vec<u8>), String>
             let form: Vec<String> = form.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
             Ok((body.media.clone(), form.join("&").into_bytes()))
         }
-        Kind::Multipart => Ok(multipart(body, &fields()?)),
+        Kind::Multipart => multipart(body, &fields()?, room),
     }
 }
 
@@ -225,10 +230,11 @@ fn json_text(body: &Body, value: &RawValue) -> String {
     value.get().to_owned()
 }
 
-fn multipart(body: &Body, fields: &Members<'_>) -> (String, Vec<u8>) {
+fn multipart(body: &Body, fields: &Members<'_>, room: &mut Room) -> Result<(String, Vec<u8>), String> {
     let boundary = Uuid::new_v4().simple().to_string();
     let mut bytes = Vec::new();
     for (name, value) in &fields.0 {
+        room.take(name, value, Style::Form)?;
         let quoted = name.replace('"', "%22").replace('\r', "%0D").replace('\n', "%0A");
         let is_file = body.files.contains(name);
         let values = match Argument::of(value) {
@@ -251,7 +257,7 @@ fn multipart(body: &Body, fields: &Members<'_>) -> (String, Vec<u8>) {
         }
     }
     bytes.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
-    (format!("multipart/form-data; boundary={boundary}"), bytes)
+    Ok((format!("multipart/form-data; boundary={boundary}"), bytes))
 }
 
 #[cfg(test)]
@@ -266,7 +272,7 @@ mod tests {
 
     fn written(body: &Body, json: &str) -> Result<(String, String), String> {
         let raw: &RawValue = serde_json::from_str(json).expect("JSON");
-        bytes(body, raw).map(|(media, bytes)| (media, String::from_utf8(bytes).expect("UTF-8")))
+        bytes(body, raw, &mut Room::default()).map(|(media, bytes)| (media, String::from_utf8(bytes).expect("UTF-8")))
     }
 
     #[test]
@@ -328,9 +334,7 @@ mod tests {
     fn swagger_has_its_body_among_the_parameters() {
         let document = Document { root: json!({ "consumes": ["application/json"] }), version: Version::Swagger2 };
         let read = |operation: Value, parameters: Value| {
-            let parameters: Vec<_> =
-                parameters.as_array().expect("a list").iter().filter_map(Value::as_object).cloned().collect();
-            let parameters: Vec<_> = parameters.iter().collect();
+            let parameters: Vec<_> = parameters.as_array().expect("a list").iter().collect();
             read(&document, &operation, &parameters, 10_000, &mut Budget::default()).expect("small")
         };
         let json =

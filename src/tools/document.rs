@@ -10,6 +10,8 @@ use super::budget::{Budget, Exhausted};
 
 /// The most bytes that a document may have.
 pub const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// The most bytes of its texts.
+const MAX_TEXTS: usize = 2 * MAX_BYTES;
 /// The deepest nesting that is read. Public documents have 30.
 const MAX_DEPTH: usize = 64;
 /// The most characters of a parser's words that are shown.
@@ -131,7 +133,7 @@ enum Problem {
 fn json(text: &str, budget: &mut Budget) -> Result<Value, Problem> {
     let mut exhausted = false;
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let read = Bounded { budget, exhausted: &mut exhausted, depth: 0 }
+    let read = Bounded { budget, exhausted: &mut exhausted, texts: &mut { MAX_TEXTS }, depth: 0 }
         .deserialize(&mut deserializer)
         .and_then(|value| deserializer.end().map(|()| value));
     read.map_err(|error| problem(exhausted, error.to_string()))
@@ -160,7 +162,7 @@ fn yaml(text: &str, budget: &mut Budget) -> Result<Value, Problem> {
     };
     let mut exhausted = false;
     let read = serde_saphyr::with_deserializer_from_str_with_options(&text, options, |deserializer| {
-        Bounded { budget, exhausted: &mut exhausted, depth: 0 }.deserialize(deserializer)
+        Bounded { budget, exhausted: &mut exhausted, texts: &mut { MAX_TEXTS }, depth: 0 }.deserialize(deserializer)
     });
     read.map_err(|error| problem(exhausted, error.to_string()))
 }
@@ -182,12 +184,21 @@ fn shortened(words: &str) -> String {
 struct Bounded<'b> {
     budget: &'b mut Budget,
     exhausted: &'b mut bool,
+    /// Bytes of texts left, which YAML can repeat.
+    texts: &'b mut usize,
     depth: usize,
 }
 
 impl Bounded<'_> {
+    fn text<E: serde::de::Error>(&mut self, text: &str) -> Result<(), E> {
+        let left = self.texts.checked_sub(text.len());
+        *self.exhausted |= left.is_none();
+        *self.texts = left.unwrap_or(0);
+        left.map(drop).ok_or_else(|| E::custom(Exhausted))
+    }
+
     fn inner(&mut self) -> Bounded<'_> {
-        Bounded { budget: self.budget, exhausted: self.exhausted, depth: self.depth + 1 }
+        Bounded { budget: self.budget, exhausted: self.exhausted, texts: self.texts, depth: self.depth + 1 }
     }
 }
 
@@ -234,11 +245,13 @@ impl<'de> Visitor<'de> for Bounded<'_> {
         Ok(value.into())
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+    fn visit_str<E: serde::de::Error>(mut self, value: &str) -> Result<Value, E> {
+        self.text(value)?;
         Ok(value.into())
     }
 
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+    fn visit_string<E: serde::de::Error>(mut self, value: String) -> Result<Value, E> {
+        self.text(&value)?;
         Ok(value.into())
     }
 
@@ -269,6 +282,7 @@ impl<'de> Visitor<'de> for Bounded<'_> {
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Value, A::Error> {
         let mut members = Map::new();
         while let Some(name) = map.next_key::<String>()? {
+            self.text(&name)?;
             let value = map.next_value_seed(self.inner())?;
             members.insert(name, value);
         }
@@ -344,8 +358,9 @@ mod tests {
             let list = vec![format!("*a{}", level - 1); 9].join(",");
             aliases.push_str(&format!("a{level}: &a{level} [{list}]\n"));
         }
+        let repeated = format!("a: &a {}\nb: [{}*a]\n", "x".repeat(1_000_000), "*a,".repeat(10_000));
         let deep_yaml = (0..200).map(|level| format!("{}a:\n", " ".repeat(level))).collect::<String>();
-        for text in [deep, wide, aliases, deep_yaml, "x".repeat(MAX_BYTES + 1)] {
+        for text in [deep, wide, aliases, repeated, deep_yaml, "x".repeat(MAX_BYTES + 1)] {
             let started = std::time::Instant::now();
             assert!(read(&text).is_err());
             assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());

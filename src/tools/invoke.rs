@@ -12,7 +12,7 @@ use super::{
     offer::Function,
     request::{Request, request},
 };
-use crate::http_client;
+use crate::{allowance::Charge, http_client};
 
 /// The most bytes of an answer that a model is told.
 const MAX_TOLD: usize = 100 * 1024;
@@ -23,28 +23,30 @@ pub struct Outcome {
     pub is_success: bool,
     /// For the model.
     pub content: String,
+    /// What it is charged to.
+    pub charge: Option<Charge>,
 }
 
 impl Outcome {
     /// A call that was not made, or came to no answer.
     pub fn failed(reason: &str) -> Self {
-        Self { is_success: false, content: format!("Error: {reason}.") }
+        Self { is_success: false, content: format!("Error: {reason}."), charge: None }
     }
 }
 
-/// Calls a function with the model's arguments.
-pub async fn invoke(client: &ToolClient, function: &Function, arguments: &str) -> Outcome {
+/// Calls a function with the model's arguments. The answer is charged twice, for the request that it becomes a part of.
+pub async fn invoke(client: &ToolClient, function: &Function, arguments: &str, charge: Charge) -> Outcome {
     let request = match request(function, arguments) {
         Ok(request) => request,
         Err(reason) => return Outcome::failed(&format!("the call was not made: {reason}")),
     };
-    match tokio::time::timeout(client.timeout, send(client, request)).await {
+    match tokio::time::timeout(client.timeout, send(client, request, charge)).await {
         Ok(outcome) => outcome,
         Err(_) => Outcome::failed(&format!("the tool did not answer in time ({} seconds)", client.timeout.as_secs())),
     }
 }
 
-async fn send(client: &ToolClient, request: Request) -> Outcome {
+async fn send(client: &ToolClient, request: Request, charge: Charge) -> Outcome {
     let Request { method, url, headers, body } = request;
     if let Err(refusal) = client.http.policy.check_url(&url) {
         return Outcome::failed(&format!("the call was not made: {refusal}"));
@@ -54,7 +56,7 @@ async fn send(client: &ToolClient, request: Request) -> Outcome {
         builder = builder.body(body);
     }
     match builder.send().await {
-        Ok(response) => told(response).await,
+        Ok(response) => told(response, charge).await,
         Err(error) => Outcome::failed(&match http_client::refusal(&error) {
             Some(refusal) => format!("the call was not made: {refusal}"),
             None if error.is_timeout() => "the tool did not answer in time".to_owned(),
@@ -66,14 +68,19 @@ async fn send(client: &ToolClient, request: Request) -> Outcome {
 
 /// An answer as the model is told it: the body of a 200 as it came, all else
 /// after its status.
-async fn told(mut response: Response) -> Outcome {
+async fn told(mut response: Response, mut charge: Charge) -> Outcome {
     let status = response.status();
     let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let (media, coding) = (header(CONTENT_TYPE).to_owned(), header(CONTENT_ENCODING).to_owned());
     let mut body = Vec::new();
     let end = loop {
         match response.chunk().await {
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(Some(chunk)) => {
+                if charge.grow(2 * chunk.len()).is_err() {
+                    break Some("this server has too much to keep in memory");
+                }
+                body.extend_from_slice(&chunk);
+            }
             Ok(None) => break None,
             Err(error) if error.is_timeout() => break Some("the tool did not send the rest in time"),
             Err(_) => break Some("the connection broke before the end of the answer"),
@@ -115,7 +122,7 @@ async fn told(mut response: Response) -> Outcome {
     if let Some(reason) = end {
         content.push_str(&format!("\n\n[Cut off here: {reason}.]"));
     }
-    Outcome { is_success: status.is_success(), content }
+    Outcome { is_success: status.is_success(), content, charge: Some(charge) }
 }
 
 /// A body as text in its character set; `None` if it is none.

@@ -173,6 +173,10 @@ fn found<'a>(tool: &'a Read, budget: &mut Budget) -> Result<(Vec<Candidate<'a>>,
         if path.starts_with("x-") {
             continue;
         }
+        if path.len() > server::MAX_URL {
+            problem = format!("its paths have more than {} bytes", server::MAX_URL);
+            continue;
+        }
         let Some(item) = followed(root, item, budget).map_err(|exhausted| exhausted.to_string())? else {
             problem = "its paths lie in other documents: paste one that has all of it".to_owned();
             continue;
@@ -186,7 +190,7 @@ fn found<'a>(tool: &'a Read, budget: &mut Budget) -> Result<(Vec<Candidate<'a>>,
             if !operation.is_object() {
                 continue;
             }
-            match server::address(&tool.document, item, operation, tool.location.as_ref()) {
+            match server::address(&tool.document, item, operation, tool.location.as_ref(), budget) {
                 Ok(server) => {
                     all += 1;
                     if found.len() < MAX_FUNCTIONS {

@@ -1,6 +1,6 @@
 //! An operation's parameters: where each goes and how it is written.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{
     budget::{Budget, Exhausted},
@@ -67,12 +67,12 @@ pub fn listed<'a>(
     item: &'a Value,
     operation: &'a Value,
     budget: &mut Budget,
-) -> Result<Vec<&'a Map<String, Value>>, Exhausted> {
-    let mut found: Vec<&Map<String, Value>> = Vec::new();
+) -> Result<Vec<&'a Value>, Exhausted> {
+    let mut found: Vec<&Value> = Vec::new();
     for owner in [operation, item] {
         let list = owner["parameters"].as_array().map_or(&[][..], Vec::as_slice);
         for parameter in list {
-            let Some(parameter) = followed(&document.root, parameter, budget)?.and_then(Value::as_object) else {
+            let Some(parameter) = followed(&document.root, parameter, budget)?.filter(|found| found.is_object()) else {
                 continue;
             };
             budget.steps(1 + found.len() / 8)?;
@@ -95,7 +95,7 @@ pub fn listed<'a>(
 /// If the budget is used up.
 pub fn read(
     document: &Document,
-    listed: &[&Map<String, Value>],
+    listed: &[&Value],
     path: &str,
     is_set: impl Fn(&str) -> bool,
     room: usize,
@@ -155,17 +155,17 @@ pub fn read(
 
 fn one(
     document: &Document,
-    parameter: &Map<String, Value>,
+    parameter: &Value,
     name: &str,
     place: Place,
     room: usize,
     budget: &mut Budget,
 ) -> Result<Parameter, Exhausted> {
     let content = parameter.get("content").and_then(Value::as_object).and_then(|content| content.values().next());
+    // On the wire, among the properties, and in their list.
+    budget.copy(4 * name.len())?;
     // Swagger 2's parameter is its own schema.
-    let itself = Value::Object(parameter.clone());
-    budget.copy(itself.as_object().map_or(0, |members| members.len() * 64))?;
-    let schema = parameter.get("schema").or_else(|| content?.get("schema")).unwrap_or(&itself);
+    let schema = parameter.get("schema").or_else(|| content?.get("schema")).unwrap_or(parameter);
     let mut schema = mended(&document.root, schema, room, budget)?;
     let words = parameter.get("description").and_then(Value::as_str).map(str::trim).filter(|words| !words.is_empty());
     if let (Value::Object(schema), Some(words)) = (&mut schema, words) {
@@ -178,7 +178,7 @@ fn one(
     Ok(Parameter { name: name.to_owned(), property: name.to_owned(), place, style, explode, required, schema })
 }
 
-fn style(version: Version, parameter: &Map<String, Value>, place: Place) -> (Style, bool) {
+fn style(version: Version, parameter: &Value, place: Place) -> (Style, bool) {
     let written = |name: &str| parameter.get(name).and_then(Value::as_str).unwrap_or_default();
     let usual = if matches!(place, Place::Query | Place::Cookie) { Style::Form } else { Style::Simple };
     if version == Version::Swagger2 {

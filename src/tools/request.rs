@@ -13,7 +13,7 @@ use super::{
     body::{self, Body, Kind},
     offer::{Function, Operation},
     parameter::{Parameter, Place},
-    style::{in_header, in_path, pairs},
+    style::{Room, in_header, in_path, pairs},
 };
 
 /// The most bytes of a call's arguments.
@@ -59,13 +59,15 @@ pub fn request(function: &Function, arguments: &str) -> Result<Request, String> 
         let Parameter { property, place, .. } = parameter;
         return Err(format!("the required parameter `{property}` ({}) is missing from `parameters`", place.name()));
     }
-    let url = url(operation, &given)?;
+    let room = &mut Room::default();
+    let url = url(operation, &given, room)?;
     let mut headers = HeaderMap::new();
     let mut cookies = Vec::new();
     for (parameter, value) in &given {
         let Some(value) = value else { continue };
         match parameter.place {
             Place::Header => {
+                room.take(&parameter.name, value, parameter.style)?;
                 let value = in_header(value, parameter.style, parameter.explode).unwrap_or_default();
                 let name = HeaderName::try_from(&parameter.name);
                 let value = HeaderValue::from_bytes(value.trim().as_bytes());
@@ -74,7 +76,10 @@ pub fn request(function: &Function, arguments: &str) -> Result<Request, String> 
                 };
                 headers.insert(name, value);
             }
-            Place::Cookie => cookies.extend(pairs(&parameter.name, value, parameter.style, parameter.explode)),
+            Place::Cookie => {
+                room.take(&parameter.name, value, parameter.style)?;
+                cookies.extend(pairs(&parameter.name, value, parameter.style, parameter.explode));
+            }
             Place::Path | Place::Query => {}
         }
     }
@@ -86,7 +91,7 @@ pub fn request(function: &Function, arguments: &str) -> Result<Request, String> 
         );
     }
     let body = match &operation.body {
-        Some(body) => written(body, &flat, &given, &mut headers)?,
+        Some(body) => written(body, &flat, &given, &mut headers, room)?,
         None => None,
     };
     // The user's own win, as in the original.
@@ -122,6 +127,7 @@ fn written(
     flat: &Members<'_>,
     given: &Given<'_, '_>,
     headers: &mut HeaderMap,
+    room: &mut Room,
 ) -> Result<Option<Vec<u8>>, String> {
     let names_body = body.schema["properties"].get("body").is_some();
     let whole = flat.get("requestBody").or_else(|| flat.get("body").filter(|_| !names_body));
@@ -150,7 +156,7 @@ fn written(
             &made
         }
     };
-    let (media, bytes) = body::bytes(body, value)?;
+    let (media, bytes) = body::bytes(body, value, room)?;
     let media = HeaderValue::try_from(media).map_err(|_| "the document's media type is invalid".to_owned())?;
     headers.insert(CONTENT_TYPE, media);
     Ok(Some(bytes))
@@ -158,13 +164,13 @@ fn written(
 
 /// The address of a call: parameters in their places of the path and the
 /// query, after the server's own.
-fn url(operation: &Operation, given: &Given<'_, '_>) -> Result<Url, String> {
+fn url(operation: &Operation, given: &Given<'_, '_>, room: &mut Room) -> Result<Url, String> {
     // Some documents tell operations of one path apart by a fragment.
     let path = operation.path.split('#').next().unwrap_or_default();
     let (path, own_query) = path.split_once('?').unwrap_or((path, ""));
     let server = operation.server.split('#').next().unwrap_or_default();
     let (server, servers_query) = server.split_once('?').unwrap_or((server, ""));
-    let path = filled(path, given)?;
+    let path = filled(path, given, room)?;
     // What a model says must not lead out of the path that the document gives.
     if path.split('/').any(|segment| {
         let segment = percent_decode_str(segment).decode_utf8_lossy();
@@ -172,10 +178,13 @@ fn url(operation: &Operation, given: &Given<'_, '_>) -> Result<Url, String> {
     }) {
         return Err("a parameter of the path may not be `.` or `..`".to_owned());
     }
-    let mut query: Vec<String> =
-        [servers_query.to_owned(), filled(own_query, given)?].into_iter().filter(|query| !query.is_empty()).collect();
+    let mut query: Vec<String> = [servers_query.to_owned(), filled(own_query, given, room)?]
+        .into_iter()
+        .filter(|query| !query.is_empty())
+        .collect();
     for (parameter, value) in given {
         if let Some(value) = value.filter(|_| parameter.place == Place::Query) {
+            room.take(&parameter.name, value, parameter.style)?;
             let pairs = pairs(&parameter.name, value, parameter.style, parameter.explode);
             query.extend(pairs.into_iter().map(|(name, value)| format!("{name}={value}")));
         }
@@ -188,7 +197,7 @@ fn url(operation: &Operation, given: &Given<'_, '_>) -> Result<Url, String> {
 }
 
 /// A part of a path with the parameters in place of their names in braces.
-fn filled(template: &str, given: &Given<'_, '_>) -> Result<String, String> {
+fn filled(template: &str, given: &Given<'_, '_>, room: &mut Room) -> Result<String, String> {
     // URLs take it for a slash.
     let literal = |text: &str| text.replace('\\', "%5C");
     let mut path = String::new();
@@ -202,6 +211,9 @@ fn filled(template: &str, given: &Given<'_, '_>) -> Result<String, String> {
             continue;
         }
         let value = given.iter().find(|(parameter, _)| parameter.place == Place::Path && parameter.name == name);
+        if let Some((parameter, Some(value))) = value {
+            room.take(name, value, parameter.style)?;
+        }
         let value = value.and_then(|(parameter, value)| in_path(name, (*value)?, parameter.style, parameter.explode));
         path.push_str(&value.ok_or_else(|| format!("the required parameter `{name}` (path) is missing or empty"))?);
     }

@@ -161,8 +161,10 @@ impl<'a> Mender<'a, '_> {
             && (1..=MAX_ENUM).contains(&list.len())
         {
             self.budget.steps(list.len())?;
-            let bytes = list.iter().map(size).sum();
-            self.charge(bytes)?;
+            for value in list {
+                let bytes = size(value, self.room).ok_or(Stop::TooLarge)?;
+                self.charge(bytes)?;
+            }
             let mut list: Vec<Value> = list.iter().map(value).collect();
             if members.get("nullable") == Some(&Value::Bool(true)) && !list.contains(&Value::Null) {
                 list.push(Value::Null);
@@ -171,11 +173,12 @@ impl<'a> Mender<'a, '_> {
         }
         for (name, as_name) in [("const", "const"), ("default", "default"), ("example", "examples")] {
             let Some(given) = members.get(name) else { continue };
-            let bytes = size(given);
-            if bytes > MAX_DEFAULT || (name == "example" && (given.is_object() || given.is_array() || given.is_null()))
-            {
+            if name == "example" && (given.is_object() || given.is_array() || given.is_null()) {
                 continue;
             }
+            self.budget.steps(1)?;
+            let Some(bytes) = size(given, MAX_DEFAULT) else { continue };
+            self.budget.steps(bytes / 16)?;
             self.charge(bytes)?;
             let given = value(given);
             out.insert(as_name.to_owned(), if name == "example" { json!([given]) } else { given });
@@ -270,14 +273,23 @@ impl<'a> Mender<'a, '_> {
     }
 }
 
-/// Bytes that a value takes, about.
-fn size(value: &Value) -> usize {
-    match value {
+/// Bytes that a value takes, about, if they are `limit` at most. Looks at no more than that.
+fn size(value: &Value, limit: usize) -> Option<usize> {
+    let own = match value {
         Value::String(text) => text.len() + 3,
-        Value::Array(list) => 2 + list.iter().map(size).sum::<usize>(),
-        Value::Object(members) => 2 + members.iter().map(|(name, value)| name.len() + 4 + size(value)).sum::<usize>(),
+        Value::Array(_) | Value::Object(_) => 2,
         _ => 6,
-    }
+    };
+    let left = limit.checked_sub(own)?;
+    let rest = match value {
+        Value::Array(list) => list.iter().try_fold(left, |left, value| Some(left - size(value, left)?))?,
+        Value::Object(members) => members.iter().try_fold(left, |left, (name, value)| {
+            let left = left.checked_sub(name.len() + 4)?;
+            Some(left - size(value, left)?)
+        })?,
+        _ => left,
+    };
+    Some(limit - rest)
 }
 
 /// `type` in the names of JSON Schema, with `null` where `nullable` says so.

@@ -3,7 +3,15 @@
 use serde_json::Value;
 use url::Url;
 
-use super::document::{Document, Version};
+use super::{
+    budget::Budget,
+    document::{Document, Version},
+};
+
+/// Steps that reading a URL is worth.
+const URL_STEPS: usize = 16;
+/// The most bytes of a server's URL and of a path, as they are written.
+pub const MAX_URL: usize = 2048;
 
 /// The address under which an operation's path lies, without a slash at its
 /// end: of the operation's servers, else the path's, else the document's, the
@@ -12,11 +20,19 @@ use super::document::{Document, Version};
 ///
 /// # Errors
 /// If there is none: a reason that begins with "it" or "its".
-pub fn address(document: &Document, item: &Value, operation: &Value, location: Option<&Url>) -> Result<String, String> {
+pub fn address(
+    document: &Document,
+    item: &Value,
+    operation: &Value,
+    location: Option<&Url>,
+    budget: &mut Budget,
+) -> Result<String, String> {
     match document.version {
-        Version::Swagger2 => swagger2(&document.root, operation, location),
+        Version::Swagger2 => swagger2(&document.root, operation, location, budget),
         Version::OpenApi3 => {
-            let list = |owner: &Value| owner["servers"].as_array().filter(|list| !list.is_empty()).cloned();
+            fn list(owner: &Value) -> Option<&Vec<Value>> {
+                owner["servers"].as_array().filter(|list| !list.is_empty())
+            }
             let Some(servers) = list(operation).or_else(|| list(item)).or_else(|| list(&document.root)) else {
                 let root = location.and_then(|location| location.join("/").ok());
                 return root
@@ -24,8 +40,10 @@ pub fn address(document: &Document, item: &Value, operation: &Value, location: O
                     .ok_or_else(|| "it has no server: add `servers` with the URL to which requests go".to_owned());
             };
             let mut problem = None;
-            for server in &servers {
-                match filled_in(server, location) {
+            for server in servers {
+                // Read again for each operation, and a URL is more work than a step.
+                charge(budget, URL_STEPS, server["url"].as_str())?;
+                match filled_in(server, location, budget) {
                     Ok(address) => return Ok(address),
                     Err(reason) => problem = problem.or(Some(reason)),
                 }
@@ -36,8 +54,11 @@ pub fn address(document: &Document, item: &Value, operation: &Value, location: O
 }
 
 /// One server's URL with the defaults of its variables.
-fn filled_in(server: &Value, location: Option<&Url>) -> Result<String, String> {
+fn filled_in(server: &Value, location: Option<&Url>, budget: &mut Budget) -> Result<String, String> {
     let template = server["url"].as_str().unwrap_or_default().trim();
+    if template.len() > MAX_URL {
+        return Err(format!("its server `{}…` has a URL of more than {MAX_URL} bytes", shortened(template)));
+    }
     let mut url = String::new();
     let mut rest = template;
     while let Some((before, after)) = rest.split_once('{') {
@@ -48,8 +69,10 @@ fn filled_in(server: &Value, location: Option<&Url>) -> Result<String, String> {
             Value::Number(number) => Some(number.to_string()),
             _ => None,
         });
+        let default = default.ok_or_else(|| format!("its server's variable `{}` has no default", shortened(name)))?;
+        charge(budget, 1, Some(&default))?;
         url.push_str(before);
-        url.push_str(&default.ok_or_else(|| format!("its server's variable `{}` has no default", shortened(name)))?);
+        url.push_str(&default);
         rest = after;
     }
     url.push_str(rest);
@@ -63,9 +86,11 @@ fn filled_in(server: &Value, location: Option<&Url>) -> Result<String, String> {
     }
 }
 
-fn swagger2(root: &Value, operation: &Value, location: Option<&Url>) -> Result<String, String> {
+fn swagger2(root: &Value, operation: &Value, location: Option<&Url>, budget: &mut Budget) -> Result<String, String> {
     let schemes =
         operation["schemes"].as_array().or_else(|| root["schemes"].as_array()).filter(|list| !list.is_empty());
+    charge(budget, URL_STEPS + schemes.map_or(0, Vec::len), root["host"].as_str())?;
+    charge(budget, 0, root["basePath"].as_str())?;
     let scheme = match schemes {
         Some(list) if list.iter().any(|scheme| scheme == "https") => "https",
         Some(list) if list.iter().any(|scheme| scheme == "http") => "http",
@@ -86,6 +111,11 @@ fn swagger2(root: &Value, operation: &Value, location: Option<&Url>) -> Result<S
     }
 }
 
+fn charge(budget: &mut Budget, steps: usize, copied: Option<&str>) -> Result<(), String> {
+    let charged = budget.steps(steps).and_then(|()| budget.copy(copied.map_or(0, str::len)));
+    charged.map_err(|exhausted| exhausted.to_string())
+}
+
 fn without_slash(url: &str) -> String {
     url.trim_end_matches('/').to_owned()
 }
@@ -102,7 +132,7 @@ mod tests {
     fn found(root: Value, item: Value, operation: Value, location: Option<&str>) -> Result<String, String> {
         let version = if root.get("swagger").is_some() { Version::Swagger2 } else { Version::OpenApi3 };
         let location = location.map(|url| Url::parse(url).expect("a URL"));
-        address(&Document { root, version }, &item, &operation, location.as_ref())
+        address(&Document { root, version }, &item, &operation, location.as_ref(), &mut Budget::default())
     }
 
     #[test]

@@ -5,23 +5,39 @@ use serde_json::value::RawValue;
 use url::Url;
 
 use super::{SelectedTool, ToolClient, arguments::text, document::MAX_BYTES, offer::Tool};
-use crate::http_client::{self, ReadError};
+use crate::{
+    allowance::Charge,
+    error::Error,
+    http_client::{self, ReadError},
+};
 
-/// Reads what was selected into a tool whose document is still text.
-pub async fn tool(client: &ToolClient, selected: &SelectedTool<'_>) -> Tool {
+/// Reads what was selected into a tool whose document is still text. Documents are charged twice, for what they become
+/// when they are parsed.
+///
+/// # Errors
+/// If the user's or the server's allowance of bytes is used up.
+pub async fn tool(
+    client: &ToolClient,
+    selected: &SelectedTool<'_>,
+    mut charge: Charge,
+) -> Result<(Tool, Charge), Error> {
     let name = selected.name.map(text).unwrap_or_default().into_owned();
     let headers = selected.custom_headers.map(ToOwned::to_owned);
     let schema = selected.schema.map_or("", RawValue::get);
     // A document may stand there as it is, or as text.
     if schema.len() > 2 * MAX_BYTES {
         let document = Err(format!("its document is larger than {} MiB", MAX_BYTES / 1024 / 1024));
-        return Tool { name, document, location: None, headers };
+        return Ok((Tool { name, document, location: None, headers }, charge));
     }
+    charge.grow(schema.len())?;
     let pasted = selected.schema.map(text).unwrap_or_default().into_owned();
     let Some(location) = address(&pasted) else {
-        return Tool { name, document: Ok(pasted), location: None, headers };
+        charge.grow(pasted.len())?;
+        return Ok((Tool { name, document: Ok(pasted), location: None, headers }, charge));
     };
-    Tool { name, document: fetch(client, &location).await, location: Some(location), headers }
+    let document = fetch(client, &location, &mut charge).await?;
+    charge.grow(document.as_ref().map_or(0, String::len))?;
+    Ok((Tool { name, document, location: Some(location), headers }, charge))
 }
 
 /// The URL, if that is all that was pasted.
@@ -31,26 +47,38 @@ fn address(pasted: &str) -> Option<Url> {
     Url::parse(pasted).ok().filter(|url| is_url && matches!(url.scheme(), "http" | "https") && url.has_host())
 }
 
-async fn fetch(client: &ToolClient, location: &Url) -> Result<String, String> {
-    client.http.policy.check_url(location).map_err(|refusal| format!("its document was not fetched: {refusal}"))?;
+/// Fetches a document; the inner error is the reason why there is none.
+async fn fetch(client: &ToolClient, location: &Url, charge: &mut Charge) -> Result<Result<String, String>, Error> {
+    if let Err(refusal) = client.http.policy.check_url(location) {
+        return Ok(Err(format!("its document was not fetched: {refusal}")));
+    }
     let get = async {
         let request =
             client.http.client.get(location.clone()).header(ACCEPT, "application/json, application/yaml, */*;q=0.5");
-        let response = request.send().await.map_err(|error| match http_client::refusal(&error) {
-            Some(refusal) => format!("its document was not fetched: {refusal}"),
-            None => "its document could not be fetched: the server cannot be reached".to_owned(),
-        })?;
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => {
+                return Ok(Err(match http_client::refusal(&error) {
+                    Some(refusal) => format!("its document was not fetched: {refusal}"),
+                    None => "its document could not be fetched: the server cannot be reached".to_owned(),
+                }));
+            }
+        };
         if !response.status().is_success() {
-            return Err(format!("its document could not be fetched: the server answered {}", response.status()));
+            return Ok(Err(format!("its document could not be fetched: the server answered {}", response.status())));
         }
-        let body = http_client::read(response, MAX_BYTES).await.map_err(|error| match error {
-            ReadError::TooLarge => format!("its document is larger than {} MiB", MAX_BYTES / 1024 / 1024),
-            ReadError::Broken(_) => "its document could not be fetched: the connection broke".to_owned(),
-        })?;
-        Ok(String::from_utf8(body).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+        Ok(match http_client::read(response, MAX_BYTES, Some(charge)).await {
+            Ok(body) => {
+                Ok(String::from_utf8(body)
+                    .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+            }
+            Err(ReadError::TooLarge) => Err(format!("its document is larger than {} MiB", MAX_BYTES / 1024 / 1024)),
+            Err(ReadError::Broken(_)) => Err("its document could not be fetched: the connection broke".to_owned()),
+            Err(ReadError::Unaffordable(error)) => return Err(error),
+        })
     };
     let in_time = tokio::time::timeout(client.timeout, get).await;
-    in_time.unwrap_or_else(|_| Err("its document could not be fetched in time".to_owned()))
+    in_time.unwrap_or_else(|_| Ok(Err("its document could not be fetched in time".to_owned())))
 }
 
 #[cfg(test)]

@@ -38,6 +38,42 @@ pub fn encoded(text: &str) -> String {
     utf8_percent_encode(text, ENCODED).to_string()
 }
 
+/// The most bytes that a call's arguments may become.
+const MAX_WRITTEN: usize = 4 * 1024 * 1024;
+
+/// What is left of the bytes that a call's arguments may become: a value takes up to three times its bytes, and lists
+/// repeat their name for each item.
+#[derive(Debug)]
+pub struct Room(usize);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(MAX_WRITTEN)
+    }
+}
+
+impl Room {
+    /// Charges a value before it is written.
+    ///
+    /// # Errors
+    /// If it does not fit: a sentence for the model.
+    pub fn take(&mut self, name: &str, value: &RawValue, style: Style) -> Result<(), String> {
+        let written = value.get();
+        let values = || 1 + written.bytes().filter(|byte| *byte == b',').count();
+        let names = match written.as_bytes().first() {
+            // Of nested members, each value has all names on its way.
+            Some(b'[' | b'{') if style == Style::Deep => values().saturating_mul(name.len() + written.len()),
+            // A part of a form has a head of its own.
+            Some(b'[') => values().saturating_mul(name.len() + 32),
+            _ => name.len(),
+        };
+        let bytes = names.saturating_add(written.len()).saturating_mul(3);
+        let left = self.0.checked_sub(bytes);
+        self.0 = left.unwrap_or(0);
+        left.map(drop).ok_or_else(|| format!("the request would be larger than {} MiB", MAX_WRITTEN / 1024 / 1024))
+    }
+}
+
 /// A value in its place of a path, encoded; `None` if it is empty.
 pub fn in_path(name: &str, value: &RawValue, style: Style, explode: bool) -> Option<String> {
     let name = encoded(name);

@@ -3,6 +3,8 @@
 
 mod access;
 mod allowances;
+#[cfg(target_os = "linux")]
+mod attacks;
 mod chat;
 mod check;
 mod clients;

@@ -252,6 +252,21 @@ async fn processing_again_replaces_and_failing_changes_nothing() {
 }
 
 #[tokio::test]
+async fn vectors_and_the_answers_they_come_in_count_among_the_bytes_that_a_user_holds() {
+    let stand = Stand::start();
+    // A vector has 6 KB, and some 30 KB as JSON.
+    let app = start(&stand, &[("MAX_BUFFERED_BYTES", "800000")]).await;
+    let user = app.user(&[("openai_api_key", "k")]).await;
+    for (rows, status) in [(3, 200), (20, 503), (3, 200)] {
+        let file = file(&app.db, &user, "a.csv", "private").await;
+        let rows: Vec<String> = (0..rows).map(|number| format!("{number},{}", "word ".repeat(500))).collect();
+        stand.put(&format!("{}/{file}", user.id), format!("a,b\n{}", rows.join("\n")).into_bytes());
+        let answer = process(&app, &user, file, "openai").send().await.expect("an answer");
+        assert_eq!(answer.status(), status, "{} rows", rows.len());
+    }
+}
+
+#[tokio::test]
 async fn a_long_file_goes_in_batches() {
     let stand = Stand::start();
     let app = start(&stand, &[]).await;

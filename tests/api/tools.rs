@@ -107,6 +107,35 @@ async fn the_calls_of_one_turn_run_at_the_same_time_and_keep_their_order() {
 }
 
 #[tokio::test]
+async fn answers_and_documents_count_among_the_bytes_that_a_user_holds() {
+    let upstream = Upstream::start().await;
+    // A user has a quarter, and all is counted twice.
+    let (app, user) = start(&upstream, &[("MAX_BUFFERED_BYTES", "400000")], ssrf_guard::system_lookup).await;
+    let here = tools_server(&upstream);
+    let large = |bytes: usize| Reply { steps: vec![Step::Write(vec![b'x'; bytes])], ..Reply::json(200, &json!(1)) };
+    upstream.tool(KEY, &format!("/tool-{KEY}/large"), large(90_000));
+    upstream.tool(KEY, &format!("/tool-{KEY}/small"), large(9_000));
+    for (name, words) in [("large", "too much to keep in memory.]"), ("small", "xxx")] {
+        upstream.script(KEY, vec![calls(&[name]), hello()]);
+        assert_eq!(ask(&app, &user, &[tool(&here, &[name])]).await, (200, "Hello".to_owned()), "{name}");
+        assert!(told(&upstream)[0].1.ends_with(words), "{name}");
+    }
+    let mut documented = tool(&here, &["small"]);
+    let document = documented["schema"].as_str().expect("text").to_owned() + &" ".repeat(30_000);
+    upstream.tool(
+        KEY,
+        &format!("/tool-{KEY}/openapi.json"),
+        Reply { steps: vec![Step::Write(document.into_bytes())], ..Reply::json(200, &json!(1)) },
+    );
+    documented["schema"] = json!(format!("{here}/openapi.json"));
+    upstream.script(KEY, vec![hello()]);
+    assert_eq!(ask(&app, &user, &[documented.clone()]).await.0, 200);
+    assert_eq!(ask(&app, &user, &[documented.clone(), documented]).await.0, 503);
+    upstream.script(KEY, vec![hello()]);
+    assert_eq!(ask(&app, &user, &[tool(&here, &["small"])]).await.0, 200, "nothing is left charged");
+}
+
+#[tokio::test]
 async fn whatever_a_tool_does_the_model_is_told_and_the_chat_goes_on() {
     let upstream = Upstream::start().await;
     let (app, user) = start(&upstream, &[], ssrf_guard::system_lookup).await;

@@ -24,7 +24,7 @@ fn project(user: Uuid, session: Uuid) -> Supabase {
         ("refresh_token", json!({ "refresh_token": "once" }), Duration::from_hours(1)),
     ] {
         supabase.project.grant(kind, form, usize::MAX, move || {
-            let secret = PUBLISHED_JWT_SECRET.as_bytes();
+            let secret = session::Signer::Secret(PUBLISHED_JWT_SECRET.as_bytes());
             let token = session::access_token(secret, user, EMAIL, session, lifetime).expect("signed");
             json!({
                 "access_token": token,

@@ -10,7 +10,7 @@ use url::Url;
 
 use super::{Line, Names, SERVICE_KEY, fail, ok, warn};
 use crate::{
-    auth::{self, PUBLISHED_JWT_SECRET},
+    auth,
     config::{Config, Variables},
     http_client::ssrf_guard,
 };
@@ -185,7 +185,7 @@ fn key_line(place: &Place, key: &str, config: &Config, now: u64) -> Line {
         return fail(format!("{variable}: {has}"), todo);
     }
     if key.starts_with(prefix) {
-        let own = sessions.jwt_secret.as_ref().is_some_and(|secret| secret.expose_secret() != PUBLISHED_JWT_SECRET);
+        let own = sessions.jwt_secret.as_ref().is_some_and(|secret| !auth::is_published(secret.expose_secret()));
         let but = if own { ", which does not show whether SUPABASE_JWT_SECRET is right" } else { "" };
         return ok(format!("{variable}: a key that begins with {prefix}{but}"));
     }

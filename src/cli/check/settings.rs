@@ -7,7 +7,6 @@ use secrecy::ExposeSecret;
 
 use super::{super::health, LIMIT, Line, fail, ok, warn};
 use crate::{
-    auth::PUBLISHED_JWT_SECRET,
     cli::models::sync,
     config::{
         self, Config, ConfigError, Variables, env_file,
@@ -162,11 +161,10 @@ pub fn exposure(config: &Config) -> Vec<Line> {
         ),
         (_, false) => ok(format!("exposure: HOST {host}; users' URLs lead to no private address that is not listed")),
     });
-    let published = config.sessions.jwt_secret.as_ref().is_some_and(|it| it.expose_secret() == PUBLISHED_JWT_SECRET);
-    if published && !here {
+    if config.sessions.published_keys && !here {
         lines.push(warn(
-            format!("exposure: HOST {host} is reachable from other machines, and sessions may be signed with the secret that every local Supabase stack is published with"),
-            "set SUPABASE_JWT_SECRET to a secret of your own, here and in the stack",
+            format!("exposure: HOST {host} is reachable from other machines, and PUBLISHED_KEYS=allow accepts sessions signed with the secret and the key that every local Supabase stack is published with"),
+            "set PUBLISHED_KEYS=deny, unless only this machine reaches the port",
         ));
     }
     lines

@@ -1,10 +1,11 @@
 //! Checks of the running Supabase project: its key set, its auth server, its storage.
 
+use jsonwebtoken::Algorithm;
 use secrecy::ExposeSecret;
 
 use super::{LIMIT, Line, Names, SERVICE_KEY, fail, ok, warn};
 use crate::{
-    auth::{self, jwks},
+    auth::{self, PUBLISHED_KEY_ID, jwks},
     config::Config,
     http_client::{causes, ssrf_guard},
     retrieval::storage::{self, Refusal},
@@ -17,14 +18,14 @@ pub async fn lines(http: &reqwest::Client, config: &Config, names: &Names, known
     let service = config.service_role_key.as_ref().map(ExposeSecret::expose_secret);
     let service = service.filter(|_| !known_as_wrong.contains(&SERVICE_KEY));
     let (keys, auth, files) = tokio::join!(
-        tokio::time::timeout(LIMIT, jwks::algorithms(http, &sessions.jwks_url, anon)),
+        jwks::keys(http, &sessions.jwks_url, anon),
         status(http, sessions, "auth/v1/settings", anon),
         bucket_answer(http, sessions, service),
     );
-    let keys = keys.map_or_else(|_| Err(late()), |keys| keys.map_err(|problem| problem.to_string()));
+    let mut lines = Vec::from_iter(keys.as_deref().ok().and_then(|keys| published_key(keys, sessions)));
+    let keys = keys.map(|all| all.iter().map(|(_, algorithm)| format!("{algorithm:?}")).collect());
     let is_away = keys.is_err();
-    let keys = keys.map(|all| all.iter().map(|it| format!("{it:?}")).collect());
-    let mut lines = vec![key_set(keys, sessions, names.url)];
+    lines.insert(0, key_set(keys.map_err(|problem| problem.to_string()), sessions, names.url));
     // A project that cannot be reached at all is named once.
     lines.extend(auth.filter(|it| !(is_away && it.is_err())).map(|it| auth_server(it, names)));
     lines.extend(files.filter(|it| !(is_away && it.is_err())).map(bucket));
@@ -76,6 +77,21 @@ async fn bucket_answer(
             Ok(Some(Refusal::of(status, &body.unwrap_or_default())))
         }
         Err(reason) => Err(reason),
+    })
+}
+
+/// Says what becomes of sessions that are signed with the key of every local stack.
+fn published_key(keys: &[(String, Algorithm)], sessions: &auth::Settings) -> Option<Line> {
+    if !keys.iter().any(|(id, _)| id == PUBLISHED_KEY_ID) {
+        return None;
+    }
+    Some(if sessions.published_keys {
+        ok("session keys: one of them is the key that every local stack signs with, and it is accepted")
+    } else {
+        warn(
+            "session keys: one of them is the key that every local stack signs with, so anyone could sign in as anyone: sessions signed with it are refused, because HOST and SUPABASE_URL are not both on this machine",
+            "give the stack a key of its own (auth.signing_keys_path in its config.toml), or set PUBLISHED_KEYS=allow if this is meant",
+        )
     })
 }
 
@@ -162,6 +178,17 @@ mod tests {
         let variables: Variables =
             pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Config::new(&variables).expect("settings").sessions
+    }
+
+    #[test]
+    fn the_published_key_is_named_with_what_becomes_of_it() {
+        let of = |id: &str, pairs: &[(&str, &str)]| {
+            published_key(&[(id.to_owned(), Algorithm::ES256)], &sessions(pairs)).map(|line| line.level)
+        };
+        assert_eq!(of("another", &[]), None);
+        assert_eq!(of(PUBLISHED_KEY_ID, &[]), Some(Level::Ok));
+        assert_eq!(of(PUBLISHED_KEY_ID, &[("HOST", "0.0.0.0")]), Some(Level::Warn));
+        assert_eq!(of(PUBLISHED_KEY_ID, &[("HOST", "0.0.0.0"), ("PUBLISHED_KEYS", "allow")]), Some(Level::Ok));
     }
 
     #[test]

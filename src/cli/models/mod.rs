@@ -180,7 +180,7 @@ async fn list(client: &reqwest::Client, url: &str, header: &'static str, key: &s
         if !answer.status().is_success() {
             return Err(format!("status {}", answer.status().as_u16()));
         }
-        read(answer, MAX_LIST_BYTES).await.map_err(|_| "the list cannot be read".to_owned())
+        read(answer, MAX_LIST_BYTES, None).await.map_err(|_| "the list cannot be read".to_owned())
     });
     let body = answer.await.map_err(|_| format!("no answer within {} s", LIMIT.as_secs()))??;
     let list: Value = serde_json::from_slice(&body).map_err(|_| "the list is no JSON".to_owned())?;

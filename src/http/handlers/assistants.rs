@@ -10,7 +10,7 @@ use crate::{
     error::Error,
     http::{context::ChatContext, user::User},
     llm::{
-        self, ATTEMPTS, Call, Failure, openai,
+        self, ATTEMPTS, Call, Failure, Reading, openai,
         providers::{OPENAI, endpoint},
     },
 };
@@ -31,7 +31,8 @@ pub async fn list(user: User, context: ChatContext) -> Result<HttpResponse, Erro
     let url = endpoint(&context.providers.base_urls.openai, "/assistants?limit=100")?;
     let call = Call { url, headers, body: None, guarded: false, attempts: ATTEMPTS };
     context.note(OPENAI.path, "");
-    let page = match llm::complete(&context.providers, &call, &context.log).await {
+    let reading = Reading::json(context.charge_to(user.id)?);
+    let page = match llm::complete(&context.providers, &call, &context.log, reading).await {
         // Differs: OpenAI has shut this API down. Nobody has assistants any
         // more, which is no error that a user could do something about.
         Err(Failure::Status { status: 404 | 410, .. }) => Page { data: None },

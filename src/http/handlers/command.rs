@@ -67,6 +67,7 @@ pub async fn reply(user: User, context: ChatContext, unread: UnreadBody) -> Resu
         habits: Habits::NONE,
     };
     let ways = failover::by_keys(profile, OPENAI.path, Key::OpenAi, &routing.circuits);
+    let id = user.id;
     drop(user);
     let answered = failover(&routing.circuits, &ways, &context.log, async |failover::Attempt { at, is_only }| {
         let access = &accesses[at];
@@ -76,7 +77,7 @@ pub async fn reply(user: User, context: ChatContext, unread: UnreadBody) -> Resu
             let call = OPENAI.call(prompt, attempt, access)?;
             Ok(if is_only { call } else { Call { attempts: 1, ..call } })
         };
-        context.message(request(access), call).await
+        context.message(id, request(access), call).await
     });
     let mut message = Box::pin(answered).await.map_err(|(_, unanswered)| unanswered.into_error(openai::plain_error))?;
     let refusal = openai::text_of(&message).filter(|_| message["content"].is_null()).map(Value::from);

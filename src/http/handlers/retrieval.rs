@@ -17,6 +17,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
+    allowance::Charge,
     db::{
         Db,
         files::{self, Column, Embedded, NewItem, NewVector, NoFile, Replaced},
@@ -180,7 +181,9 @@ pub async fn retrieve(
     };
     check_key(&user, maker)?;
     let vector = match maker {
-        Maker::OpenAi | Maker::Nobody => embedder(&context, &user)?.embed_one(&input, openai::plain_error).await?,
+        Maker::OpenAi | Maker::Nobody => {
+            embedder(&context, &user, context.charge_to(user.id)?)?.embed_one(&input, openai::plain_error).await?
+        }
         Maker::Local => locally(&ingest, vec![input]).await?.pop().unwrap_or_default(),
     };
     let results = files::nearest(&db, user.id, &ids, maker.column(), &vector, count).await?;
@@ -214,13 +217,12 @@ async fn store(
     }
     match stored {
         Replaced::Whole => {
+            let said =
+                if chunks.is_empty() { "Embed Successful: the document has no text" } else { "Embed Successful" };
             // The front end does not read this body, and Chromium does not end a request whose body is neither read nor
             // may be stored. A response to a POST is in no cache.
             let caching = (CACHE_CONTROL, "private, no-cache");
-            Ok(HttpResponse::Ok()
-                .content_type(ContentType::plaintext())
-                .insert_header(caching)
-                .body("Embed Successful"))
+            Ok(HttpResponse::Ok().content_type(ContentType::plaintext()).insert_header(caching).body(said))
         }
         Replaced::NoFile => Err(unauthorized()),
         Replaced::NothingToKeep => Err(Error::Internal("a vector that was not to be kept".to_owned())),
@@ -240,13 +242,20 @@ async fn put(
     map_err: fn(Failure) -> Error,
 ) -> Result<Replaced, Error> {
     let fresh = || chunks.iter().zip(kept).filter(|(_, kept)| !**kept).map(|(chunk, _)| chunk);
+    // Twice: the passages, and the request or the statement that is made of them.
+    let mut charge = context.charge_to(user.id)?;
+    charge.grow(2 * chunks.iter().map(|chunk| chunk.content.len()).sum::<usize>())?;
+    let mut embedder = embedder(context, user, charge.another())?;
     let vectors = match target.maker {
         Maker::OpenAi => {
             let texts: Vec<(&str, usize)> =
                 fresh().map(|chunk| (chunk.content.as_str(), usize::try_from(chunk.tokens).unwrap_or(0))).collect();
-            embedder(context, user)?.embed(&texts, map_err).await?
+            embedder.embed(&texts, map_err).await?
         }
-        Maker::Local => locally(ingest, fresh().map(|chunk| chunk.content.clone()).collect()).await?,
+        Maker::Local => {
+            charge.grow(fresh().count() * local::DIMENSIONS * size_of::<f32>())?;
+            locally(ingest, fresh().map(|chunk| chunk.content.clone()).collect()).await?
+        }
         Maker::Nobody => Vec::new(),
     };
     let mut vectors = vectors.iter();
@@ -265,8 +274,8 @@ async fn put(
     files::replace_items(db, user.id, target.id, &items, target.maker.column()).await
 }
 
-fn embedder<'a>(context: &'a ChatContext, user: &'a User) -> Result<Embedder<'a>, Error> {
-    Ok(Embedder { providers: &context.providers, log: &context.log, profile: user.profile()? })
+fn embedder<'a>(context: &'a ChatContext, user: &'a User, charge: Charge) -> Result<Embedder<'a>, Error> {
+    Ok(Embedder { providers: &context.providers, log: &context.log, profile: user.profile()?, charge })
 }
 
 /// Computes vectors in this process.

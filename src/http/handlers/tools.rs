@@ -3,12 +3,12 @@
 use std::rc::Rc;
 
 use actix_web::{HttpResponse, web::Data};
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
 use super::chat::custom;
 use crate::{
-    allowance::Turns,
+    allowance::{Charge, Turns},
     credentials::Key,
     db::{Db, models},
     error::Error,
@@ -60,8 +60,12 @@ pub async fn reply(
         (provider, model) => context.note(provider, model),
     }
     let selected = posted.selected_tools()?;
-    let tools: Vec<Tool> =
-        stream::iter(&selected).map(|tool| source::tool(&client, tool)).buffered(FETCHED_AT_ONCE).collect().await;
+    let charge = context.charge_to(user.id)?;
+    let tools: Vec<(Tool, Charge)> = stream::iter(&selected)
+        .map(|tool| source::tool(&client, tool, charge.another()))
+        .buffered(FETCHED_AT_ONCE)
+        .try_collect()
+        .await?;
     let any_selected = !tools.is_empty();
     let names = Names::new(ways.may_be_google());
     let Offer { functions, unusable, partial } = usable(offered(tools, names, user.id, &turns).await?, &client);
@@ -85,21 +89,23 @@ pub async fn reply(
         log: context.log.clone(),
         functions,
         as_events: context.as_events(),
-        charge: context.charge(),
+        charge,
+        body_charge: context.charge(),
     };
     let warnings = unusable.into_iter().chain(partial).collect();
     context.answer(turn.begin(warnings), move |failure| words.word(failure)).await
 }
 
 /// Reads the tools' documents, large ones aside.
-async fn offered(tools: Vec<Tool>, names: Names, user: Uuid, turns: &Data<Turns>) -> Result<Offer, Error> {
+async fn offered(tools: Vec<(Tool, Charge)>, names: Names, user: Uuid, turns: &Data<Turns>) -> Result<Offer, Error> {
+    let (tools, charges): (Vec<Tool>, Vec<Charge>) = tools.into_iter().unzip();
     let bytes: usize = tools.iter().map(|tool| tool.document.as_ref().map_or(0, String::len)).sum();
     if bytes < BLOCKING_FROM {
         return Ok(offer(tools, names, Budget::default()));
     }
     let turn = turns.wait(user).await;
     let read = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
+        let _held = (turn, charges);
         offer(tools, names, Budget::default())
     });
     read.await.map_err(|error| Error::Internal(error.to_string()))

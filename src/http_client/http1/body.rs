@@ -17,6 +17,7 @@ use super::{
     socket::{Socket, poll_read},
     upload::Upload,
 };
+use crate::allowance::Charge;
 
 /// A response's body. Dropped before its end, it closes the connection.
 pub struct Body {
@@ -109,14 +110,28 @@ impl Body {
         Poll::Ready(ended)
     }
 
-    /// Reads the body, at most `limit` bytes of it.
+    /// Reads the body, at most `limit` bytes of it, and charges them if there is
+    /// something to charge them to.
     ///
     /// # Errors
     /// If it fails before its end, with the bytes that were read until then.
-    pub async fn collect(mut self, limit: usize) -> Result<Collected, (Vec<u8>, Error)> {
+    pub async fn collect(
+        mut self,
+        limit: usize,
+        mut charge: Option<&mut Charge>,
+    ) -> Result<Collected, (Vec<u8>, Error)> {
         let mut content = Vec::new();
+        let mut charged = 0;
         loop {
-            match poll_fn(|cx| self.poll_read(cx, |bytes| content.extend_from_slice(bytes))).await {
+            let read = poll_fn(|cx| self.poll_read(cx, |bytes| content.extend_from_slice(bytes))).await;
+            if let Some(charge) = &mut charge {
+                // One read is at most the thread's buffer, so that little comes before it is charged.
+                if charge.grow(content.len() - charged).is_err() {
+                    return Ok(Collected::Unaffordable);
+                }
+                charged = content.len();
+            }
+            match read {
                 Ok(_) if content.len() > limit => {
                     content.truncate(limit);
                     return Ok(Collected::Truncated(content));
@@ -146,4 +161,6 @@ pub enum Collected {
     Complete(Vec<u8>),
     /// The first ones, up to the limit.
     Truncated(Vec<u8>),
+    /// None, because the user's or the server's allowance of bytes is used up.
+    Unaffordable,
 }

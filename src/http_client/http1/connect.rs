@@ -32,7 +32,9 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// Opens connections.
 pub struct Connector {
-    https: HttpsConnector<HttpConnector<Resolver>>,
+    policy: Option<Arc<UpstreamPolicy>>,
+    lookup: Lookup,
+    timeout: Duration,
     tls: Arc<ClientConfig>,
     proxies: Option<Matcher>,
 }
@@ -57,10 +59,16 @@ impl Connector {
         proxies: bool,
         timeout: Duration,
     ) -> Self {
-        let mut tcp = HttpConnector::new_with_resolver(Resolver { policy, lookup });
+        Self { policy, lookup, timeout, tls, proxies: proxies.then(Matcher::from_env) }
+    }
+
+    /// A connector for one port, which the policy may depend on.
+    fn https(&self, port: Option<u16>) -> HttpsConnector<HttpConnector<Resolver>> {
+        let resolver = Resolver { policy: self.policy.clone(), lookup: self.lookup, port };
+        let mut tcp = HttpConnector::new_with_resolver(resolver);
         // Divided among a name's addresses, so that an unreachable one leaves
         // time for the next.
-        tcp.set_connect_timeout(Some(timeout));
+        tcp.set_connect_timeout(Some(self.timeout));
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         // A provider that vanishes is noticed before the idle timeout.
@@ -69,7 +77,7 @@ impl Connector {
         tcp.set_keepalive_retries(Some(3));
         #[cfg(target_os = "linux")]
         tcp.set_tcp_user_timeout(Some(Duration::from_secs(30)));
-        Self { https: (tcp, tls.clone()).into(), tls, proxies: proxies.then(Matcher::from_env) }
+        (tcp, self.tls.clone()).into()
     }
 
     /// The proxy for a URL, if there is one.
@@ -94,16 +102,17 @@ impl Connector {
     /// error's sources.
     pub async fn connect(&self, url: &Url, proxy: Option<&Proxy>) -> Result<Socket, BoxError> {
         let to = uri(url)?;
+        let https = self.https(url.port_or_known_default());
         let Some(Proxy(proxy)) = proxy else {
-            return Ok(match call(&self.https, to).await? {
+            return Ok(match call(&https, to).await? {
                 MaybeHttpsStream::Http(tcp) => Box::pin(tcp.into_inner()),
                 MaybeHttpsStream::Https(tls) => Box::pin(tls.into_inner()),
             });
         };
         if url.scheme() == "http" {
-            return Ok(Box::pin(TokioIo::new(call(&self.https, proxy.uri().clone()).await?)));
+            return Ok(Box::pin(TokioIo::new(call(&https, proxy.uri().clone()).await?)));
         }
-        let mut tunnel = Tunnel::new(proxy.uri().clone(), self.https.clone());
+        let mut tunnel = Tunnel::new(proxy.uri().clone(), https);
         if let Some(credentials) = proxy.basic_auth() {
             tunnel = tunnel.with_auth(credentials.clone());
         }
@@ -131,6 +140,7 @@ fn uri(url: &Url) -> Result<http::Uri, http::uri::InvalidUri> {
 struct Resolver {
     policy: Option<Arc<UpstreamPolicy>>,
     lookup: Lookup,
+    port: Option<u16>,
 }
 
 impl Service<Name> for Resolver {
@@ -143,7 +153,8 @@ impl Service<Name> for Resolver {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let (policy, lookup, host) = (self.policy.clone(), self.lookup, name.as_str().to_owned());
-        Box::pin(async move { Ok(addresses(policy.as_deref(), lookup, host).await?.into_iter()) })
+        let (policy, lookup, port) = (self.policy.clone(), self.lookup, self.port);
+        let host = name.as_str().to_owned();
+        Box::pin(async move { Ok(addresses(policy.as_deref(), lookup, host, port).await?.into_iter()) })
     }
 }

@@ -100,7 +100,8 @@ fn client(policy: Option<&str>, idle_timeout: Duration) -> Client {
 async fn post(client: &Client, url: &Url) -> Result<(u16, String), Error> {
     let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, HeaderValue::from_static("key"))]);
     let response = client.send(url, &headers, Some(&Bytes::from_static(b"prompt"))).await?;
-    match response.body.collect(100).await {
+    match response.body.collect(100, None).await {
+        Ok(Collected::Unaffordable) => panic!("nothing is charged"),
         Ok(Collected::Complete(body) | Collected::Truncated(body)) => {
             Ok((response.status.as_u16(), String::from_utf8(body).expect("ASCII")))
         }
@@ -348,7 +349,7 @@ async fn an_answer_may_come_before_the_request_was_taken() {
     let (response, mut socket) = tokio::join!(client.send(&url, &headers, Some(&body)), refuse);
     let response = response.expect("an answer");
     assert_eq!(response.status, StatusCode::PAYLOAD_TOO_LARGE);
-    assert!(matches!(response.body.collect(9).await, Ok(Collected::Complete(body)) if body == b"no"));
+    assert!(matches!(response.body.collect(9, None).await, Ok(Collected::Complete(body)) if body == b"no"));
     // Half a request is on it, so it must not carry another.
     let mut rest = Vec::new();
     let read = timeout(5 * SECOND, socket.read_to_end(&mut rest)).await.expect("closed");
@@ -372,7 +373,7 @@ async fn a_head_that_comes_early_stops_no_upload() {
     let (client, headers) = (client(None, SECOND), HeaderMap::new());
     let ask = async {
         let response = client.send(&url, &headers, Some(&body)).await.expect("an answer");
-        assert!(matches!(response.body.collect(9).await, Ok(Collected::Complete(body)) if body == b"ab"));
+        assert!(matches!(response.body.collect(9, None).await, Ok(Collected::Complete(body)) if body == b"ab"));
     };
     tokio::join!(ask, take);
 }
@@ -398,7 +399,7 @@ async fn a_response_that_comes_early_is_read_while_the_request_is_written() {
     let (client, headers) = (client(None, SECOND), HeaderMap::new());
     let ask = async {
         let sent = client.send(&url, &headers, Some(&body)).await.expect("a response");
-        match sent.body.collect(64 << 20).await {
+        match sent.body.collect(64 << 20, None).await {
             Ok(Collected::Complete(content)) => assert_eq!(content.len(), response.len() + 1),
             _ => panic!("the response is not whole"),
         }

@@ -152,7 +152,9 @@ fn a_table_of_too_many_columns_is_refused_unless_it_has_no_rows() {
 #[test]
 fn strings_are_joined_in_javascripts_order() {
     for (json, text) in [
-        ("42", ""),
+        (" 42\n", "42"),
+        ("[ ]", ""),
+        ("{ }", "{ }"),
         (" \"a\" ", "a"),
         ("\u{feff}[\"a\",[],{},\"\",[\"b\",{\"k\":\"c\"}],1e400,-0.5E+1,true,false,null]\n", "a b c"),
         (r#"{"b":"1","10":"2","a":["3","4"],"2":"5","b":"6"}"#, "5 2 6 3 4"),
@@ -161,7 +163,7 @@ fn strings_are_joined_in_javascripts_order() {
             r#"["\u00e9\n\"\\\/\b\f\r\t","\ud83d\ude00","\ud83d","\ude00\ud83dx"]"#,
             "é\n\"\\/\u{8}\u{c}\r\t 😀 \u{fffd} \u{fffd}\u{fffd}x",
         ),
-        (r#"{"a":"x","a":1}"#, ""),
+        (r#"{"a":"x","a":1}"#, r#"{"a":"x","a":1}"#),
         ("{\"a\" : \"x\" , \"b\" :\t[ ] }", "x"),
         ("{\"a\":\"x\"}\n[\"y\"]\r\n\n{\"a\":\"z\"}\n", "x y z"),
     ] {
@@ -224,7 +226,11 @@ proptest! {
         let json = if pretty { format!("{value:#}") } else { value.to_string() };
         let mut wanted = Vec::new();
         strings(&value, &mut wanted);
-        prop_assert_eq!(read(FileKind::Json, json).unwrap(), wanted.join(" "));
+        let mut wanted = wanted.join(" ");
+        if crate::js::trim(&wanted).is_empty() && value != Value::Array(Vec::new()) {
+            wanted.clone_from(&json);
+        }
+        prop_assert_eq!(read(FileKind::Json, json).unwrap(), wanted);
     }
 }
 

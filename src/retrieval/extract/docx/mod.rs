@@ -122,6 +122,8 @@ impl Space {
         match space {
             ResolveResult::Bound(Namespace(name)) if WORD.contains(name) => Self::Word,
             ResolveResult::Bound(Namespace(COMPATIBILITY)) => Self::Compatibility,
+            // A document without the declaration is better read than passed over in silence.
+            ResolveResult::Unknown(prefix) if prefix.as_str() == "w" => Self::Word,
             ResolveResult::Bound(_) | ResolveResult::Unbound | ResolveResult::Unknown(_) => Self::Other,
         }
     }

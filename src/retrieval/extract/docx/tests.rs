@@ -96,6 +96,7 @@ fn elements_are_known_by_their_namespace() {
             "<w:p xmlns:w='http://purl.oclc.org/ooxml/wordprocessingml/main'><w:t>strict</w:t></w:p>".to_owned(),
             "strict\n\n",
         ),
+        ("<w:p><w:t>never declared</w:t></w:p>".to_owned(), "never declared\n\n"),
         ("<w:p xmlns:w='urn:something-else'><w:t>no</w:t></w:p>".to_owned(), ""),
     ] {
         assert_eq!(read(FileKind::Docx, archive(&[("word/document.xml", &xml)])).unwrap(), text, "{xml}");
