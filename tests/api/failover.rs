@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::support::{
     App, User, chat_body, client, message,
     ports::Port,
+    rows,
     upstream::{End, Recorded, Reply, Step, Upstream},
 };
 
@@ -279,4 +280,20 @@ async fn the_command_palette_has_the_next_key_too() {
     let request = client().post(app.url("/api/command")).header("authorization", user.bearer());
     let answer = request.body(json!({ "input": "Do" }).to_string()).send().await.expect("an answer");
     assert_eq!(answer.text().await.expect("text"), r#"{"content":"Done"}"#);
+}
+
+#[tokio::test]
+async fn vectors_come_by_the_next_key_too() {
+    let upstream = Upstream::answering(|request| match () {
+        () if shows(request, DEAD) => error(401, "Dead"),
+        () => Reply::json(200, &json!({ "data": [{ "index": 0, "embedding": vec![0.5; 1536] }] })),
+    });
+    let (app, user) = start(&upstream, &[("OPENAI_API_KEY", &format!("{DEAD},{GOOD}"))]).await;
+    let file = rows::File { name: "f.txt", path: None, sharing: "private" }.insert(&app.db, user.id).await;
+    rows::item(&app.db, user.id, file, ("A passage", 2), &vec![0.5; 1536]).await;
+    let request = client().post(app.url("/api/retrieval/retrieve")).header("authorization", user.bearer());
+    let question = json!({ "userInput": "Q", "fileIds": [file], "embeddingsProvider": "openai", "sourceCount": 1 });
+    let answer = request.body(question.to_string()).send().await.expect("an answer").text().await.expect("text");
+    assert!(answer.contains("A passage"), "{answer}");
+    assert_eq!(upstream.all().len(), 2);
 }

@@ -359,6 +359,9 @@ async fn run(weather: Weather, format: &str, keys_of_environment: bool) {
     let value = |column: &str| {
         if column == "azure_openai_endpoint" {
             format!("{address}/azure/MARKEDendpoint")
+        } else if column.starts_with("azure_openai_") && column.ends_with("_id") {
+            // What is no name of a deployment is refused.
+            format!("MARKED-{column}")
         } else {
             format!("sk-MARKED+{column}/%\"")
         }

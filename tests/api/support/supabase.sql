@@ -37,7 +37,7 @@ create table public.models (
   name text not null, context_length int not null default 4096);
 create table public.workspaces (
   id uuid primary key default uuid_generate_v4(), user_id uuid not null references auth.users (id) on delete cascade,
-  is_home boolean not null default false, name text not null);
+  is_home boolean not null default false, name text not null, default_model text not null, image_path text not null default '');
 create table public.model_workspaces (
   user_id uuid not null references auth.users (id) on delete cascade, model_id uuid not null references public.models (id) on delete cascade,
   workspace_id uuid not null references public.workspaces (id) on delete cascade, created_at timestamptz not null default current_timestamp,
@@ -58,7 +58,6 @@ create table public.collection_files (
   user_id uuid not null references auth.users (id) on delete cascade, collection_id uuid not null references public.collections (id) on delete cascade,
   file_id uuid not null references public.files (id) on delete cascade, primary key (collection_id, file_id));
 -- Tables that only the front end uses.
-create table public.workspaces (id uuid primary key default uuid_generate_v4(), default_model text not null, image_path text not null default '');
 create table public.presets (id uuid primary key default uuid_generate_v4(), model text not null);
 create table public.assistants (id uuid primary key default uuid_generate_v4(), model text not null);
 create table public.chats (id uuid primary key default uuid_generate_v4(), model text not null);
@@ -84,7 +83,7 @@ create function public.on_signup() returns trigger language plpgsql security def
 begin
   insert into public.profiles (user_id, username, display_name, bio, image_url, image_path, profile_context, use_azure_openai)
     values (new.id, 'user' || left(md5(new.id::text), 16), '', '', '', '', '', false);
-  insert into public.workspaces (user_id, is_home, name) values (new.id, true, 'Home');
+  insert into public.workspaces (user_id, is_home, name, default_model) values (new.id, true, 'Home', 'gpt-4o');
   return new;
 end $$;
 create trigger create_profile_and_workspace_trigger after insert on auth.users for each row execute function public.on_signup();
