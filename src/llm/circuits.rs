@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
+
 use super::Failure;
 use crate::credentials::{Key, Keys, TABLE};
 
@@ -51,8 +53,9 @@ impl Cause {
     /// Reads the cause of a failure; `None` if neither another key nor another model is called for.
     pub fn of(failure: &Failure) -> Option<Self> {
         match failure {
-            Failure::Status { status, .. } => match status {
+            Failure::Status { status, body, .. } => match status {
                 401 | 402 => Some(Self::Refused),
+                400 if refuses_key(body) => Some(Self::Refused),
                 403 => Some(Self::Forbidden),
                 429 => Some(Self::Limited),
                 500.. => Some(Self::Provider),
@@ -74,6 +77,16 @@ impl Cause {
             Self::Connection => "connection",
         }
     }
+}
+
+/// Tells if a 400 is one of those with which Google refuses a key and Anthropic an account without credit.
+fn refuses_key(body: &str) -> bool {
+    let json: Value = serde_json::from_str(body).unwrap_or_default();
+    let words = json["error"]["message"].as_str().unwrap_or_default();
+    // Only as the beginning, since refusals may quote prompts.
+    ["API key not valid", "API key expired", "Your credit balance is too low"]
+        .iter()
+        .any(|start| words.starts_with(start))
 }
 
 /// The place of a key among the circuits.
@@ -345,6 +358,12 @@ mod tests {
     fn the_causes_for_another_key() {
         let status = |status| Cause::of(&Failure::Status { status, body: String::new(), retry_after: None });
         assert_eq!([400, 404, 408, 422].map(status), [None; 4]);
+        let in_words = |words: &str| {
+            let body = serde_json::json!({ "error": { "message": words } }).to_string();
+            Cause::of(&Failure::Status { status: 400, body, retry_after: None })
+        };
+        assert_eq!(in_words("API key not valid. Please pass a valid API key."), Some(Cause::Refused));
+        assert_eq!(in_words("invalid: 'API key not valid'"), None);
         assert_eq!([401, 402].map(status), [Some(Cause::Refused); 2]);
         assert_eq!([403, 429].map(status), [Some(Cause::Forbidden), Some(Cause::Limited)]);
         assert_eq!([500, 503, 529].map(status), [Some(Cause::Provider); 3]);
