@@ -77,7 +77,7 @@ async fn a_thousand_chats_and_none_fails() {
         // Half of them, and in no order that a request could fall in with.
         let number = count.fetch_add(1, Ordering::Relaxed) as u64;
         let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
-        if mixed.count_ones() % 2 == 0 { error(529, "Overloaded") } else { answer("Hello") }
+        if mixed.count_ones().is_multiple_of(2) { error(529, "Overloaded") } else { answer("Hello") }
     });
     let (app, _) = start(&upstream, &[("OPENAI_API_KEY", &format!("{DEAD},{GOOD}"))]).await;
     let mut users = Vec::new();
@@ -93,7 +93,8 @@ async fn a_thousand_chats_and_none_fails() {
     };
     let mut took: Vec<Duration> = stream::iter(0..1000).map(chat).buffer_unordered(8).collect().await;
     took.sort_unstable();
-    println!("p50 {:?}, p95 {:?}, most {:?}", took[500], took[950], took[999]);
+    // Half of them at the first request, a quarter at the next, for which nobody waits.
+    assert!(took[500] < Duration::from_secs(1), "{:?}", took[500]);
     let requests = asked.load(Ordering::Relaxed);
     assert!((1_500..3_000).contains(&requests), "{requests} requests");
     assert_eq!(states(&app).await, [(1, "resting".to_owned()), (2, "ok".to_owned())]);

@@ -43,7 +43,6 @@ pub async fn reply_custom(
     let posted = body.chat()?;
     posted.chat()?;
     let id = posted.custom_model_id().and_then(|id| Uuid::try_parse(&id).ok()).ok_or(Error::ModelNotFound)?;
-    drop(posted);
     let model = models::find(&db, user.id, id).await?.ok_or(Error::ModelNotFound)?;
     let ways = custom(&model, &db, &user, &context, &body, Posted::Chat).await?;
     drop((user, model, body));
