@@ -85,6 +85,17 @@ pub enum Error {
     /// 429: the user has reached the rate limit; with the time until the next request is allowed.
     #[error("You have sent too many requests. Please try again in {} s.", whole_seconds(*.0))]
     RateLimited(Duration),
+    /// 429: a budget of the user has no room for the request; with the seconds until it may have.
+    #[error("{sentence}")]
+    BudgetSpent {
+        /// The sentence for the client, which names the budget.
+        sentence: String,
+        /// For `Retry-After`.
+        retry_after: u64,
+    },
+    /// 404: usage is not counted in this server's database.
+    #[error("Usage is not counted on this server.")]
+    NotCounted,
     /// 503: the server has reached its limit of requests in flight.
     #[error("The server is busy. Please try again in a moment.")]
     Overloaded,
@@ -144,6 +155,8 @@ impl Error {
             | Self::MethodNotAllowed(_)
             | Self::TooManyStreams(_)
             | Self::RateLimited(_)
+            | Self::BudgetSpent { .. }
+            | Self::NotCounted
             | Self::Overloaded => self.to_string().into(),
         }
     }
@@ -174,14 +187,14 @@ impl ResponseError for Error {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::RouteNotFound => StatusCode::NOT_FOUND,
+            Self::RouteNotFound | Self::NotCounted => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             // A redirect or an invalid status is the provider's failure, and means nothing to the client.
             Self::Provider { status, .. } | Self::Failed { status, .. } => match StatusCode::from_u16(*status) {
                 Ok(status) if (400..600).contains(&status.as_u16()) => status,
                 _ => StatusCode::BAD_GATEWAY,
             },
-            Self::TooManyStreams(_) | Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyStreams(_) | Self::RateLimited(_) | Self::BudgetSpent { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::FrontEnd { status, .. } => *status,
             Self::Overloaded | Self::DatabaseUnavailable(_) | Self::AuthUnavailable(_) | Self::Stopping => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -197,6 +210,9 @@ impl ResponseError for Error {
             }
             Self::RateLimited(wait) => {
                 response.insert_header((header::RETRY_AFTER, whole_seconds(*wait)));
+            }
+            Self::BudgetSpent { retry_after, .. } => {
+                response.insert_header((header::RETRY_AFTER, *retry_after));
             }
             Self::TooManyStreams(_)
             | Self::Overloaded
@@ -220,6 +236,7 @@ impl ResponseError for Error {
             | Self::BadRequest(_)
             | Self::BodyTooLarge(_)
             | Self::RouteNotFound
+            | Self::NotCounted
             | Self::Provider { .. }
             | Self::Failed { .. }
             | Self::Connection { .. }

@@ -43,6 +43,7 @@ pub mod llm;
 
 pub mod openapi;
 pub mod retrieval;
+pub mod usage;
 
 pub mod http;
 

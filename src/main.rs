@@ -36,9 +36,13 @@ enum Command {
     Demo,
     /// Create the tables in a database that lacks them; leaves chatbot-ui's own schema unchanged
     #[command(
-        after_help = "Examples:\n  chatbot-ui-api migrate                     in the local Supabase stack's database\n  DATABASE_URL=postgresql://me:secret@db/app chatbot-ui-api migrate"
+        after_help = "Examples:\n  chatbot-ui-api migrate                     in the local Supabase stack's database\n  DATABASE_URL=postgresql://me:secret@db/app chatbot-ui-api migrate\n  chatbot-ui-api migrate --usage             the ledger and the budgets, in a schema of their own"
     )]
-    Migrate,
+    Migrate {
+        /// Create the ledger's schema instead, in which usage is counted and budgets are kept
+        #[arg(long)]
+        usage: bool,
+    },
     /// Check the configuration: one line for each finding and what to do about it; exit status 1 if something required
     /// fails
     #[command(
@@ -72,6 +76,24 @@ enum Command {
         /// Print one JSON object instead of text
         #[arg(long)]
         json: bool,
+    },
+    /// Print what was used, and what it cost by the catalogue's prices
+    #[command(
+        after_help = "Examples:\n  chatbot-ui-api usage                       everybody, by day\n  chatbot-ui-api usage --by user             who spent what\n  chatbot-ui-api usage --user demo@example.com --by model --csv > usage.csv"
+    )]
+    Usage {
+        /// Only this user, by the e-mail address or the id
+        #[arg(long, value_name = "EMAIL")]
+        user: Option<String>,
+        /// The groups of the rows
+        #[arg(long, value_enum, default_value_t = cli::usage::By::Day)]
+        by: cli::usage::By,
+        /// Print a list of JSON objects
+        #[arg(long, conflicts_with = "csv")]
+        json: bool,
+        /// Print CSV
+        #[arg(long)]
+        csv: bool,
     },
     /// Test if a server with these settings answers on this machine: exit status 0 if it does, for container health
     /// checks
@@ -123,13 +145,21 @@ fn main() -> ExitCode {
     match arguments.command.unwrap_or(Command::Serve { playground: false }) {
         Command::Serve { playground } => cli::serve::run(playground),
         Command::Demo => demo::run(),
-        Command::Migrate => cli::migrate::run(),
+        Command::Migrate { usage } => cli::migrate::run(usage),
         Command::Check { json } => cli::check::run(json),
         Command::Models { action: Some(ModelsAction::Sync { dry_run, remove }), .. } => {
             cli::models::sync::run(dry_run, remove)
         }
         Command::Models { ask, action: None } => cli::models::run(ask),
         Command::Token { user, json } => cli::token::run(&user, json),
+        Command::Usage { user, by, json, csv } => {
+            let form = match (json, csv) {
+                (true, _) => cli::usage::Form::Json,
+                (_, true) => cli::usage::Form::Csv,
+                _ => cli::usage::Form::Table,
+            };
+            cli::usage::run(user.as_deref(), by, form)
+        }
         Command::Health { ready } => cli::health::run(ready),
         Command::Completions { shell } => cli::help::completions(shell, &mut Arguments::command()),
         Command::Man => cli::help::manual(Arguments::command()),

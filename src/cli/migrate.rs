@@ -1,4 +1,4 @@
-//! `migrate`: creates the tables of `migrations/` in a database that lacks them.
+//! `migrate`: creates the tables of `migrations/` in a database that lacks them; with `--usage`, the ledger's schema.
 
 use std::process::ExitCode;
 
@@ -7,7 +7,7 @@ use sqlx::{Connection, PgConnection, migrate::Migrator};
 use super::progress;
 use crate::{
     config::{self, Config},
-    db::{self, chatbot_ui},
+    db::{self, chatbot_ui, usage},
 };
 
 /// The result of [`apply`].
@@ -23,8 +23,8 @@ pub enum Outcome {
     Incomplete(Vec<&'static str>),
 }
 
-/// Runs the command.
-pub fn run() -> ExitCode {
+/// Runs the command; with `usage` for the ledger's schema alone.
+pub fn run(usage: bool) -> ExitCode {
     super::run(async {
         let config = Config::new(&config::variables()?).map_err(|error| error.to_string())?;
         if config.database.pooler != db::Pooler::Session {
@@ -36,6 +36,13 @@ pub fn run() -> ExitCode {
         let mut connection = connecting
             .await
             .map_err(|error| format!("the database at {place} cannot be reached: {error}. Is DATABASE_URL right? `chatbot-ui-api check` says more"))?;
+        if usage {
+            progress::during("Creating the ledger", String::new, make_ledger(&mut connection)).await?;
+            super::say(
+                "The ledger's schema chatbot_ui_api is made and up to date: a running server counts from its next look at it, within 15 seconds. Budgets are rows of chatbot_ui_api.budgets.",
+            );
+            return Ok(());
+        }
         let outcome = progress::during("Creating the tables", String::new, apply(&mut connection)).await?;
         super::say(match outcome {
             Outcome::Applied => "The tables are made.",
@@ -94,6 +101,19 @@ pub async fn apply(connection: &mut PgConnection) -> Result<Outcome, String> {
     }
     let after = count(connection, true).await?;
     Ok(if before == after { Outcome::UpToDate } else { Outcome::Applied })
+}
+
+/// Makes the schema of the ledger, in which nothing is another's, or brings it up to date.
+///
+/// # Errors
+/// If the database refuses a statement: a sentence with its reason.
+pub async fn make_ledger(connection: &mut PgConnection) -> Result<(), String> {
+    usage::make(connection).await.map_err(|error| {
+        format!(
+            "the ledger's schema cannot be made: {}. Run this as a role that may create a schema in the database and that made the earlier version (on Supabase: postgres)",
+            super::refusal(&error)
+        )
+    })
 }
 
 async fn exists(connection: &mut PgConnection, table: &str) -> Result<bool, String> {

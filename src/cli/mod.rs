@@ -11,6 +11,7 @@ pub mod progress;
 pub mod serve;
 pub mod session;
 pub mod token;
+pub mod usage;
 
 use std::{future::Future, process::ExitCode};
 

@@ -35,7 +35,7 @@ use crate::{
         ssrf_guard::{self, UpstreamPolicy},
     },
     llm::{BaseUrls, routing::ModelSettings},
-    playground, rate_limit,
+    playground, rate_limit, usage,
 };
 pub use reader::ConfigError;
 use reader::{Reader, wrong};
@@ -104,6 +104,8 @@ pub struct Config {
     pub max_file_bytes: usize,
     /// `SHUTDOWN_GRACE`, in seconds, default 30: the time that streams have to finish once shutdown begins.
     pub shutdown_grace: Duration,
+    /// `USAGE` and `USAGE_KEEP_DAYS`.
+    pub usage: usage::Settings,
     /// The page at `/`, for `demo` and `serve --playground`. Set by the command, not by a variable.
     pub playground: Option<playground::Settings>,
 }
@@ -217,6 +219,7 @@ impl Config {
             max_buffered_bytes: read.bytes("MAX_BUFFERED_BYTES", 256 * 1024 * 1024)?,
             max_passages: read.count("MAX_PASSAGES", 2_000)? as usize,
             shutdown_grace: read.seconds("SHUTDOWN_GRACE", 30)?,
+            usage: usage::Settings { on: read.switch("USAGE", true)?, keep_days: read.count("USAGE_KEEP_DAYS", 90)? },
             playground: None,
         })
     }

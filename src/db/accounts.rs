@@ -30,6 +30,15 @@ struct Account {
     banned: bool,
     session_lives: bool,
     profile: Option<Profile>,
+    answer: Option<String>,
+}
+
+/// The account of a session.
+pub struct Found {
+    /// `None` if there is no row.
+    pub profile: Option<Profile>,
+    /// The ledger's answer to the reservation; `None` if all of it was granted.
+    pub answer: Option<String>,
 }
 
 static KEY_COLUMNS: LazyLock<String> =
@@ -81,6 +90,19 @@ static UNCHECKED: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
+/// The statements of [`statement`], which also make a reservation.
+static RESERVING: LazyLock<[String; 3]> =
+    LazyLock::new(|| [Source::Tables, Source::Function, Source::Token].map(|source| reserving(statement(source))));
+
+/// Adds a reservation in the ledger to a statement, for an account that is not refused.
+fn reserving(statement: &str) -> String {
+    format!(
+        "select account.*, case when user_exists and not banned and session_lives \
+             then chatbot_ui_api.reserve($1, $3::jsonb)::text end as answer \
+         from ({statement}) account"
+    )
+}
+
 /// The source of a session's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
@@ -122,12 +144,16 @@ impl FromRow<'_, PgRow> for Account {
             banned: row.try_get("banned")?,
             session_lives: row.try_get("session_lives")?,
             profile,
+            answer: match row.try_get("answer") {
+                Err(sqlx::Error::ColumnNotFound(_)) => None,
+                answer => answer?,
+            },
         })
     }
 }
 
-/// Reads the account of a token's user, in one round trip: the profile (`None` if there is no row), or the reason for
-/// refusing the user.
+/// Reads the account of a token's user, in one round trip, or the reason for refusing the user. With a `reservation`
+/// (see [`super::usage::reserve`]) that is made in the same statement, unless the user is refused.
 ///
 /// # Errors
 /// If the database does not answer.
@@ -136,9 +162,18 @@ pub async fn find(
     user: Uuid,
     session: Option<Uuid>,
     environment: &Arc<Keys>,
-) -> Result<Result<Option<Profile>, Refused>, Error> {
-    let values = [Value::Id(user), session.map_or(Value::NoId, Value::Id)];
-    let read = |source| db.optional::<Account>(statement(source), &values);
+    reservation: Option<&str>,
+) -> Result<Result<Found, Refused>, Error> {
+    let values =
+        [Value::Id(user), session.map_or(Value::NoId, Value::Id), Value::Text(reservation.unwrap_or_default())];
+    let sql = |source| match reservation {
+        None => (statement(source), &values[..2]),
+        Some(_) => (RESERVING[source as usize].as_str(), &values[..]),
+    };
+    let read = |source| {
+        let (sql, values) = sql(source);
+        db.optional::<Account>(sql, values)
+    };
     let account = match db.session_check {
         SessionCheck::Token => read(Source::Token).await?,
         SessionCheck::Database => {
@@ -150,14 +185,14 @@ pub async fn find(
                     let other = if first == Source::Function { Source::Tables } else { Source::Function };
                     let account = read(other).await;
                     if account.is_ok() {
-                        remember(db, other);
+                        remember(db, other, sql(other).0);
                     }
                     // The tables' own error says what is missing.
                     if first == Source::Tables { account.map_err(|_| refused)? } else { account? }
                 }
                 answer => {
-                    if known.is_none() && answer.is_ok() {
-                        remember(db, first);
+                    if answer.is_ok() {
+                        remember(db, first, sql(first).0);
                     }
                     answer?
                 }
@@ -174,14 +209,21 @@ pub async fn find(
     } else if !account.session_lives {
         Err(Refused::SignedOut)
     } else {
-        Ok(account.profile.map(|profile| Profile { environment: environment.clone(), ..profile }))
+        let profile = account.profile.map(|profile| Profile { environment: environment.clone(), ..profile });
+        Ok(Found { profile, answer: account.answer })
     })
 }
 
-/// Remembers the source that works, so that new connections prepare its statement ahead.
-fn remember(db: &Db, source: Source) {
-    *db.source.write().unwrap_or_else(PoisonError::into_inner) = Some(source);
-    *db.prepared.write().unwrap_or_else(PoisonError::into_inner) = Some(statement(source));
+/// Remembers the source that works, and its statement, which new connections prepare ahead: the one that reserves, if
+/// there is a ledger.
+fn remember(db: &Db, source: Source, sql: &'static str) {
+    if *db.source.read().unwrap_or_else(PoisonError::into_inner) != Some(source) {
+        *db.source.write().unwrap_or_else(PoisonError::into_inner) = Some(source);
+    }
+    let prepared = *db.prepared.read().unwrap_or_else(PoisonError::into_inner);
+    if prepared.is_none_or(|prepared| prepared.len() < sql.len()) {
+        *db.prepared.write().unwrap_or_else(PoisonError::into_inner) = Some(sql);
+    }
 }
 
 /// Runs the statement of every request, to see that the database answers it.
@@ -191,7 +233,7 @@ fn remember(db: &Db, source: Source) {
 pub async fn ready(db: &Db) -> Result<(), Error> {
     // With a user id that cannot exist: still detects missing privileges, tables and columns.
     let probe = async {
-        let found = find(db, Uuid::nil(), Some(Uuid::nil()), &Arc::default()).await;
+        let found = find(db, Uuid::nil(), Some(Uuid::nil()), &Arc::default(), None).await;
         found.map(|_| ()).map_err(|error| error.detail().into_owned())
     };
     db.is_ready(probe).await.map_err(Error::DatabaseUnavailable)

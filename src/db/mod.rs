@@ -9,5 +9,6 @@ pub mod inspect;
 pub mod models;
 pub mod offered;
 mod pool;
+pub mod usage;
 
 pub use pool::{Db, Pooler, SessionCheck, Settings};

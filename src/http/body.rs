@@ -19,8 +19,9 @@ use serde::{
     de::{IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
-use super::{installed, user::User};
+use super::installed;
 use crate::{
     allowance::{Buffers, Turns, json},
     error::Error,
@@ -50,7 +51,7 @@ const MAX_NODES: usize = 200_000;
 /// Size in bytes from which a body is checked on a blocking thread.
 const BLOCKING_FROM: usize = 256 * 1024;
 
-/// A request's unread body: it is read only for a user who is signed in and admitted.
+/// A request's unread body: it is read only for a user with a valid token who is admitted.
 pub struct UnreadBody {
     request: HttpRequest,
     payload: Payload,
@@ -66,6 +67,11 @@ impl FromRequest for UnreadBody {
 }
 
 impl UnreadBody {
+    /// Returns the body's size, if the client announced it.
+    pub fn announced(&self) -> Option<usize> {
+        announced(&self.request)
+    }
+
     /// Reads a body of at most `limit` bytes, and never more than `MAX_BODY_BYTES`, as text: UTF-8, without a byte
     /// order mark, invalid bytes replaced, as JavaScript decodes it.
     ///
@@ -73,12 +79,12 @@ impl UnreadBody {
     ///
     /// # Errors
     /// If it is too large, too slow, incomplete, has too many values, or the user's allowance of bytes is used up.
-    pub async fn read(self, user: &User, limit: usize) -> Result<Body, Error> {
+    pub async fn read(self, user: Uuid, limit: usize) -> Result<Body, Error> {
         let (request, bytes) = self.read_bytes(user, limit).await?;
         let text = if bytes.len() < BLOCKING_FROM {
             text(bytes)?
         } else {
-            let turn = installed::<Turns>(&request)?.wait(user.id).await;
+            let turn = installed::<Turns>(&request)?.wait(user).await;
             let looked_through = tokio::task::spawn_blocking(move || {
                 let _turn = turn;
                 text(bytes)
@@ -92,15 +98,15 @@ impl UnreadBody {
     ///
     /// # Errors
     /// As [`UnreadBody::read`].
-    pub async fn read_bytes(self, user: &User, limit: usize) -> Result<(HttpRequest, Vec<u8>), Error> {
+    pub async fn read_bytes(self, user: Uuid, limit: usize) -> Result<(HttpRequest, Vec<u8>), Error> {
         let Self { request, payload } = self;
         let limit = installed::<BodyLimits>(&request)?.max_bytes.min(limit);
-        let announced = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        if announced.is_some_and(|bytes: usize| bytes > limit) {
+        let announced = announced(&request);
+        if announced.is_some_and(|bytes| bytes > limit) {
             return Err(Error::BodyTooLarge(limit));
         }
         // Twice: the body, and the request to a provider that is made of it.
-        let mut charge = installed::<Buffers>(&request)?.charge(user.id, announced.unwrap_or_default() * 2)?;
+        let mut charge = installed::<Buffers>(&request)?.charge(user, announced.unwrap_or_default() * 2)?;
         let mut charged = announced.unwrap_or_default();
         let mut body = Vec::with_capacity(announced.unwrap_or_default());
         {
@@ -122,6 +128,10 @@ impl UnreadBody {
         request.extensions_mut().insert(charge);
         Ok((request, body))
     }
+}
+
+fn announced(request: &HttpRequest) -> Option<usize> {
+    request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
 }
 
 /// A request's body as text. Without `Debug`, because it holds a user's text.

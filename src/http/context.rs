@@ -16,6 +16,7 @@ use super::{
     installed,
     opening::Opener,
     respond::{AnswerSettings, respond},
+    user::User,
     ways::Ways,
 };
 use crate::{
@@ -24,12 +25,19 @@ use crate::{
     llm::{
         Call, Failure, Providers, Reading, Wire,
         answer::{Finish, Wanted},
+        azure,
+        catalogue::catalogue,
         dispatch::{Attempt, ModelRequest, Unanswered, dispatch_whole},
+        offers::Hosted,
         openai,
+        providers::OPENAI,
         relay::{End, Piece, record_end},
         responses,
+        tokens::tokens,
     },
+    retrieval::embed,
     telemetry::RequestLog,
+    usage::{Ledger, Plan, estimate},
 };
 
 /// The components for a chat request.
@@ -92,6 +100,46 @@ impl ChatContext {
         let (charge, words) = (self.charge(), opener.words());
         let opening = async move { opener.open(charge, true, |make, _, attempt| make(attempt, &[], None)).await };
         self.answer(opening, move |failure| words.word(failure)).await
+    }
+
+    /// Reserves room in the user's budgets for the vectors of texts of at most so many tokens.
+    ///
+    /// # Errors
+    /// If a budget has no room, or the database does not answer.
+    pub async fn reserve_embeddings(&self, user: &User, tokens: u64) -> Result<(), Error> {
+        let ledger = installed::<Ledger>(&self.request)?;
+        if !ledger.is_on().await? {
+            return Ok(());
+        }
+        let provider = if user.profile()?.use_azure_openai { azure::PROVIDER } else { OPENAI.path };
+        let plan = Plan {
+            route: self.request.match_pattern().unwrap_or_default(),
+            provider,
+            models: vec![embed::MODEL.to_owned()],
+            estimate: estimate::embeddings(tokens),
+        };
+        ledger.reserve(user.id, plan, &self.log).await
+    }
+
+    /// Reserves room in the user's budgets for an offered model, which the server pays for, in place of what was
+    /// reserved for a model of the user's own.
+    ///
+    /// # Errors
+    /// If a budget has no room, or the database does not answer.
+    pub async fn reserve_offered(&self, user: &User, offered: &Hosted, messages: &str) -> Result<(), Error> {
+        let ledger = installed::<Ledger>(&self.request)?;
+        if !ledger.is_on().await? {
+            return Ok(());
+        }
+        let provider = offered.vendor.name();
+        let rules = catalogue().model_or_family(provider, &offered.model);
+        let plan = Plan {
+            route: self.request.match_pattern().unwrap_or_default(),
+            provider,
+            models: vec![offered.model.clone()],
+            estimate: estimate::chat(provider, rules, messages),
+        };
+        ledger.reserve(user.id, plan, &self.log).await
     }
 
     /// Takes what the request's body was charged, to be given back early.
@@ -163,7 +211,8 @@ impl ChatContext {
     ) -> Result<Value, Unanswered> {
         let reading = Reading::json(self.charge_to(user).map_err(Unanswered::Invalid)?);
         let answer = Box::pin(dispatch_whole(&self.providers, request, Box::new(make_call), &self.log, reading)).await;
-        let (completion, wire) = answer?;
+        let (completion, wire): (Value, Wire) = answer?;
+        self.log.count(tokens(&completion["usage"].to_string()), true);
         let message = match wire {
             Wire::Responses => responses::message(&completion),
             _ => openai::message(completion),

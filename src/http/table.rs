@@ -6,7 +6,7 @@ use actix_web::{
     web::{self, ServiceConfig},
 };
 
-use super::handlers::{assistants, chat, command, docs, health, keys, retrieval, tools, username};
+use super::handlers::{assistants, chat, command, docs, health, keys, retrieval, tools, usage, username};
 use crate::{error::Error, llm::providers::Vendor};
 
 /// One row of the route table.
@@ -23,7 +23,7 @@ pub struct Row {
 /// The access rule of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Signed-in users only: the handler takes [`super::user::User`].
+    /// Signed-in users only: the handler takes [`super::user::User`] or [`super::user::Caller`].
     User,
     /// Anyone, for the reason given at the row.
     Anyone,
@@ -33,7 +33,7 @@ pub enum Access {
 pub fn table() -> Vec<Row> {
     use Access::{Anyone, User};
     let chat = |vendor: Vendor| {
-        let reply = move |user, context, body| chat::reply(vendor, user, context, body);
+        let reply = move |caller, context, body| chat::reply(vendor, caller, context, body);
         post(&format!("/api/chat/{}", vendor.name()), User, reply)
     };
     let mut rows: Vec<Row> = Vendor::all().map(chat).collect();
@@ -45,6 +45,7 @@ pub fn table() -> Vec<Row> {
         post("/api/retrieval/process/docx", User, retrieval::process_docx),
         post("/api/retrieval/retrieve", User, retrieval::retrieve),
         post("/api/command", User, command::reply),
+        get("/api/usage", User, usage::report),
         get("/api/assistants/openai", User, assistants::list).also(Method::OPTIONS, assistants::options),
         post("/api/username/available", User, username::available),
         post("/api/username/get", User, username::get),

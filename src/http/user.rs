@@ -1,5 +1,5 @@
-//! The extractor [`User`]: the one place where session, limits and database meet. A handler that takes it has a
-//! signed-in user; a handler that does not has no access to any profile or key.
+//! The extractors [`User`] and [`Caller`]: the one place where session, limits and database meet. A handler that takes
+//! one has a signed-in user; a handler that does not has no access to any profile or key.
 
 use actix_web::{
     FromRequest, HttpMessage, HttpRequest,
@@ -13,7 +13,10 @@ use uuid::Uuid;
 
 use super::installed;
 use crate::{
-    auth::{Authenticator, Credentials, jwt::TokenError},
+    auth::{
+        Authenticator, Credentials,
+        jwt::{Claims, TokenError},
+    },
     credentials::{Keys, Profile},
     db::{Db, accounts},
     error::Error,
@@ -51,13 +54,71 @@ impl FromRequest for User {
     type Error = Error;
     type Future = LocalBoxFuture<'static, Result<Self, Error>>;
 
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let request = request.clone();
-        Box::pin(async move { authenticate(&request).await })
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let caller = Caller::from_request(request, payload);
+        Box::pin(async move { caller.await?.user(None).await.map(|(user, _)| user) })
     }
 }
 
-async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
+/// A user with a valid token, within the user's limits, whose account is not read yet.
+pub struct Caller {
+    request: HttpRequest,
+    claims: Claims,
+    by_cookie: bool,
+    /// The connection to the provider, which is opened meanwhile.
+    expected: Option<http1::Expected>,
+}
+
+impl FromRequest for Caller {
+    type Error = Error;
+    type Future = LocalBoxFuture<'static, Result<Self, Error>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move { verify(request).await })
+    }
+}
+
+impl Caller {
+    /// Returns the user's id.
+    pub fn id(&self) -> Uuid {
+        self.claims.user
+    }
+
+    /// Returns the request.
+    pub fn request(&self) -> &HttpRequest {
+        &self.request
+    }
+
+    /// Reads the user's account, and makes a `reservation` in the same statement; see [`accounts::find`]. With the
+    /// ledger's answer.
+    ///
+    /// # Errors
+    /// If the user or the session is not there any more, or the database does not answer.
+    pub async fn user(&mut self, reservation: Option<&str>) -> Result<(User, Option<String>), Error> {
+        let Self { request, claims, by_cookie, expected } = self;
+        let (db, server_keys) = (installed::<Db>(request)?, installed::<Keys>(request)?);
+        let account = accounts::find(db, claims.user, claims.session, server_keys, reservation).await?;
+        let account = account.map_err(|reason| refused(*by_cookie, &reason))?;
+        if let Some(log) = request.extensions().get::<RequestLog>() {
+            log.note().user = Some(claims.user);
+        }
+        let profile = account.profile.map(Box::new);
+        Ok((User { id: claims.user, profile, _expected: expected.take() }, account.answer))
+    }
+}
+
+fn refused(by_cookie: bool, reason: &dyn std::fmt::Display) -> Error {
+    if by_cookie { Error::UserNotFound(reason.to_string()) } else { Error::TokenRefused(reason.to_string()) }
+}
+
+async fn verify(request: HttpRequest) -> Result<Caller, Error> {
+    let (claims, by_cookie) = verified(&request).await?;
+    let expected = installed::<Providers>(&request)?.connect_ahead(request.path());
+    Ok(Caller { request, claims, by_cookie, expected })
+}
+
+async fn verified(request: &HttpRequest) -> Result<(Claims, bool), Error> {
     let authenticator = installed::<Authenticator>(request)?;
     // The header may contain invalid bytes, for instance in cookies of other sites.
     let cookies: Vec<_> =
@@ -70,10 +131,9 @@ async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
     if by_cookie && is_cross_site(request) {
         return Err(Error::CrossSite);
     }
-    let refused = |reason: String| if by_cookie { Error::UserNotFound(reason) } else { Error::TokenRefused(reason) };
     let failed = |error: TokenError| match error {
         TokenError::Unavailable(reason) => Error::AuthUnavailable(reason),
-        error => refused(error.to_string()),
+        error => refused(by_cookie, &error),
     };
     let limits = installed::<RateLimits>(request)?;
     let verified = authenticator.verify(credentials.access_token()).await;
@@ -89,14 +149,7 @@ async fn authenticate(request: &HttpRequest) -> Result<User, Error> {
         (Err(error), _) => return Err(failed(error)),
     };
     request.extensions_mut().insert(slot);
-    let expected = installed::<Providers>(request)?.connect_ahead(request.path());
-    let server_keys = installed::<Keys>(request)?;
-    let account = accounts::find(installed::<Db>(request)?, claims.user, claims.session, server_keys).await?;
-    let profile = account.map_err(|reason| refused(reason.to_string()))?;
-    if let Some(log) = request.extensions().get::<RequestLog>() {
-        log.note().user = Some(claims.user);
-    }
-    Ok(User { id: claims.user, profile: profile.map(Box::new), _expected: expected })
+    Ok((claims, by_cookie))
 }
 
 /// The origins, in addition to this server's own, whose pages may use a session cookie: those of `CORS_ORIGINS` and the

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use serde_json::{Value, value::RawValue};
 
-use super::members::Members;
+use super::{Wire, members::Members};
 
 /// The names that a limit of output tokens has on one wire or another.
 pub const LIMITS: [&str; 3] = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
@@ -88,6 +88,27 @@ impl Adaptation {
     }
 }
 
+/// Lowers the limit of output tokens in `body` to `most`, or adds one by the name that the API has for it: `chat_name`
+/// for OpenAI's chats. What is no JSON object stays as it is.
+pub fn limit_output(body: Bytes, wire: Wire, chat_name: &'static str, most: u32) -> Bytes {
+    let Ok(members) = serde_json::from_slice::<Members<'_>>(&body) else { return body };
+    let name = match wire {
+        Wire::Generate => {
+            let config = members.get("generationConfig").map_or("{}", RawValue::get);
+            let Ok(mut config) = serde_json::from_str::<serde_json::Map<String, Value>>(config) else { return body };
+            config.insert("maxOutputTokens".to_owned(), most.into());
+            let Ok(config) = serde_json::value::to_raw_value(&config) else { return body };
+            let mut members = members;
+            members.set("generationConfig", &config);
+            return serde_json::to_vec(&members).map_or_else(|_| body.clone(), Bytes::from);
+        }
+        Wire::Chat => LIMITS.into_iter().find(|name| members.get(name).is_some()).unwrap_or(chat_name),
+        Wire::Messages => "max_tokens",
+        Wire::Responses => "max_output_tokens",
+    };
+    Adaptation { limit: Some((name, Some(most))), ..Adaptation::default() }.apply(body)
+}
+
 /// Puts the system prompt in front of the user's first turn, since what does
 /// not know the role often wants the turns to alternate as well.
 fn without_system(messages: &str) -> Option<String> {
@@ -155,6 +176,27 @@ mod tests {
         let renamed = Adaptation { limit: Some(("max_completion_tokens", None)), ..Adaptation::default() };
         assert_eq!(applied(&renamed, json!({ "max_tokens": 7 })), json!({ "max_completion_tokens": 7 }));
         assert_eq!(applied(&renamed, json!({ "a": 7 })), json!({ "a": 7 }));
+    }
+
+    #[test]
+    fn a_limit_of_output_is_lowered_or_added_in_every_form() {
+        for (wire, body, expected) in [
+            (Wire::Chat, json!({ "model": "m" }), json!({ "model": "m", "max_completion_tokens": 9 })),
+            (Wire::Chat, json!({ "max_tokens": 100 }), json!({ "max_tokens": 9 })),
+            (Wire::Chat, json!({ "max_tokens": 5 }), json!({ "max_tokens": 5 })),
+            (Wire::Responses, json!({}), json!({ "max_output_tokens": 9 })),
+            (Wire::Messages, json!({ "max_tokens": 64000 }), json!({ "max_tokens": 9 })),
+            (
+                Wire::Generate,
+                json!({ "generationConfig": { "temperature": 1 } }),
+                json!({ "generationConfig": { "temperature": 1, "maxOutputTokens": 9 } }),
+            ),
+            (Wire::Generate, json!({}), json!({ "generationConfig": { "maxOutputTokens": 9 } })),
+        ] {
+            let limited = limit_output(Bytes::from(body.to_string()), wire, "max_completion_tokens", 9);
+            assert_eq!(serde_json::from_slice::<Value>(&limited).expect("JSON"), expected, "{wire:?}");
+        }
+        assert_eq!(limit_output(Bytes::from_static(b"[]"), Wire::Chat, "max_tokens", 9), "[]");
     }
 
     #[test]

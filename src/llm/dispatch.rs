@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     Call, Failure, Providers, Reading, Wire,
+    adaptation::limit_output,
     answer::{Reader, openai::Habits},
     catalogue::{Date, Model, catalogue},
     complete_body,
@@ -132,6 +133,15 @@ pub async fn dispatch(
         };
         let mut call = make_call(&attempt).map_err(Unanswered::Invalid)?;
         call.body = call.body.map(|body| lesson.adaptation.apply(body));
+        let most = log.note().max_output;
+        if let Some(most) = most {
+            let named = lesson.adaptation.limit.map(|(name, _)| name);
+            let name = named.unwrap_or(match request.provider {
+                "openai" | super::azure::PROVIDER => "max_completion_tokens",
+                _ => "max_tokens",
+            });
+            call.body = call.body.map(|body| limit_output(body, attempt.wire, name, most));
+        }
         note(log, &request, &attempt);
         let (status, body, retry_after) = match send(providers, &call, log).await {
             Ok(body) => {

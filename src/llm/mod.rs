@@ -29,6 +29,7 @@ pub mod routing;
 #[cfg(test)]
 mod splits;
 pub mod sse;
+pub mod tokens;
 
 use std::{
     borrow::Cow,
@@ -342,7 +343,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// What the last attempt came to.
 pub async fn send(providers: &Providers, call: &Call, log: &RequestLog) -> Result<Body, Failure> {
     let client = if call.guarded { &providers.guarded } else { &providers.direct };
-    let _waiting = log.ask();
+    let _waiting = log.ask(call.body.as_ref().map_or(0, Bytes::len));
     let mut attempt = 0;
     loop {
         attempt += 1;

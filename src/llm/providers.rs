@@ -167,6 +167,15 @@ impl Vendor {
         }
     }
 
+    /// Returns its API, unless a model needs another one.
+    pub fn wire(self) -> Wire {
+        match self {
+            Self::Anthropic => Wire::Messages,
+            Self::Google => Wire::Generate,
+            Self::OpenAi | Self::Row(_) => Wire::Chat,
+        }
+    }
+
     /// Returns its key.
     pub fn key(self) -> Key {
         match self {

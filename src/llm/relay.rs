@@ -18,6 +18,7 @@ use super::{
     Failure, MAX_ERROR_BYTES,
     answer::{Finish, Output, Reader, Wanted, calls::Calls, sources::Sources},
     openai, sse,
+    tokens::tokens,
 };
 use crate::{
     http_client::http1::Body,
@@ -272,6 +273,15 @@ fn drain(mut upstream: Body, cx: &mut Context<'_>) {
     }
 }
 
+impl Drop for Relay {
+    /// Some providers count from the start, so that an answer that was given up has a count too.
+    fn drop(&mut self) {
+        if !self.out.usage.is_empty() {
+            self.log.count(tokens(&self.out.usage), false);
+        }
+    }
+}
+
 impl Stream for Relay {
     type Item = Piece;
 
@@ -287,6 +297,7 @@ impl Stream for Relay {
         }
         let Some(outcome) = self.outcome.take() else { return Poll::Ready(None) };
         record_end(&self.log, &outcome);
+        self.log.count(tokens(&self.out.usage), true);
         Poll::Ready(Some(Piece::End(Box::new(End {
             outcome,
             usage: RawValue::from_string(std::mem::take(&mut self.out.usage)).ok(),

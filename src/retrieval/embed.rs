@@ -2,6 +2,7 @@
 
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     allowance::Charge,
@@ -12,11 +13,13 @@ use crate::{
         dispatch::{Attempt, Unanswered, dispatch_whole},
         failover::{self, failover},
         providers::OPENAI,
+        tokens::tokens,
     },
     telemetry::RequestLog,
 };
 
-const MODEL: &str = "text-embedding-3-small";
+/// The model.
+pub const MODEL: &str = "text-embedding-3-small";
 /// Dimensions of a vector of [`MODEL`], and of its column.
 const DIMENSIONS: usize = 1536;
 /// OpenAI accepts 2,048 texts and 300,000 tokens per request; fewer texts keep the response small, at some 20 KB per
@@ -35,6 +38,8 @@ struct Request<'a, I> {
 #[derive(Deserialize)]
 struct Reply {
     data: Vec<Embedding>,
+    #[serde(default)]
+    usage: Value,
 }
 
 #[derive(Deserialize)]
@@ -123,6 +128,7 @@ impl Embedder<'_> {
             }
         });
         let reply: Reply = Box::pin(asked).await.map_err(|(_, unanswered)| unanswered.into_error(map_err))?;
+        self.log.count(tokens(&reply.usage.to_string()), true);
         in_order(reply, count).ok_or_else(|| {
             map_err(Failure::Unusable("The provider answered with vectors that do not match the request".to_owned()))
         })
@@ -215,6 +221,7 @@ mod tests {
                 .iter()
                 .map(|(index, embedding)| Embedding { index: *index, embedding: embedding.clone() })
                 .collect(),
+            usage: Value::Null,
         };
         let both = Some(vec![vector(0.0), vector(1.0)]);
         assert_eq!(in_order(reply(&[(Some(1), vector(1.0)), (Some(0), vector(0.0))]), 2), both);

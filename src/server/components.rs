@@ -21,6 +21,7 @@ use crate::{
     reverse_proxy::ReverseProxy,
     telemetry::{Gauges, Telemetry},
     tools::ToolClient,
+    usage::Ledger,
 };
 
 /// The components that all workers share, and the settings of those that each worker has.
@@ -39,6 +40,7 @@ pub(super) struct Components {
     pub buffers: Data<Buffers>,
     pub turns: Data<Turns>,
     pub trusted_origins: Data<TrustedOrigins>,
+    pub ledger: Data<Ledger>,
     worker: WorkerSettings,
 }
 
@@ -81,8 +83,10 @@ impl Components {
             buffers: buffers.clone().into_inner(),
             max_passages: config.max_passages,
         };
+        let db = Db::new(&config.database);
         let components = Self {
-            db: Data::new(Db::new(&config.database)),
+            ledger: Data::new(Ledger::new(config.usage, config.keys.clone(), db.clone())),
+            db: Data::new(db),
             authenticator: Data::new(Authenticator::new(&config.sessions, trusted)),
             rate_limits: Data::new(RateLimits::new(&config.rate_limit)),
             admission: Data::new(Admission::new(config.max_requests)),
@@ -127,6 +131,7 @@ impl Components {
             .app_data(self.buffers.clone())
             .app_data(self.turns.clone())
             .app_data(self.trusted_origins.clone())
+            .app_data(self.ledger.clone())
             .app_data(Data::new(Providers::new(
                 &self.worker.clients,
                 self.worker.base_urls.clone(),
@@ -158,6 +163,7 @@ impl Components {
     /// Reads the components' current numbers, for `/metrics`.
     pub fn gauges(&self) -> Gauges {
         let buffers = self.buffers.stats();
+        let (ledger_waiting, ledger_lost) = self.ledger.stats();
         Gauges {
             pool: self.db.pool_stats(),
             key_set_age: self.authenticator.key_set_age(),
@@ -172,6 +178,8 @@ impl Components {
                 .iter()
                 .map(|it| (it.provider, it.number, it.state == "resting"))
                 .collect(),
+            ledger_waiting,
+            ledger_lost,
         }
     }
 }

@@ -60,6 +60,8 @@ pub async fn serve_with(
     let components = Components::new(&config, lookup)?;
     let rate_limits = components.rate_limits.clone();
     actix_web::rt::spawn(async move { rate_limits.keep_connected().await });
+    let ledger = components.ledger.clone();
+    actix_web::rt::spawn(async move { ledger.run().await });
     let db = components.db.clone();
     // So that the first request finds a connection that has prepared its statement.
     actix_web::rt::spawn(async move { drop(accounts::ready(&db).await) });
@@ -92,10 +94,12 @@ pub async fn serve_with(
         () = stop() => {
             tracing::warn!("stopping at once: {} streams are cut", components.telemetry.metrics.open_streams());
             // Spans of finished requests may still be on their way to the collector.
+            components.ledger.flush(Duration::from_millis(500)).await;
             components.telemetry.flush(Duration::from_millis(500)).await;
             return Ok(());
         }
     }
+    components.ledger.flush(Duration::from_secs(2)).await;
     components.telemetry.flush(Duration::from_secs(2)).await;
     Ok(())
 }

@@ -13,7 +13,7 @@ use prometheus::{
     Opts, Registry, TextEncoder, core::Collector,
 };
 
-use super::{Ended, RequestRecord};
+use super::{Ended, RequestRecord, Tokens};
 
 const NAMESPACE: &str = "chatbot_ui_api";
 /// Buckets for a provider's time: from a fast first text to a slow complete response.
@@ -41,6 +41,10 @@ pub struct Gauges {
     pub refused_for_server: u64,
     /// The server's keys by provider and number, and whether each rests.
     pub keys_resting: Vec<(&'static str, usize, bool)>,
+    /// Entries of the ledger that wait for the database.
+    pub ledger_waiting: usize,
+    /// Entries of the ledger that were lost, because too many waited.
+    pub ledger_lost: u64,
 }
 
 /// Numbers of the database's connection pool.
@@ -77,6 +81,7 @@ pub struct Metrics {
     bytes: IntCounterVec,
     retries: IntCounterVec,
     models: IntCounterVec,
+    tokens: IntCounterVec,
     refusals: IntCounterVec,
     failovers: IntCounterVec,
     keys_resting: IntGaugeVec,
@@ -88,6 +93,8 @@ pub struct Metrics {
     key_set_age: Gauge,
     buffered_bytes: IntGauge,
     allowance_refused: CounterVec,
+    ledger_waiting: IntGauge,
+    ledger_lost: Counter,
 }
 
 impl Metrics {
@@ -179,6 +186,12 @@ impl Metrics {
                 "Requests that were sent to a model, by provider and model; `other` = not in the catalogue.",
                 &["provider", "model"],
             )?,
+            tokens: counters(
+                at,
+                "tokens_total",
+                "Tokens that providers reported, by provider, model and kind; `cached` is a part of `input`, `reasoning` of `output`.",
+                &["provider", "model", "kind"],
+            )?,
             refusals: counters(
                 at,
                 "provider_refusals_total",
@@ -233,6 +246,17 @@ impl Metrics {
                     &["allowance"],
                 )?,
             )?,
+            ledger_waiting: registered(
+                at,
+                IntGauge::with_opts(opts("ledger_waiting", "Entries of the ledger that wait for the database."))?,
+            )?,
+            ledger_lost: registered(
+                at,
+                Counter::with_opts(opts(
+                    "ledger_lost_total",
+                    "Entries of the ledger that were lost because too many waited: an estimate replaces each.",
+                ))?,
+            )?,
             registry,
         })
     }
@@ -264,6 +288,15 @@ impl Metrics {
         }
         if let Some(model) = facts.model_label {
             self.models.with_label_values(&[provider[0], model]).inc();
+        }
+        for tokens in facts.asked.iter().filter_map(|asked| asked.tokens) {
+            let model = facts.model_label.unwrap_or("other");
+            let Tokens { input, cached, output, reasoning } = tokens;
+            for (kind, count) in [("input", input), ("cached", cached), ("output", output), ("reasoning", reasoning)] {
+                if count > 0 {
+                    self.tokens.with_label_values(&[provider[0], model, kind]).inc_by(count);
+                }
+            }
         }
         for reason in &facts.refusals {
             self.refusals.with_label_values(&[provider[0], reason]).inc();
@@ -310,6 +343,8 @@ impl Metrics {
         for (provider, number, rests) in &gauges.keys_resting {
             self.keys_resting.with_label_values(&[*provider, number.to_string().as_str()]).set(i64::from(*rests));
         }
+        self.ledger_waiting.set(i64::try_from(gauges.ledger_waiting).unwrap_or(i64::MAX));
+        raise(&self.ledger_lost, gauges.ledger_lost as f64);
         self.key_set_age.set(gauges.key_set_age.map_or(f64::NAN, |age| age.as_secs_f64()));
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;

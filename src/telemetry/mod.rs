@@ -147,6 +147,9 @@ impl Ended {
 #[derive(Clone)]
 pub struct RequestLog(Rc<RefCell<RequestRecord>>);
 
+/// Called with the facts once the request has ended.
+type AtEnd = Box<dyn FnOnce(&Facts)>;
+
 struct RequestRecord {
     telemetry: Arc<Telemetry>,
     id: Uuid,
@@ -158,6 +161,8 @@ struct RequestRecord {
     /// The provider under which its stream is counted, once there is one.
     streams: Option<Option<&'static str>>,
     facts: Facts,
+    /// Called at the end, with what became known.
+    at_end: Option<AtEnd>,
     #[cfg(feature = "otlp")]
     parent: opentelemetry::Context,
 }
@@ -194,6 +199,8 @@ pub struct Facts {
     pub detail: Option<String>,
     /// Number of repeated requests to providers.
     pub retries: u32,
+    /// The most tokens that an answer may have, if the user's budgets have no room for more.
+    pub max_output: Option<u32>,
     /// Requests to providers, in order.
     pub asked: Vec<Asked>,
     /// Time spent waiting for providers: response heads, the time before the first text of a stream, and complete
@@ -216,6 +223,27 @@ pub struct Asked {
     pub until: Instant,
     /// The status of the last response.
     pub status: Option<u16>,
+    /// Bytes of its body.
+    pub sent: usize,
+    /// Bytes of text that were passed on of its answer.
+    pub bytes: u64,
+    /// The provider's count of tokens so far.
+    pub tokens: Option<Tokens>,
+    /// The answer ended, so that the count is complete.
+    pub is_counted: bool,
+}
+
+/// Numbers of tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// The prompt's, with `cached`.
+    pub input: u64,
+    /// The part of the prompt that was read from the provider's cache.
+    pub cached: u64,
+    /// The answer's, with `reasoning`.
+    pub output: u64,
+    /// The part of the answer that was spent on thinking.
+    pub reasoning: u64,
 }
 
 impl RequestLog {
@@ -233,6 +261,7 @@ impl RequestLog {
             fault: false,
             streams: None,
             facts: Facts::default(),
+            at_end: None,
             #[cfg(feature = "otlp")]
             parent,
         })))
@@ -243,11 +272,25 @@ impl RequestLog {
         RefMut::map(self.0.borrow_mut(), |line| &mut line.facts)
     }
 
-    /// Records a new request to a provider; it is waited for until the guard is dropped.
-    pub fn ask(&self) -> Waiting {
+    /// Calls `at_end` with the facts once the request has ended, however it does.
+    pub fn at_end(&self, at_end: impl FnOnce(&Facts) + 'static) {
+        self.0.borrow_mut().at_end = Some(Box::new(at_end));
+    }
+
+    /// Records a new request to a provider, with `sent` bytes; it is waited for until the guard is dropped.
+    pub fn ask(&self, sent: usize) -> Waiting {
         let now = Instant::now();
-        self.note().asked.push(Asked { at: now, until: now, status: None });
+        let asked = Asked { at: now, until: now, status: None, sent, bytes: 0, tokens: None, is_counted: false };
+        self.note().asked.push(asked);
         self.wait()
+    }
+
+    /// Records the provider's count of tokens for the last request; `is_counted`: its answer has ended.
+    pub fn count(&self, tokens: Option<Tokens>, is_counted: bool) {
+        if let Some(asked) = self.note().asked.last_mut() {
+            asked.tokens = tokens.or(asked.tokens);
+            asked.is_counted |= is_counted;
+        }
     }
 
     /// Records waiting for the provider of the last request, until the guard is dropped.
@@ -299,6 +342,9 @@ impl RequestLog {
         }
         line.facts.texts += 1;
         line.facts.bytes += bytes as u64;
+        if let Some(asked) = line.facts.asked.last_mut() {
+            asked.bytes += bytes as u64;
+        }
     }
 
     /// A streamed answer ended so.
@@ -404,6 +450,9 @@ impl Drop for RequestRecord {
     fn drop(&mut self) {
         self.facts.ended = self.ended();
         self.telemetry.metrics.request_ended(self);
+        if let Some(at_end) = self.at_end.take() {
+            at_end(&self.facts);
+        }
         #[cfg(feature = "otlp")]
         if let Some(traces) = &self.telemetry.traces {
             traces.request_ended(self);

@@ -134,7 +134,10 @@ fn attempts(path: &str, things: Things, name: &str, own: Uuid) -> Vec<Attempt> {
             json("among one's own", question(json!([own, file, own]), "openai")),
             json("a passage and a user", question(json!([item, user, model]), "openai")),
         ],
-        "/api/assistants/openai" => vec![Attempt { what: "nothing", body: Body::None, told: Told::AsOfNobodys }],
+        // Not counted there.
+        "/api/usage" | "/api/assistants/openai" => {
+            vec![Attempt { what: "nothing", body: Body::None, told: Told::AsOfNobodys }]
+        }
         // User names are for all who are signed in: by them workspaces are shared.
         "/api/username/available" => vec![Attempt {
             what: "a name",

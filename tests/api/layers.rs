@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 12] = [
     &["credentials", "drain", "http_client", "playground", "telemetry"],
     &["auth", "db", "rate_limit", "tools"],
     &["llm"],
-    &["openapi", "retrieval"],
+    &["openapi", "retrieval", "usage"],
     &["http"],
     &["reverse_proxy"],
     &["config"],

@@ -41,3 +41,4 @@ mod supabase_cli;
 mod support;
 mod telemetry;
 mod tools;
+mod usage;

@@ -290,7 +290,7 @@ async fn requests(
             }
             "/api/username/available" => add(ask(json!({ "username": "MARKEDname" }).to_string())),
             "/api/username/get" => add(ask(json!({ "userId": user.id }).to_string())),
-            "/api/assistants/openai" | "/api/keys" | "/healthz" | "/readyz" | "/openapi.json" | "/api/docs" => add(ask(String::new())),
+            "/api/usage" | "/api/assistants/openai" | "/api/keys" | "/healthz" | "/readyz" | "/openapi.json" | "/api/docs" => add(ask(String::new())),
             other => panic!("{other}: say here how it is asked"),
         }
         if row.access == Access::User {
@@ -332,7 +332,7 @@ async fn run(weather: Weather, format: &str, keys_of_environment: bool) {
         );
     }
     let address = if weather == Weather::Away { "http://127.0.0.1:9".to_owned() } else { upstream.url() };
-    let database = postgres::database().await;
+    let database = postgres::database_with_ledger().await;
     let place = |name: &str| {
         (format!("{}_BASE_URL", name.to_uppercase().replace("GOOGLE", "GOOGLE_GEMINI")), format!("{address}/{name}"))
     };
@@ -359,8 +359,7 @@ async fn run(weather: Weather, format: &str, keys_of_environment: bool) {
     let value = |column: &str| {
         if column == "azure_openai_endpoint" {
             format!("{address}/azure/MARKEDendpoint")
-        } else if column.starts_with("azure_openai_") && column.ends_with("_id") {
-            // What is no name of a deployment is refused.
+        } else if column.starts_with("azure") && column.ends_with("_id") {
             format!("MARKED-{column}")
         } else {
             format!("sk-MARKED+{column}/%\"")

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::{PgConnection, postgres::PgSslMode};
 
-use super::{LIMIT, Level, Line, fail, models as model_names, ok, warn};
+use super::{LIMIT, Level, Line, fail, models as model_names, ok, usage, warn};
 use crate::{
     cli::models::sync,
     config::Config,
@@ -50,6 +50,7 @@ pub async fn lines(config: &Config, is_set: bool) -> Vec<Line> {
         lines.extend(offered_models(config, &mut connection).await?);
         lines.extend(files(complete, &mut connection).await?);
         lines.extend(hidden(config, source, &mut connection).await?);
+        lines.extend(usage::lines(config, &mut connection).await?);
         lines.extend(model_names::lines(config, &mut connection).await);
         Ok::<_, sqlx::Error>(())
     };

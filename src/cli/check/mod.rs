@@ -7,6 +7,7 @@ mod models;
 mod project;
 mod settings;
 mod supabase;
+mod usage;
 
 use std::{
     fmt,

@@ -9,21 +9,29 @@ use crate::{
     db::{Db, models, offered},
     error::Error,
     http::{
+        admit::{Route, admit},
         body::{Body, UnreadBody},
         context::ChatContext,
-        user::User,
+        user::{Caller, User},
         ways::{Posted, Ways},
     },
     llm::{
-        azure,
+        Wire, azure,
         offers::{Hosted, provider_of},
-        providers::Vendor,
+        providers::{CUSTOM, Vendor},
     },
 };
 
 /// `POST /api/chat/{openai,anthropic,google,groq,mistral,openrouter,perplexity}`.
-pub async fn reply(vendor: Vendor, user: User, context: ChatContext, body: UnreadBody) -> Result<HttpResponse, Error> {
-    let body = Rc::new(body.read(&user, usize::MAX).await?);
+pub async fn reply(
+    vendor: Vendor,
+    caller: Caller,
+    context: ChatContext,
+    body: UnreadBody,
+) -> Result<HttpResponse, Error> {
+    let route = Route::Chat(vendor.name(), vendor.wire());
+    let (user, body) = admit(caller, &context, body, usize::MAX, route).await?;
+    let body = Rc::new(body);
     let posted = if vendor == Vendor::Google { Posted::Google } else { Posted::Chat };
     let ways = Ways::hosted(vendor, &user, &context, &body, posted)?;
     drop((user, body));
@@ -34,12 +42,14 @@ pub async fn reply(vendor: Vendor, user: User, context: ChatContext, body: Unrea
 ///
 /// Differs: the original checks no session and lets anyone use any row.
 pub async fn reply_custom(
-    user: User,
+    caller: Caller,
     context: ChatContext,
     db: Data<Db>,
     body: UnreadBody,
 ) -> Result<HttpResponse, Error> {
-    let body = Rc::new(body.read(&user, usize::MAX).await?);
+    let route = Route::Chat(CUSTOM.path, Wire::Chat);
+    let (user, body) = admit(caller, &context, body, usize::MAX, route).await?;
+    let body = Rc::new(body);
     let posted = body.chat()?;
     posted.chat()?;
     let id = posted.custom_model_id().and_then(|id| Uuid::try_parse(&id).ok()).ok_or(Error::ModelNotFound)?;
@@ -74,7 +84,10 @@ pub(super) async fn custom(
         _ => None,
     };
     match hosted {
-        Some(hosted) => Ways::offered(hosted, user, context, body, posted),
+        Some(hosted) => {
+            context.reserve_offered(user, &hosted, body.chat()?.chat()?.messages.get()).await?;
+            Ways::offered(hosted, user, context, body, posted)
+        }
         None => Err(Error::Failed {
             status: 403,
             message: "This server does not offer this model: please choose another one.".to_owned(),
@@ -83,8 +96,10 @@ pub(super) async fn custom(
 }
 
 /// `POST /api/chat/azure`.
-pub async fn reply_azure(user: User, context: ChatContext, body: UnreadBody) -> Result<HttpResponse, Error> {
-    let body = Rc::new(body.read(&user, usize::MAX).await?);
+pub async fn reply_azure(caller: Caller, context: ChatContext, body: UnreadBody) -> Result<HttpResponse, Error> {
+    let route = Route::Chat(azure::PROVIDER, Wire::Chat);
+    let (user, body) = admit(caller, &context, body, usize::MAX, route).await?;
+    let body = Rc::new(body);
     let model = body.chat()?.chat()?.model;
     let profile = user.profile()?;
     let deployment = azure::deployment(profile, &model)?;

@@ -9,9 +9,10 @@ use crate::{
     credentials::Key,
     error::Error,
     http::{
+        admit::{Route, admit},
         body::{self, UnreadBody},
         context::ChatContext,
-        user::User,
+        user::{Caller, User},
     },
     llm::{
         Call, Wire,
@@ -45,8 +46,8 @@ struct Answer {
 /// Responds with `{"content"}`.
 ///
 /// Differs: the original calls [`MODEL`] with a limit of 4,096 tokens, which today's models spend on thinking.
-pub async fn reply(user: User, context: ChatContext, unread: UnreadBody) -> Result<HttpResponse, Error> {
-    let body = unread.read(&user, body::QUESTION).await?;
+pub async fn reply(caller: Caller, context: ChatContext, unread: UnreadBody) -> Result<HttpResponse, Error> {
+    let (user, body) = admit(caller, &context, unread, body::QUESTION, Route::Command).await?;
     let profile = user.profile()?;
     let accesses = accesses(&user, &context)?;
     let question: Question<'_> = body.object("input")?;

@@ -8,4 +8,5 @@ pub mod health;
 pub mod keys;
 pub mod retrieval;
 pub mod tools;
+pub mod usage;
 pub mod username;

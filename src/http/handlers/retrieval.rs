@@ -75,7 +75,7 @@ pub async fn process(
     unread: UnreadBody,
 ) -> Result<HttpResponse, Error> {
     user.profile()?;
-    let (request, form) = unread.read_bytes(&user, body::FORM).await?;
+    let (request, form) = unread.read_bytes(user.id, body::FORM).await?;
     let form = fields(&request, form).await?;
     let maker = Maker::of(form.get("embeddingsProvider").map_or("", String::as_str));
     let missing =
@@ -125,7 +125,7 @@ pub async fn process_docx(
     unread: UnreadBody,
 ) -> Result<HttpResponse, Error> {
     user.profile()?;
-    let body = unread.read(&user, usize::MAX).await?;
+    let body = unread.read(user.id, usize::MAX).await?;
     let Docx { text, file_id, embeddings_provider, file_extension } = body.object("text")?;
     if file_extension != "docx" {
         return Ok(unsupported());
@@ -164,7 +164,7 @@ pub async fn retrieve(
     unread: UnreadBody,
 ) -> Result<HttpResponse, Error> {
     user.profile()?;
-    let body = unread.read(&user, body::QUESTION).await?;
+    let body = unread.read(user.id, body::QUESTION).await?;
     let Question { user_input, file_ids, embeddings_provider, source_count } = body.object("userInput")?;
     let maker = Maker::of(&embeddings_provider);
     if maker == Maker::Nobody {
@@ -182,6 +182,7 @@ pub async fn retrieve(
     check_key(&user, maker)?;
     let vector = match maker {
         Maker::OpenAi | Maker::Nobody => {
+            context.reserve_embeddings(&user, input.len() as u64).await?;
             embedder(&context, &user, context.charge_to(user.id)?)?.embed_one(&input, openai::plain_error).await?
         }
         Maker::Local => locally(&ingest, vec![input]).await?.pop().unwrap_or_default(),
@@ -250,6 +251,8 @@ async fn put(
         Maker::OpenAi => {
             let texts: Vec<(&str, usize)> =
                 fresh().map(|chunk| (chunk.content.as_str(), usize::try_from(chunk.tokens).unwrap_or(0))).collect();
+            let tokens = texts.iter().map(|(_, tokens)| *tokens as u64).sum();
+            context.reserve_embeddings(user, tokens).await?;
             embedder.embed(&texts, map_err).await?
         }
         Maker::Local => {

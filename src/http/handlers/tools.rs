@@ -13,11 +13,12 @@ use crate::{
     db::{Db, models},
     error::Error,
     http::{
+        admit::{Route, admit},
         body::{Body, UnreadBody},
         context::ChatContext,
         opening::Opener,
         tool_turn::ToolTurn,
-        user::User,
+        user::{Caller, User},
         ways::{Posted, Ways},
     },
     llm::{
@@ -44,14 +45,15 @@ const FETCHED_AT_ONCE: usize = 4;
 /// Differs: the original knows OpenAI's models alone, calls once, and ends the
 /// chat if a tool fails.
 pub async fn reply(
-    user: User,
+    caller: Caller,
     context: ChatContext,
     db: Data<Db>,
     client: Data<ToolClient>,
     turns: Data<Turns>,
     body: UnreadBody,
 ) -> Result<HttpResponse, Error> {
-    let body = Rc::new(body.read(&user, usize::MAX).await?);
+    let (user, body) = admit(caller, &context, body, usize::MAX, Route::Tools).await?;
+    let body = Rc::new(body);
     let posted = body.chat()?;
     let ways = ways(&body, &user, &db, &context).await?;
     match ways.first() {

@@ -31,7 +31,7 @@ struct Id {
 
 /// `{"username"}` → `{"isAvailable"}`: true if no user has the name.
 pub async fn available(user: User, db: Data<Db>, unread: UnreadBody) -> Result<HttpResponse, Error> {
-    let body = unread.read(&user, body::FORM).await?;
+    let body = unread.read(user.id, body::FORM).await?;
     let Name { username } = body.object("username")?;
     let username = username.ok_or_else(|| Error::BadRequest("username is missing".to_owned()))?;
     if username.contains('\0') {
@@ -43,7 +43,7 @@ pub async fn available(user: User, db: Data<Db>, unread: UnreadBody) -> Result<H
 
 /// `{"userId"}` → `{"username"}`.
 pub async fn get(user: User, db: Data<Db>, unread: UnreadBody) -> Result<HttpResponse, Error> {
-    let body = unread.read(&user, body::FORM).await?;
+    let body = unread.read(user.id, body::FORM).await?;
     let Id { user_id } = body.object("userId")?;
     let id = user_id.ok_or_else(|| Error::BadRequest("userId is missing".to_owned()))?;
     let id = Uuid::try_parse(&id).map_err(|_| Error::ProfileNotFound)?;

@@ -99,6 +99,13 @@ pub async fn database() -> Database {
     for_an_app(clone("template_own").await).await
 }
 
+/// The same with the ledger.
+pub async fn database_with_ledger() -> Database {
+    let database = database().await;
+    migrate::make_ledger(&mut connect(&database.superuser_url).await).await.expect("a ledger");
+    database
+}
+
 /// A server of one test's own, which may be stopped and started again. The
 /// folder is the test's to name and goes with the last server that has `remove`.
 pub async fn own_server(folder: PathBuf, remove: bool) -> Server {
