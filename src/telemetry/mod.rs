@@ -147,6 +147,9 @@ impl Ended {
 #[derive(Clone)]
 pub struct RequestLog(Rc<RefCell<RequestRecord>>);
 
+/// A last act, with what became known of the request.
+type AtEnd = Box<dyn FnOnce(&Facts)>;
+
 struct RequestRecord {
     telemetry: Arc<Telemetry>,
     id: Uuid,
@@ -158,7 +161,7 @@ struct RequestRecord {
     streams: bool,
     facts: Facts,
     /// Called at the end, with what became known.
-    at_end: Option<Box<dyn FnOnce(&Facts)>>,
+    at_end: Option<AtEnd>,
     #[cfg(feature = "otlp")]
     parent: opentelemetry::Context,
 }
