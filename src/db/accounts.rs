@@ -166,9 +166,13 @@ pub async fn find(
 ) -> Result<Result<Found, Refused>, Error> {
     let values =
         [Value::Id(user), session.map_or(Value::NoId, Value::Id), Value::Text(reservation.unwrap_or_default())];
-    let read = |source| match reservation {
-        None => db.optional::<Account>(statement(source), &values[..2]),
-        Some(_) => db.optional::<Account>(&RESERVING[source as usize], &values),
+    let sql = |source| match reservation {
+        None => (statement(source), &values[..2]),
+        Some(_) => (RESERVING[source as usize].as_str(), &values[..]),
+    };
+    let read = |source| {
+        let (sql, values) = sql(source);
+        db.optional::<Account>(sql, values)
     };
     let account = match db.session_check {
         SessionCheck::Token => read(Source::Token).await?,
@@ -181,14 +185,14 @@ pub async fn find(
                     let other = if first == Source::Function { Source::Tables } else { Source::Function };
                     let account = read(other).await;
                     if account.is_ok() {
-                        remember(db, other);
+                        remember(db, other, sql(other).0);
                     }
                     // The tables' own error says what is missing.
                     if first == Source::Tables { account.map_err(|_| refused)? } else { account? }
                 }
                 answer => {
-                    if known.is_none() && answer.is_ok() {
-                        remember(db, first);
+                    if answer.is_ok() {
+                        remember(db, first, sql(first).0);
                     }
                     answer?
                 }
@@ -210,10 +214,16 @@ pub async fn find(
     })
 }
 
-/// Remembers the source that works, so that new connections prepare its statement ahead.
-fn remember(db: &Db, source: Source) {
-    *db.source.write().unwrap_or_else(PoisonError::into_inner) = Some(source);
-    *db.prepared.write().unwrap_or_else(PoisonError::into_inner) = Some(statement(source));
+/// Remembers the source that works, and its statement, which new connections prepare ahead: the one that reserves, if
+/// there is a ledger.
+fn remember(db: &Db, source: Source, sql: &'static str) {
+    if *db.source.read().unwrap_or_else(PoisonError::into_inner) != Some(source) {
+        *db.source.write().unwrap_or_else(PoisonError::into_inner) = Some(source);
+    }
+    let prepared = *db.prepared.read().unwrap_or_else(PoisonError::into_inner);
+    if prepared.is_none_or(|prepared| prepared.len() < sql.len()) {
+        *db.prepared.write().unwrap_or_else(PoisonError::into_inner) = Some(sql);
+    }
 }
 
 /// Runs the statement of every request, to see that the database answers it.

@@ -64,6 +64,9 @@ impl bb8::ManageConnection for Connector {
                 is_final: error.code().as_deref() != Some("57P03"),
                 reason: sqlx::Error::Database(error).to_string(),
             }),
+            Ok(Err(sqlx::Error::Io(error))) => {
+                Err(Refusal { is_final: false, reason: format!("{}: {error}", self.address()) })
+            }
             Ok(Err(error)) => Err(Refusal { is_final: false, reason: format!("{}: {error}", self.address()) }),
             Err(_) => Err(Refusal { is_final: false, reason: format!("{} does not answer", self.address()) }),
         }

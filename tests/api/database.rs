@@ -43,6 +43,12 @@ async fn ready(app: &App) {
 }
 
 async fn away(app: &App, user: &User) {
+    // The last look counts for a second.
+    let started = Instant::now();
+    while client().get(app.url("/readyz")).send().await.expect("an answer").status() == 200 {
+        assert!(started.elapsed() < Duration::from_secs(2), "it is not noticed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     for request in [client().get(app.url("/readyz")), app.chat("openai", user)] {
         let started = Instant::now();
         let answer = request.send().await.expect("an answer");

@@ -356,6 +356,8 @@ async fn run(weather: Weather, format: &str, keys_of_environment: bool) {
     let value = |column: &str| {
         if column == "azure_openai_endpoint" {
             format!("{address}/azure/MARKEDendpoint")
+        } else if column.starts_with("azure") && column.ends_with("_id") {
+            format!("MARKED-{column}")
         } else {
             format!("sk-MARKED+{column}/%\"")
         }
