@@ -1,6 +1,7 @@
 //! The ledger and the budgets.
 
 mod budgets;
+mod export;
 mod failures;
 mod rows;
 mod schema;

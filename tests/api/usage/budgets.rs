@@ -2,12 +2,13 @@
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use chatbot_ui_api::http_client::ssrf_guard;
 use futures::future::join_all;
 use serde_json::{Value, json};
+use sqlx::PgPool;
 
 use super::{DELTA, DONE, USAGE, budget, report, settled, start};
 use crate::support::{
@@ -61,9 +62,24 @@ async fn all_at_once(chats: usize, unit: &str, amount: f64) -> (App, usize, bool
             }
         }
     });
-    let begun = join_all(asked).await.into_iter().filter(|begun| *begun).count();
+    let (asked, waits) = futures::future::join(join_all(asked), lock_waits(&app.db)).await;
+    assert!(waits < Duration::from_millis(250), "a lock was waited for {waits:?}");
+    let begun = asked.into_iter().filter(|begun| *begun).count();
     settled(&app.db, begun).await;
     (app, begun, was_busy.into_inner())
+}
+
+/// Watches for some seconds how long statements wait for locks: the 99th percentile of what is seen.
+async fn lock_waits(db: &PgPool) -> Duration {
+    let sql = "select extract(epoch from clock_timestamp() - query_start)::float8 from pg_stat_activity \
+               where datname = current_database() and wait_event_type = 'Lock'";
+    let (started, mut waits) = (Instant::now(), Vec::new());
+    while started.elapsed() < Duration::from_secs(5) {
+        waits.extend(sqlx::query_scalar::<_, f64>(sql).fetch_all(db).await.expect("waits"));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    waits.sort_by(f64::total_cmp);
+    Duration::from_secs_f64(waits.get(waits.len() * 99 / 100).copied().unwrap_or_default().max(0.0))
 }
 
 #[tokio::test]
