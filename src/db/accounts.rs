@@ -98,7 +98,7 @@ static RESERVING: LazyLock<[String; 3]> =
 fn reserving(statement: &str) -> String {
     format!(
         "select account.*, case when user_exists and not banned and session_lives \
-             then chatbot_ui_api.reserve($1, $3::jsonb)::text end as answer \
+             then chatbot_ui_api.reserve($1, $3::text::jsonb)::text end as answer \
          from ({statement}) account"
     )
 }
