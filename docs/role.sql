@@ -32,6 +32,33 @@ create policy "chatbot_ui_api reads" on public.profiles for select to chatbot_ui
 drop policy if exists "chatbot_ui_api reads" on public.models;
 create policy "chatbot_ui_api reads" on public.models for select to chatbot_ui_api using (true);
 
+-- Models that the operator offers (MODELS): the role may write those rows of
+-- users, which begin with this address, and no others.
+do $$
+begin
+  create schema if not exists chatbot_ui_api;
+  create table if not exists chatbot_ui_api.offered_models
+    (base_url text not null, model_id text not null, primary key (base_url, model_id));
+  grant usage on schema chatbot_ui_api to chatbot_ui_api;
+  grant select, insert, delete on chatbot_ui_api.offered_models to chatbot_ui_api;
+  grant select (name, description, context_length),
+      insert (user_id, sharing, api_key, base_url, description, model_id, name, context_length),
+      update (sharing, api_key, description, name, context_length), delete
+    on public.models to chatbot_ui_api;
+  drop policy if exists "chatbot_ui_api offers" on public.models;
+  create policy "chatbot_ui_api offers" on public.models to chatbot_ui_api
+    using (base_url like 'server:%') with check (base_url like 'server:%' and api_key = '');
+  if to_regclass('public.model_workspaces') is not null and to_regclass('public.workspaces') is not null then
+    grant select (id, user_id, is_home) on public.workspaces to chatbot_ui_api;
+    grant select (model_id), insert (user_id, model_id, workspace_id) on public.model_workspaces to chatbot_ui_api;
+    drop policy if exists "chatbot_ui_api reads" on public.workspaces;
+    create policy "chatbot_ui_api reads" on public.workspaces for select to chatbot_ui_api using (true);
+    drop policy if exists "chatbot_ui_api offers" on public.model_workspaces;
+    create policy "chatbot_ui_api offers" on public.model_workspaces to chatbot_ui_api using (true) with check (true);
+  end if;
+end
+$$;
+
 -- Files and their passages, which the server writes, and the collections that
 -- say who may read a file.
 do $$

@@ -41,6 +41,13 @@ pub struct Row {
     pub name: &'static str,
 }
 
+impl Row {
+    /// Tells if its variable may hold several keys, with commas between.
+    pub fn takes_several(&self) -> bool {
+        self.variable.ends_with("_API_KEY")
+    }
+}
+
 const fn row(key: Key, variable: &'static str, column: &'static str, name: &'static str) -> Row {
     Row { key, variable, column, name }
 }
@@ -65,9 +72,12 @@ pub const TABLE: [Row; ROWS] = [
     row(Key::AzureEmbeddings, "AZURE_EMBEDDINGS_NAME", "azure_openai_embeddings_id", "azure_embeddings_name"),
 ];
 
-/// A value for each row of [`TABLE`], or `None`.
+/// A value for each row of [`TABLE`], or `None`; of the server's keys also more than one.
 #[derive(Debug, Clone, Default)]
-pub struct Keys([Option<SecretString>; ROWS]);
+pub struct Keys {
+    first: [Option<SecretString>; ROWS],
+    more: Vec<(Key, SecretString)>,
+}
 
 impl Keys {
     /// Fills the table by calling `value` for each row.
@@ -77,14 +87,27 @@ impl Keys {
     pub fn try_from_rows<E>(mut value: impl FnMut(&Row) -> Result<Option<String>, E>) -> Result<Self, E> {
         let mut keys = Self::default();
         for row in &TABLE {
-            keys.0[row.key as usize] = value(row)?.map(SecretString::from);
+            keys.first[row.key as usize] = value(row)?.map(SecretString::from);
         }
         Ok(keys)
     }
 
     /// Returns a key's value; `None` if it is absent (an empty string counts as present).
     pub fn get(&self, key: Key) -> Option<&SecretString> {
-        self.0[key as usize].as_ref()
+        self.first[key as usize].as_ref()
+    }
+
+    /// Adds a key behind the others of its row.
+    pub fn add(&mut self, key: Key, value: String) {
+        match &mut self.first[key as usize] {
+            first @ None => *first = Some(value.into()),
+            Some(_) => self.more.push((key, value.into())),
+        }
+    }
+
+    /// Returns all values of a key, in the order in which they are used.
+    pub fn all(&self, key: Key) -> impl Iterator<Item = &SecretString> {
+        self.get(key).into_iter().chain(self.more.iter().filter(move |(of, _)| *of == key).map(|(_, value)| value))
     }
 }
 
@@ -105,6 +128,12 @@ impl Profile {
         self.environment.get(key).or_else(|| self.own.get(key).filter(|value| !value.expose_secret().is_empty()))
     }
 
+    /// Returns all values of a key: the environment's, else the profile's.
+    pub fn keys(&self, key: Key) -> impl Iterator<Item = &SecretString> {
+        let own = self.key(key).filter(|_| !self.is_from_environment(key));
+        self.environment.all(key).chain(own)
+    }
+
     /// Tells if a key comes from the environment, so that the user did not choose it.
     pub fn is_from_environment(&self, key: Key) -> bool {
         self.environment.get(key).is_some()
@@ -120,6 +149,17 @@ mod tests {
         for (index, row) in TABLE.iter().enumerate() {
             assert_eq!(row.key as usize, index, "{}", row.variable);
         }
+    }
+
+    #[test]
+    fn a_key_may_have_several_values_in_their_order() {
+        let mut keys = Keys::default();
+        for (key, value) in [(Key::OpenAi, "a"), (Key::Groq, "x"), (Key::OpenAi, "b")] {
+            keys.add(key, value.to_owned());
+        }
+        let all = |key| keys.all(key).map(ExposeSecret::expose_secret).collect::<Vec<_>>();
+        assert_eq!((all(Key::OpenAi), all(Key::Groq), all(Key::Mistral)), (vec!["a", "b"], vec!["x"], vec![]));
+        assert_eq!(TABLE.iter().filter(|row| row.takes_several()).count(), 8);
     }
 
     #[test]

@@ -55,12 +55,15 @@ enum Command {
     },
     /// Print the model that is called for each of chatbot-ui's picker, the reason, its end and its price
     #[command(
-        after_help = "Examples:\n  chatbot-ui-api models                      by the catalogue and MODEL_ALIASES\n  chatbot-ui-api models --ask                and whether the providers list them"
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:\n  chatbot-ui-api models                      by the catalogue and MODEL_ALIASES\n  chatbot-ui-api models --ask                and whether the providers list them\n  chatbot-ui-api models sync                 put those of MODELS into every user's picker"
     )]
     Models {
         /// Check each provider's list of models, with the server's own keys
         #[arg(long)]
         ask: bool,
+        #[command(subcommand)]
+        action: Option<ModelsAction>,
     },
     /// Create a session for a user of a local database: a token, a cookie and a curl line
     #[command(
@@ -120,6 +123,23 @@ enum Command {
     Openapi,
 }
 
+#[derive(Subcommand)]
+enum ModelsAction {
+    /// Put the models of MODELS and MODELS_FILE into every user's picker, by rows of `models` that hold no key, and take
+    /// those away that are not in them any more
+    #[command(
+        after_help = "Examples:\n  MODELS=openai:gpt-6.1-sol,anthropic:claude-opus-5-5 chatbot-ui-api models sync\n  chatbot-ui-api models sync --dry-run       only print what would change\n  chatbot-ui-api models sync --remove        take them all away"
+    )]
+    Sync {
+        /// Change nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Take all models away that this command put there
+        #[arg(long)]
+        remove: bool,
+    },
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command.unwrap_or(Command::Serve { playground: false }) {
@@ -127,7 +147,10 @@ fn main() -> ExitCode {
         Command::Demo => demo::run(),
         Command::Migrate { usage } => cli::migrate::run(usage),
         Command::Check { json } => cli::check::run(json),
-        Command::Models { ask } => cli::models::run(ask),
+        Command::Models { action: Some(ModelsAction::Sync { dry_run, remove }), .. } => {
+            cli::models::sync::run(dry_run, remove)
+        }
+        Command::Models { ask, action: None } => cli::models::run(ask),
         Command::Token { user, json } => cli::token::run(&user, json),
         Command::Usage { user, by, json, csv } => {
             let form = match (json, csv) {

@@ -4,7 +4,7 @@ use std::{net::TcpListener, process::ExitCode, time::Duration};
 
 use secrecy::ExposeSecret;
 
-use super::{StopSignals, check};
+use super::{StopSignals, check, models};
 use crate::{
     auth,
     config::{self, Config},
@@ -40,6 +40,9 @@ pub fn run(playground: bool) -> ExitCode {
         }
         let database_is_set = variables.get("DATABASE_URL").is_some_and(|url| !url.trim().is_empty());
         actix_web::rt::spawn(try_database(config.database.clone(), database_is_set));
+        if !config.models.offers.is_empty() {
+            actix_web::rt::spawn(models::sync::keep_up(config.database.clone(), config.models.clone()));
+        }
         let mut signals = StopSignals::listen()?;
         server::serve(config, listener, async || signals.next().await).await.map_err(|error| error.to_string())
     })

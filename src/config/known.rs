@@ -3,7 +3,7 @@
 use super::Variables;
 
 /// Every variable that this server reads, but OpenTelemetry's.
-pub const NAMES: [&str; 76] = [
+pub const NAMES: [&str; 79] = [
     "ALL_PROXY",
     "ANONYMOUS_USERS",
     "ANSWER_NOTES",
@@ -47,7 +47,10 @@ pub const NAMES: [&str; 76] = [
     "METRICS_ADDR",
     "MISTRAL_API_KEY",
     "MISTRAL_BASE_URL",
+    "MODELS",
+    "MODELS_FILE",
     "MODEL_ALIASES",
+    "MODEL_FALLBACKS",
     "NEXT_PUBLIC_SUPABASE_ANON_KEY",
     "NEXT_PUBLIC_SUPABASE_URL",
     "NO_PROXY",

@@ -7,6 +7,7 @@
 
 mod database;
 pub mod env_file;
+mod keys;
 pub mod known;
 mod models;
 mod network;
@@ -56,11 +57,11 @@ pub struct Config {
     /// `SUPABASE_*`.
     pub sessions: auth::Settings,
     /// The server's own keys, which take precedence over the profile's: the 14 variables of
-    /// [`crate::credentials::TABLE`]. An empty variable counts as unset.
+    /// [`crate::credentials::TABLE`]. An empty variable counts as unset. An API key may be several, with commas between.
     pub keys: Arc<Keys>,
     /// Provider base URLs: `OPENAI_BASE_URL`, `GROQ_BASE_URL`, ….
     pub base_urls: BaseUrls,
-    /// `MODEL_ALIASES` and `COMMAND_MODEL`.
+    /// `MODEL_ALIASES`, `COMMAND_MODEL`, `MODEL_FALLBACKS`, `MODELS` and `MODELS_FILE`.
     pub models: ModelSettings,
     /// `PRIVATE_UPSTREAMS`, `PROVIDER_CONNECT_TIMEOUT`, `PROVIDER_IDLE_TIMEOUT`.
     pub http_client: http_client::Settings,
@@ -187,7 +188,7 @@ impl Config {
             cors_origins: read.cors_origins()?,
             database: read.database()?,
             sessions,
-            keys: Arc::new(Keys::try_from_rows(|row| Ok(read.untrimmed(row.variable).map(str::to_owned)))?),
+            keys: Arc::new(read.keys()?),
             models: read.models()?,
             base_urls: BaseUrls {
                 openai: read.base_url("OPENAI_BASE_URL", "https://api.openai.com/v1")?,

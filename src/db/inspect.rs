@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, Row, postgres::PgSs
 
 pub use super::accounts::Source;
 use super::{
-    accounts, files, models,
+    accounts, files, models, offered,
     pool::{self, SessionCheck, Settings},
 };
 use crate::credentials;
@@ -56,6 +56,11 @@ pub fn accounts(source: Source) -> Vec<String> {
 /// Returns the statement about custom models.
 pub fn models() -> Vec<String> {
     vec![models::ALLOWED.to_owned(), models::ALLOWED_BY_NAME.to_owned()]
+}
+
+/// Returns the statements by which models are offered to users.
+pub fn offered() -> Vec<String> {
+    offered::STATEMENTS.iter().map(|sql| (*sql).to_owned()).collect()
 }
 
 /// Returns the statements about files; `schema` is the vector type's.

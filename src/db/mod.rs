@@ -7,6 +7,7 @@ mod connection;
 pub mod files;
 pub mod inspect;
 pub mod models;
+pub mod offered;
 mod pool;
 pub mod usage;
 

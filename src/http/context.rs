@@ -14,8 +14,10 @@ use uuid::Uuid;
 
 use super::{
     installed,
+    opening::Opener,
     respond::{AnswerSettings, respond},
     user::User,
+    ways::Ways,
 };
 use crate::{
     allowance::{Buffers, Charge},
@@ -24,10 +26,12 @@ use crate::{
         Call, Failure, Providers, Reading, Wire,
         answer::{Finish, Wanted},
         azure,
-        dispatch::{Attempt, MakeCall, ModelRequest, Unanswered, dispatch, dispatch_whole},
+        catalogue::catalogue,
+        dispatch::{Attempt, ModelRequest, Unanswered, dispatch_whole},
+        offers::Hosted,
         openai,
         providers::OPENAI,
-        relay::{End, Piece, Relay, record_end},
+        relay::{End, Piece, record_end},
         responses,
         tokens::tokens,
     },
@@ -86,20 +90,16 @@ impl ChatContext {
         facts.model = (!model.is_empty()).then(|| model.chars().take(100).collect());
     }
 
-    /// Sends a request to a model and relays its answer as it comes.
+    /// Has a chat answered by one of the ways, and relays the answer as it comes.
     ///
     /// # Errors
-    /// If it fails before the first text: as `map_err` words it. A later failure cuts the answer.
-    pub async fn relay(
-        self,
-        model_request: ModelRequest,
-        make_call: impl Fn(&Attempt<'_>) -> Result<Call, Error> + 'static,
-        map_err: impl Fn(Failure) -> Error + 'static,
-    ) -> Result<HttpResponse, Error> {
+    /// If it fails before the first text: as the way's route words it. A later failure cuts the answer.
+    pub async fn relay(self, ways: Ways) -> Result<HttpResponse, Error> {
         let wanted = Wanted { reasoning: self.as_events, calls: false };
-        let (providers, charge, log) = (self.providers.clone(), self.charge(), self.log.clone());
-        let opening = open(providers, model_request, Box::new(make_call), charge, wanted, log);
-        self.answer(opening, map_err).await
+        let mut opener = Opener::new(self.providers.clone(), ways, wanted, false, self.log.clone());
+        let (charge, words) = (self.charge(), opener.words());
+        let opening = async move { opener.open(charge, true, |make, _, attempt| make(attempt, &[], None)).await };
+        self.answer(opening, move |failure| words.word(failure)).await
     }
 
     /// Reserves room in the user's budgets for the vectors of texts of at most so many tokens.
@@ -117,6 +117,27 @@ impl ChatContext {
             provider,
             models: vec![embed::MODEL.to_owned()],
             estimate: estimate::embeddings(tokens),
+        };
+        ledger.reserve(user.id, plan, &self.log).await
+    }
+
+    /// Reserves room in the user's budgets for an offered model, which the server pays for, in place of what was
+    /// reserved for a model of the user's own.
+    ///
+    /// # Errors
+    /// If a budget has no room, or the database does not answer.
+    pub async fn reserve_offered(&self, user: &User, offered: &Hosted, messages: &str) -> Result<(), Error> {
+        let ledger = installed::<Ledger>(&self.request)?;
+        if !ledger.is_on().await? {
+            return Ok(());
+        }
+        let provider = offered.vendor.name();
+        let rules = catalogue().model_or_family(provider, &offered.model);
+        let plan = Plan {
+            route: self.request.match_pattern().unwrap_or_default(),
+            provider,
+            models: vec![offered.model.clone()],
+            estimate: estimate::chat(provider, rules, messages),
         };
         ledger.reserve(user.id, plan, &self.log).await
     }
@@ -181,23 +202,22 @@ impl ChatContext {
     /// piece, as a message of a chat.
     ///
     /// # Errors
-    /// If it fails, in the provider's words.
+    /// If it fails.
     pub async fn message(
         &self,
         user: Uuid,
         request: ModelRequest,
         make_call: impl Fn(&Attempt<'_>) -> Result<Call, Error>,
-    ) -> Result<Value, Error> {
-        let reading = Reading::json(self.charge_to(user)?);
+    ) -> Result<Value, Unanswered> {
+        let reading = Reading::json(self.charge_to(user).map_err(Unanswered::Invalid)?);
         let answer = Box::pin(dispatch_whole(&self.providers, request, Box::new(make_call), &self.log, reading)).await;
-        let (completion, wire): (Value, Wire) =
-            answer.map_err(|unanswered| unanswered.into_error(openai::plain_error))?;
+        let (completion, wire): (Value, Wire) = answer?;
         self.log.count(tokens(&completion["usage"].to_string()), true);
         let message = match wire {
             Wire::Responses => responses::message(&completion),
             _ => openai::message(completion),
         };
-        message.map_err(openai::plain_error)
+        message.map_err(Unanswered::Failed)
     }
 
     /// Answers with a text that is complete already.
@@ -211,28 +231,6 @@ impl ChatContext {
 fn ended(outcome: Result<Option<Finish>, Failure>) -> Piece {
     let (sources, calls) = Default::default();
     Piece::End(Box::new(End { outcome, usage: None, sources, calls }))
-}
-
-/// Sends a request to a model and reads up to the first text.
-async fn open(
-    providers: Data<Providers>,
-    request: ModelRequest,
-    make_call: MakeCall<'_>,
-    charge: Option<Charge>,
-    wanted: Wanted,
-    log: RequestLog,
-) -> Result<Relay, Unanswered> {
-    let answer = {
-        let log = &log;
-        // Boxed, and all moved in, so that neither the calls nor the prompt
-        // are held once the provider has begun to answer.
-        let sent = Box::pin(async move {
-            let _charge = charge;
-            dispatch(&providers, request, make_call, log).await
-        });
-        sent.await?
-    };
-    Ok(Relay::open(answer.body, answer.reader, wanted, answer.limits, log).await?)
 }
 
 #[cfg(test)]

@@ -7,10 +7,7 @@ use actix_web::{
 };
 
 use super::handlers::{assistants, chat, command, docs, health, keys, retrieval, tools, usage, username};
-use crate::{
-    error::Error,
-    llm::providers::{OPENAI, PROVIDERS, Provider},
-};
+use crate::{error::Error, llm::providers::Vendor};
 
 /// One row of the route table.
 pub struct Row {
@@ -35,16 +32,14 @@ pub enum Access {
 /// Every route.
 pub fn table() -> Vec<Row> {
     use Access::{Anyone, User};
-    let chat = |provider: &'static Provider| {
-        let reply = move |caller, context, body| chat::reply(provider, caller, context, body);
-        post(&format!("/api/chat/{}", provider.path), User, reply)
+    let chat = |vendor: Vendor| {
+        let reply = move |caller, context, body| chat::reply(vendor, caller, context, body);
+        post(&format!("/api/chat/{}", vendor.name()), User, reply)
     };
-    let mut rows: Vec<Row> = PROVIDERS.iter().chain([&OPENAI]).map(chat).collect();
+    let mut rows: Vec<Row> = Vendor::all().map(chat).collect();
     rows.extend([
         post("/api/chat/custom", User, chat::reply_custom),
         post("/api/chat/azure", User, chat::reply_azure),
-        post("/api/chat/anthropic", User, chat::reply_anthropic),
-        post("/api/chat/google", User, chat::reply_google),
         post("/api/chat/tools", User, tools::reply),
         post("/api/retrieval/process", User, retrieval::process),
         post("/api/retrieval/process/docx", User, retrieval::process_docx),

@@ -1,20 +1,21 @@
 //! A chat whose model may call functions: it is asked, what it calls is
 //! called, and it is asked again with what came of that, until it answers.
 
-use std::collections::VecDeque;
+use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
 use actix_web::web::Data;
 use futures::{Stream, StreamExt, stream};
 use serde_json::{Map, Value, value::RawValue};
 
+use super::{opening::Opener, ways::MakeRound};
 use crate::{
     allowance::Charge,
     error::Error,
     llm::{
-        Call, Failure, Providers, Wire,
-        answer::{Finish, Wanted, calls::FunctionCall},
-        dispatch::{Attempt, ModelRequest, Unanswered, dispatch},
-        functions::{Added, Round},
+        Call, Failure, Wire,
+        answer::{Finish, calls::FunctionCall},
+        dispatch::{Attempt, Unanswered},
+        functions::{Added, Form, Offered, Round},
         relay::{End, Piece, Relay, record_end},
     },
     telemetry::{Ended, RequestLog},
@@ -34,24 +35,14 @@ const AT_ONCE: usize = 8;
 /// The most bytes of text beside calls that the model is shown again.
 const MAX_TEXT: usize = 256 * 1024;
 
-/// Makes the call of one round, without functions. Only for the Responses API
-/// the turns so far and the functions, in OpenAI's terms, are given to it.
-pub type MakeRound = Box<dyn Fn(&Attempt<'_>, &[Value], Option<&[Value]>) -> Result<Call, Error>>;
-
 /// One turn: a user's question, up to the model's answer.
 pub struct ToolTurn {
-    /// The provider's clients.
-    pub providers: Data<Providers>,
+    /// Opens the model's answers.
+    pub opener: Opener,
     /// The tools'.
     pub client: Data<ToolClient>,
     /// The request's record.
     pub log: RequestLog,
-    /// The model.
-    pub request: ModelRequest,
-    /// Makes the call of a round.
-    pub make_call: MakeRound,
-    /// The functions, for the wire.
-    pub added: Added,
     /// The functions.
     pub functions: Vec<Function>,
     /// Whether the client takes events.
@@ -97,8 +88,29 @@ impl ToolTurn {
     }
 }
 
+/// The functions in the form of the last call.
+#[derive(Default)]
+struct InForm(RefCell<Option<(Form, Rc<Added>)>>);
+
+impl InForm {
+    fn for_form(&self, form: Form, functions: &[Function]) -> Rc<Added> {
+        let mut last = self.0.borrow_mut();
+        if let Some((_, added)) = last.as_ref().filter(|(of, _)| *of == form) {
+            return added.clone();
+        }
+        let listed: Vec<Offered<'_>> = functions
+            .iter()
+            .map(|it| Offered { name: &it.name, description: &it.description, schema: &it.schema })
+            .collect();
+        let added = Rc::new(Added::new(form, &listed));
+        *last = Some((form, added.clone()));
+        added
+    }
+}
+
 struct State {
     turn: ToolTurn,
+    added: InForm,
     relay: Option<Relay>,
     /// Why no call could be made.
     invalid: Option<Error>,
@@ -122,6 +134,7 @@ impl State {
     fn new(turn: ToolTurn) -> Self {
         Self {
             turn,
+            added: InForm::default(),
             relay: None,
             invalid: None,
             rounds: Vec::new(),
@@ -179,9 +192,9 @@ impl State {
     /// Asks the model, and reads up to its first text.
     async fn ask(&mut self) -> Result<Relay, Failure> {
         self.offered = self.rounds.len() < MAX_ROUNDS && self.calls_left > 0;
-        let ToolTurn { providers, request, make_call, added, as_events, log, .. } = &self.turn;
-        let (rounds, offered) = (&self.rounds, self.offered);
-        let make = move |attempt: &Attempt<'_>| {
+        let (rounds, offered, functions) = (&self.rounds, self.offered, &self.turn.functions);
+        let make = |make_call: &MakeRound, form, attempt: &Attempt<'_>| {
+            let added = self.added.for_form(form, functions);
             if attempt.wire == Wire::Responses {
                 return make_call(attempt, &added.turns(rounds), added.list().filter(|_| offered));
             }
@@ -190,19 +203,15 @@ impl State {
             let body = body.map_err(|error| Error::Internal(format!("a request with functions: {error}")))?;
             Ok(Call { body: Some(body), ..call })
         };
-        let answer = match Box::pin(dispatch(providers, request.clone(), Box::new(make), log)).await {
-            Ok(answer) => answer,
-            Err(Unanswered::Failed(failure)) => return Err(failure),
+        match Box::pin(self.turn.opener.open(None, false, make)).await {
+            Ok(relay) => Ok(relay),
+            Err(Unanswered::Failed(failure)) => Err(failure),
             Err(Unanswered::Invalid(error)) => {
                 let failure = Failure::Unusable(error.to_string());
                 self.invalid = Some(error);
-                return Err(failure);
+                Err(failure)
             }
-        };
-        // Calls that were not asked for are collected too: no user wants to
-        // read them.
-        let wanted = Wanted { reasoning: *as_events, calls: true };
-        Relay::open(answer.body, answer.reader, wanted, answer.limits, log.clone()).await
+        }
     }
 
     fn said(&mut self, text: String) -> Piece {

@@ -43,6 +43,11 @@ impl User {
     pub fn profile(&self) -> Result<&Profile, Error> {
         self.profile.as_deref().ok_or(Error::ProfileNotFound)
     }
+
+    /// Returns the same, or `None` if there is no row.
+    pub fn optional_profile(&self) -> Option<&Profile> {
+        self.profile.as_deref()
+    }
 }
 
 impl FromRequest for User {

@@ -120,7 +120,7 @@ pub fn error(failure: Failure) -> Error {
     let (status, message) = match failure {
         Failure::Status { status: 401, .. } => (401, key_is_incorrect(NAME)),
         // The provider said nothing that could be passed on.
-        Failure::Connection(detail) => {
+        Failure::Unreachable(detail) | Failure::Connection(detail) => {
             let message = "An error occurred while calling the Anthropic API".to_owned();
             return Error::Connection { message, detail };
         }

@@ -45,6 +45,13 @@ pub struct Access {
     pub extras: Extras,
 }
 
+impl Access {
+    /// Returns the same with another of the server's keys.
+    pub fn with_key(&self, key: SecretString) -> Self {
+        Self { key, ..self.clone() }
+    }
+}
+
 /// Returns a profile's access.
 ///
 /// # Errors

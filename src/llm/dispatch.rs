@@ -143,16 +143,16 @@ pub async fn dispatch(
             call.body = call.body.map(|body| limit_output(body, attempt.wire, name, most));
         }
         note(log, &request, &attempt);
-        let (status, body) = match send(providers, &call, log).await {
+        let (status, body, retry_after) = match send(providers, &call, log).await {
             Ok(body) => {
                 let think_tags = attempt.rules.is_some_and(|rules| rules.thinks_in_tags);
                 let reader = Reader::new(attempt.wire, Habits { think_tags, ..request.habits });
                 return Ok(Answer { body, wire: attempt.wire, reader, limits: call.stream_limits() });
             }
-            Err(Failure::Status { status, body }) => (status, body),
+            Err(Failure::Status { status, body, retry_after }) => (status, body, retry_after),
             Err(failure) => return Err(failure.into()),
         };
-        let refused = || Err(Unanswered::Failed(Failure::Status { status, body: body.clone() }));
+        let refused = || Err(Unanswered::Failed(Failure::Status { status, body: body.clone(), retry_after }));
         let sent: Members<'_> =
             call.body.as_deref().and_then(|body| serde_json::from_slice(body).ok()).unwrap_or_default();
         let reason = Refused { model: &candidate.model, wire: attempt.wire, sent: &sent };

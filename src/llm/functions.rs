@@ -227,6 +227,37 @@ pub fn google_messages(messages: Vec<Map<String, Value>>) -> Vec<Map<String, Val
     messages.into_iter().map(turn).filter(has_parts).collect()
 }
 
+/// Converts messages of Google's form to OpenAI's; those that are in it already stay.
+pub fn openai_messages(messages: Vec<Map<String, Value>>) -> Vec<Map<String, Value>> {
+    let turn = |mut message: Map<String, Value>| {
+        let content: Value = match message.remove("parts") {
+            None => return message,
+            // For images the front end puts lists of parts into the list.
+            Some(Value::Array(parts)) => {
+                let flat = parts.into_iter().flat_map(|part| match part {
+                    Value::Array(parts) => parts,
+                    part => vec![part],
+                });
+                flat.map(openai_part).collect::<Vec<_>>().into()
+            }
+            Some(text) => text,
+        };
+        let is_model = message.get("role").is_some_and(|role| role == "model");
+        let role = if is_model { "assistant".into() } else { message.remove("role").unwrap_or_else(|| "user".into()) };
+        Map::from_iter([("role".to_owned(), role), ("content".to_owned(), content)])
+    };
+    messages.into_iter().map(turn).collect()
+}
+
+fn openai_part(part: Value) -> Value {
+    match (part["inlineData"]["mimeType"].as_str(), part["inlineData"]["data"].as_str()) {
+        (Some(media), Some(data)) => {
+            json!({ "type": "image_url", "image_url": { "url": format!("data:{media};base64,{data}") } })
+        }
+        _ => json!({ "type": "text", "text": part.as_str().or(part["text"].as_str()).unwrap_or_default() }),
+    }
+}
+
 fn google_part(part: Value) -> Value {
     let data = part["image_url"]["url"].as_str().and_then(|url| url.strip_prefix("data:")?.split_once(";base64,"));
     match data {
@@ -347,6 +378,27 @@ mod tests {
             json!([
                 { "role": "user", "parts": [{ "text": "S" }] }, { "role": "model", "parts": [{ "text": "" }] },
                 { "role": "user", "parts": [{ "text": "T" }, { "inlineData": { "mimeType": "image/png", "data": "QUJD" } }] },
+            ])
+        );
+    }
+
+    #[test]
+    fn messages_in_googles_form_become_openais() {
+        let messages = json!([
+            { "role": "user", "parts": "S" },
+            { "role": "model", "parts": [{ "text": "A" }] },
+            { "role": "user", "parts": [[{ "text": "T" }, { "inlineData": { "mimeType": "image/png", "data": "QUJD" } }]] },
+            { "role": "user", "content": "U" },
+        ]);
+        let messages: Vec<Map<String, Value>> = serde_json::from_value(messages).expect("objects");
+        let image = json!({ "type": "image_url", "image_url": { "url": "data:image/png;base64,QUJD" } });
+        assert_eq!(
+            Value::from(openai_messages(messages).into_iter().map(Value::from).collect::<Vec<_>>()),
+            json!([
+                { "role": "user", "content": "S" },
+                { "role": "assistant", "content": [{ "type": "text", "text": "A" }] },
+                { "role": "user", "content": [{ "type": "text", "text": "T" }, image] },
+                { "role": "user", "content": "U" },
             ])
         );
     }

@@ -154,12 +154,12 @@ fn check_history(index: usize, message: &Map<String, Value>) -> Result<(), Strin
 /// A failure in this route's words, with the URL that was asked.
 pub fn error(url: &str, failure: Failure) -> Error {
     let (status, message) = match failure {
-        Failure::Status { status, body } => {
+        Failure::Status { status, body, .. } => {
             let reason =
                 StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
             (status, format!("{PREFIX} Error fetching from {url}: [{status} {reason}] {}", words(&body)))
         }
-        Failure::Connection(detail) => {
+        Failure::Unreachable(detail) | Failure::Connection(detail) => {
             let message = format!("{PREFIX} Error fetching from {url}: fetch failed");
             return Error::Connection { message, detail };
         }
@@ -267,8 +267,9 @@ mod tests {
 
     #[test]
     fn the_words_of_an_error() {
-        let said =
-            |status, body: &str| error("http://h/m", Failure::Status { status, body: body.to_owned() }).to_string();
+        let said = |status, body: &str| {
+            error("http://h/m", Failure::Status { status, body: body.to_owned(), retry_after: None }).to_string()
+        };
         assert_eq!(
             said(429, r#"{"error":{"message":"slow","details":[{"a":1}]}}"#),
             "[GoogleGenerativeAI Error]: Error fetching from http://h/m: [429 Too Many Requests] slow [{\"a\":1}]"

@@ -7,14 +7,17 @@ pub mod answer;
 pub mod anthropic;
 pub mod azure;
 pub mod catalogue;
+pub mod circuits;
 mod content;
 pub mod dispatch;
+pub mod failover;
 pub mod functions;
 pub mod google;
 mod history;
 pub mod learnt;
 mod members;
 pub mod notes;
+pub mod offers;
 pub mod openai;
 pub mod providers;
 pub mod pseudonym;
@@ -211,6 +214,8 @@ pub enum Failure {
         status: u16,
         /// As much of it as is kept, [`MAX_ERROR_BYTES`].
         body: String,
+        /// The time after which the provider says to ask again.
+        retry_after: Option<Duration>,
     },
     /// What should have been a stream held an error, or was none. The
     /// provider's words.
@@ -223,6 +228,9 @@ pub enum Failure {
     /// An answer in one piece is not what was asked for. In words for the user.
     #[error("{0}")]
     Unusable(String),
+    /// No connection was made, so nothing was sent. For the operator.
+    #[error("{0}")]
+    Unreachable(String),
     /// No answer came. For the operator.
     #[error("{0}")]
     Connection(String),
@@ -259,7 +267,9 @@ impl Failure {
             Self::Stream(_) => "the provider sent an error, or no event stream".to_owned(),
             Self::Blocked(_) => "the provider blocked the answer".to_owned(),
             Self::Unusable(_) => "the provider's answer is not what was asked for".to_owned(),
-            Self::Connection(detail) | Self::Broken(detail) | Self::Incomplete(detail) => detail.clone(),
+            Self::Unreachable(detail) | Self::Connection(detail) | Self::Broken(detail) | Self::Incomplete(detail) => {
+                detail.clone()
+            }
             Self::Silent(_) => self.to_string(),
             Self::Refused(_) => "the SSRF guard refused the URL".to_owned(),
             Self::Overloaded => "the allowance of bytes is used up".to_owned(),
@@ -275,12 +285,14 @@ impl Failure {
     /// The whole answer, where no provider's words are in it.
     pub fn words(self) -> Result<(u16, String), Error> {
         match self {
-            Self::Status { status, body } => Ok((status, format!("{status} {}", openai::error_message(&body)))),
+            Self::Status { status, body, .. } => Ok((status, format!("{status} {}", openai::error_message(&body)))),
             Self::Stream(words) | Self::Incomplete(words) => Ok((502, words)),
             Self::Silent(_) => Ok((504, self.to_string())),
             Self::Unusable(words) => Ok((500, words)),
             Self::Blocked(words) => Ok((400, words)),
-            Self::Connection(detail) | Self::Broken(detail) => Err(Error::connection(detail)),
+            Self::Unreachable(detail) | Self::Connection(detail) | Self::Broken(detail) => {
+                Err(Error::connection(detail))
+            }
             Self::Refused(refusal) => Err(Error::BadRequest(refusal.to_string())),
             Self::Overloaded => Err(Error::Overloaded),
         }
@@ -348,10 +360,11 @@ pub async fn send(providers: &Providers, call: &Call, log: &RequestLog) -> Resul
                 };
             }
             Ok(response) => {
-                let asks_for_patience = retry_after(&response.headers).is_some_and(|wait| wait > PATIENCE);
+                let retry_after = retry_after(&response.headers);
+                let asks_for_patience = retry_after.is_some_and(|wait| wait > PATIENCE);
                 if attempt == call.attempts || asks_for_patience || !should_retry(response.status, &response.headers) {
                     let status = response.status.as_u16();
-                    return Err(Failure::Status { status, body: Box::pin(beginning(response)).await });
+                    return Err(Failure::Status { status, body: Box::pin(beginning(response)).await, retry_after });
                 }
                 backoff(attempt, Some(&response.headers))
             }
@@ -363,6 +376,9 @@ pub async fn send(providers: &Providers, call: &Call, log: &RequestLog) -> Resul
             // have read, and charged for, before its connection failed.
             Err(error @ http1::Error::Request(_)) if call.body.is_some() => {
                 return Err(Failure::Connection(error.to_string()));
+            }
+            Err(error @ http1::Error::Connect(_)) if attempt >= call.attempts => {
+                return Err(Failure::Unreachable(error.to_string()));
             }
             Err(error) if attempt >= call.attempts => return Err(Failure::Connection(error.to_string())),
             Err(_) => backoff(attempt, None),
@@ -526,7 +542,7 @@ mod tests {
         assert!(!format!("{call:?} {call:#?}").contains("hunter2"));
         let words = || "hunter2".to_owned();
         for failure in [
-            Failure::Status { status: 401, body: words() },
+            Failure::Status { status: 401, body: words(), retry_after: None },
             Failure::Stream(words()),
             Failure::Blocked(words()),
             Failure::Unusable(words()),

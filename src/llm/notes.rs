@@ -19,7 +19,9 @@ pub fn last_line(outcome: &Result<Option<Finish>, Failure>) -> Option<String> {
     let reason = match outcome {
         Ok(Some(Finish::Length)) => "it reached the limit of tokens".to_owned(),
         Ok(_) => return None,
-        Err(Failure::Broken(_) | Failure::Connection(_)) => "the connection to the provider broke".to_owned(),
+        Err(Failure::Broken(_) | Failure::Connection(_) | Failure::Unreachable(_)) => {
+            "the connection to the provider broke".to_owned()
+        }
         Err(Failure::Stream(words) | Failure::Status { body: words, .. } | Failure::Unusable(words)) => {
             format!("the provider reported an error: {}", quoted(words))
         }

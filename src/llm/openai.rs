@@ -94,7 +94,7 @@ pub fn error_message(body: &str) -> String {
 /// Differs: where the original says that an unexpected error occurred, the
 /// reason is said.
 pub fn plain_error(failure: Failure) -> Error {
-    if let Failure::Status { status, body } = &failure {
+    if let Failure::Status { status, body, .. } = &failure {
         let json: Value = serde_json::from_str(body).unwrap_or_default();
         if let Value::String(words) = &json["error"]["message"]
             && !words.is_empty()

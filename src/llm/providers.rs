@@ -134,7 +134,7 @@ pub static CUSTOM: Provider = Provider {
 };
 
 /// The providers that a model's name tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Vendor {
     /// OpenAI.
     OpenAi,
@@ -144,6 +144,60 @@ pub enum Vendor {
     Google,
     /// The row with this path.
     Row(&'static str),
+}
+
+impl Vendor {
+    /// Returns every provider that has a route of its own and answers at one address.
+    pub fn all() -> impl Iterator<Item = Self> {
+        PROVIDERS.iter().map(|provider| Self::Row(provider.path)).chain([Self::OpenAi, Self::Anthropic, Self::Google])
+    }
+
+    /// Finds a provider by its name in the routes.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::all().find(|vendor| vendor.name() == name)
+    }
+
+    /// Returns its name in the routes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OpenAi => OPENAI.path,
+            Self::Anthropic => "anthropic",
+            Self::Google => "google",
+            Self::Row(path) => path,
+        }
+    }
+
+    /// Returns its API, unless a model needs another one.
+    pub fn wire(self) -> Wire {
+        match self {
+            Self::Anthropic => Wire::Messages,
+            Self::Google => Wire::Generate,
+            Self::OpenAi | Self::Row(_) => Wire::Chat,
+        }
+    }
+
+    /// Returns its key.
+    pub fn key(self) -> Key {
+        match self {
+            Self::Anthropic => Key::Anthropic,
+            Self::Google => Key::GoogleGemini,
+            Self::OpenAi | Self::Row(_) => self.row().key,
+        }
+    }
+
+    /// Returns its name in sentences about its key.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Anthropic => super::anthropic::NAME,
+            Self::Google => super::google::NAME,
+            Self::OpenAi | Self::Row(_) => self.row().name,
+        }
+    }
+
+    /// Returns its row; OpenAI's for those that have none.
+    pub fn row(self) -> &'static Provider {
+        PROVIDERS.iter().find(|provider| provider.path == self.name()).unwrap_or(&OPENAI)
+    }
 }
 
 /// The provider of a model, by its name: clients of the route for tools post
@@ -396,7 +450,7 @@ mod tests {
         for provider in PROVIDERS.iter().chain([&OPENAI, &CUSTOM]) {
             let words = |status, words: &str| {
                 let body = format!(r#"{{"error":{{"message":"{words}"}}}}"#);
-                provider.error(Failure::Status { status, body }).to_string()
+                provider.error(Failure::Status { status, body, retry_after: None }).to_string()
             };
             let missing = format!("{} API Key not found. Please set it in your profile settings.", provider.name);
             let wrong = format!("{} API Key is incorrect. Please fix it in your profile settings.", provider.name);

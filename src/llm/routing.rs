@@ -4,15 +4,20 @@ use std::collections::HashMap;
 
 use super::{
     Wire,
-    catalogue::{Catalogue, Date, Model},
+    catalogue::{Catalogue, Date, Model, catalogue},
+    circuits::Circuits,
     learnt::Learnt,
+    offers::{Fallback, Hosted, Offer},
 };
 
 /// Maximum number of models that are tried in place of one.
 const MAX_CANDIDATES: usize = 8;
 
+/// Maximum number of models of other names that are tried if one does not answer.
+const MAX_FALLBACKS: usize = 4;
+
 /// The operator's settings about models.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ModelSettings {
     /// `MODEL_ALIASES`, `name=model` with commas between: the model to call for each name.
     pub aliases: HashMap<String, String>,
@@ -21,14 +26,23 @@ pub struct ModelSettings {
     /// `COMMAND_MODEL`, default `gpt-6-luna,gpt-5.6-luna,gpt-4o-mini`: the models for `/api/command`, of which the
     /// first that the account may use is called.
     pub command: Vec<String>,
+    /// `MODEL_FALLBACKS`, such as `gpt-6.1-sol>claude-opus-5-5,*>openrouter:x-ai/grok-9`: the models to call if one does
+    /// not answer, whatever its provider. Only by the server's own keys.
+    pub fallbacks: Vec<Fallback>,
+    /// `MODELS`, such as `openai:gpt-6.1-sol,anthropic:claude-opus-5-5`, and the lines of `MODELS_FILE`: the models that
+    /// users are offered with the server's own keys.
+    pub offers: Vec<Offer>,
 }
 
 /// Settings and lessons about models, shared by the workers.
+#[derive(Default)]
 pub struct Routing {
     /// The operator's settings.
     pub settings: ModelSettings,
     /// Lessons from refusals.
     pub learnt: Learnt,
+    /// The state of the server's keys.
+    pub circuits: Circuits,
 }
 
 /// A model that may be called.
@@ -52,6 +66,27 @@ pub struct Wanted {
 }
 
 impl Routing {
+    /// Returns the models to call if none of a model's keys has it answered, in order. What is said of its name counts,
+    /// of its alias and of its first successor, then what is said of every model.
+    pub fn fallbacks(&self, named: &Hosted, today: Date) -> Vec<Hosted> {
+        let mut found: Vec<Hosted> = Vec::new();
+        if self.settings.fallbacks.is_empty() {
+            return found;
+        }
+        let alias = self.settings.aliases.get(&named.model).map(String::as_str);
+        let provider = named.vendor.name();
+        let first = self.candidates(catalogue(), provider, Wire::Chat, &named.model, Wanted::default(), today);
+        let names = [Some(named.model.as_str()), alias, first.first().map(|it| it.model.as_str()), Some("*")];
+        let of_name = |name| self.settings.fallbacks.iter().filter(move |it| it.of == name).flat_map(|it| &it.models);
+        for model in names.into_iter().flatten().flat_map(of_name) {
+            let is_new = model != named && !found.contains(model);
+            if is_new && found.len() < MAX_FALLBACKS {
+                found.push(model.clone());
+            }
+        }
+        found
+    }
+
     /// Returns the models to call for `name`, in order; at least one.
     pub fn candidates(
         &self,
@@ -90,12 +125,11 @@ impl Routing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::llm::catalogue::catalogue;
 
     fn routing(aliases: &[(&str, &str)], substitute: bool) -> Routing {
         let aliases = aliases.iter().map(|(name, model)| ((*name).to_owned(), (*model).to_owned())).collect();
-        let settings = ModelSettings { aliases, substitute, command: Vec::new() };
-        Routing { settings, learnt: Learnt::default() }
+        let settings = ModelSettings { aliases, substitute, ..ModelSettings::default() };
+        Routing { settings, ..Routing::default() }
     }
 
     fn asked(routing: &Routing, provider: &str, name: &str, today: &str, wanted: Wanted) -> Vec<String> {
@@ -131,6 +165,23 @@ mod tests {
         assert_eq!(ask("gpt-4"), ["gpt-6-sol"]);
         assert_eq!(ask("mine").first().map(String::as_str), Some("gpt-5.6-sol"));
         assert_eq!(asked(&routing(&[], false), "openai", "gpt-4", "2026-11-29", Wanted::default()), ["gpt-4"]);
+    }
+
+    #[test]
+    fn fallbacks_follow_from_the_name_its_alias_its_successor_and_the_star() {
+        let hosted = |text: &str| text.parse::<Hosted>().expect(text);
+        let fallback = |text: &str| text.parse::<Fallback>().unwrap_or_else(|problem| panic!("{text}: {problem}"));
+        let mut routing = routing(&[("mine", "gpt-6.1-sol")], true);
+        routing.settings.fallbacks =
+            ["*>openrouter:a/b>gpt-4o", "gpt-6.1-sol>claude-opus-5-5", "gpt-5.6-sol>gpt-6-luna"].map(fallback).into();
+        let of = |model: &str| {
+            let found = routing.fallbacks(&hosted(model), Date::parse("2026-11-29").expect("a date"));
+            found.into_iter().map(|it| it.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(of("gpt-6.1-sol"), ["anthropic:claude-opus-5-5", "openrouter:a/b", "openai:gpt-4o"]);
+        assert_eq!(of("openai:mine"), of("gpt-6.1-sol"));
+        assert_eq!(of("gpt-4"), ["openai:gpt-6-luna", "openrouter:a/b", "openai:gpt-4o"], "by its successor");
+        assert_eq!(of("gpt-4o"), ["openrouter:a/b"], "not itself again");
     }
 
     #[test]

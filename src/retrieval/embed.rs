@@ -1,5 +1,6 @@
 //! Texts → vectors, with OpenAI or Azure, in batches within their limits.
 
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -8,8 +9,9 @@ use crate::{
     credentials::{Key, Profile},
     error::Error,
     llm::{
-        self, Failure, Providers, Reading, azure,
-        dispatch::{Attempt, dispatch_whole},
+        self, ATTEMPTS, Call, Failure, Providers, Reading, azure,
+        dispatch::{Attempt, Unanswered, dispatch_whole},
+        failover::{self, failover},
         providers::OPENAI,
         tokens::tokens,
     },
@@ -47,10 +49,17 @@ struct Embedding {
     embedding: Vec<f32>,
 }
 
+/// Returns the key of a profile's service, and its names in metrics and in the error about its key.
+fn service(profile: &Profile) -> (Key, &'static str, &'static str) {
+    match profile.use_azure_openai {
+        true => (Key::AzureOpenAi, azure::PROVIDER, azure::NAME),
+        false => (Key::OpenAi, OPENAI.path, OPENAI.name),
+    }
+}
+
 /// Returns the service's name, as used in the error about its key, if the profile's service has no key.
 pub fn missing_key(profile: &Profile) -> Option<&'static str> {
-    let (key, name) =
-        if profile.use_azure_openai { (Key::AzureOpenAi, azure::NAME) } else { (Key::OpenAi, OPENAI.name) };
+    let (key, _, name) = service(profile);
     profile.key(key).is_none().then_some(name)
 }
 
@@ -100,21 +109,25 @@ impl Embedder<'_> {
         map_err: fn(Failure) -> Error,
     ) -> Result<Vec<Vec<f32>>, Error> {
         self.charge.grow(count * DIMENSIONS * size_of::<f32>())?;
+        let (key, provider, name) = service(self.profile);
         {
             let mut facts = self.log.note();
-            facts.provider = Some(if self.profile.use_azure_openai { azure::PROVIDER } else { OPENAI.path });
+            facts.provider = Some(provider);
             facts.model = Some(MODEL.to_owned());
         }
-        let request = Request { model: MODEL, input };
-        let reply: Reply = if self.profile.use_azure_openai {
-            self.request_azure(input, map_err).await?
-        } else {
-            let key = self.profile.key(Key::OpenAi).ok_or(Error::KeyNotFound(OPENAI.name))?;
-            let organization = self.profile.key(Key::OpenAiOrganization);
-            let base_url = &self.providers.base_urls.openai;
-            let call = OPENAI.post(base_url, "/embeddings", &request, key, organization)?;
-            llm::complete(self.providers, &call, self.log, self.reading()).await.map_err(map_err)?
-        };
+        self.profile.key(key).ok_or(Error::KeyNotFound(name))?;
+        let circuits = &self.providers.routing.circuits;
+        let ways = failover::by_keys(self.profile, provider, key, circuits);
+        let asked = failover(circuits, &ways, self.log, async |failover::Attempt { at, is_only }| {
+            let value = self.profile.keys(key).nth(at).ok_or(Unanswered::Invalid(Error::KeyNotFound(name)))?;
+            let attempts = if is_only { ATTEMPTS } else { 1 };
+            if self.profile.use_azure_openai {
+                self.request_azure(input, value, attempts).await
+            } else {
+                self.request_openai(input, value, attempts).await
+            }
+        });
+        let reply: Reply = Box::pin(asked).await.map_err(|(_, unanswered)| unanswered.into_error(map_err))?;
         self.log.count(tokens(&reply.usage.to_string()), true);
         in_order(reply, count).ok_or_else(|| {
             map_err(Failure::Unusable("The provider answered with vectors that do not match the request".to_owned()))
@@ -126,14 +139,35 @@ impl Embedder<'_> {
         Reading { charge: self.charge.another(), max_nodes: MAX_NODES }
     }
 
-    async fn request_azure<I: Serialize>(&self, input: &I, map_err: fn(Failure) -> Error) -> Result<Reply, Error> {
-        let access = azure::access(self.profile)?;
-        let deployment = azure::embeddings_deployment(self.profile)?;
+    async fn request_openai<I: Serialize>(
+        &self,
+        input: &I,
+        key: &SecretString,
+        attempts: u32,
+    ) -> Result<Reply, Unanswered> {
+        let organization = self.profile.key(Key::OpenAiOrganization);
+        let base_url = &self.providers.base_urls.openai;
+        let request = Request { model: MODEL, input };
+        let call = OPENAI.post(base_url, "/embeddings", &request, key, organization).map_err(Unanswered::Invalid)?;
+        let call = Call { attempts, ..call };
+        Ok(llm::complete(self.providers, &call, self.log, self.reading()).await?)
+    }
+
+    async fn request_azure<I: Serialize>(
+        &self,
+        input: &I,
+        key: &SecretString,
+        attempts: u32,
+    ) -> Result<Reply, Unanswered> {
+        let access = azure::access(self.profile).map_err(Unanswered::Invalid)?.with_key(key.clone());
+        let deployment = azure::embeddings_deployment(self.profile).map_err(Unanswered::Invalid)?;
         let request = azure::request(self.providers, deployment.clone(), &access);
-        let call = |attempt: &Attempt<'_>| azure::embeddings(&Request { model: &deployment, input }, attempt, &access);
+        let call = |attempt: &Attempt<'_>| {
+            let call = azure::embeddings(&Request { model: &deployment, input }, attempt, &access)?;
+            Ok(Call { attempts, ..call })
+        };
         let answer = Box::pin(dispatch_whole(self.providers, request, Box::new(call), self.log, self.reading())).await;
-        let (reply, _) = answer.map_err(|unanswered| unanswered.into_error(map_err))?;
-        Ok(reply)
+        Ok(answer?.0)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     drain::Drain,
     http::{body::BodyLimits, respond::AnswerSettings, user::TrustedOrigins},
     http_client::{ClientFactory, ssrf_guard},
-    llm::{BaseUrls, Providers, learnt::Learnt, routing::Routing},
+    llm::{BaseUrls, Providers, circuits::Circuits, learnt::Learnt, routing::Routing},
     rate_limit::RateLimits,
     retrieval::{ingest::Ingest, local::LocalEmbeddings, storage::Storage},
     reverse_proxy::ReverseProxy,
@@ -102,7 +102,11 @@ impl Components {
             worker: WorkerSettings {
                 clients,
                 base_urls: config.base_urls.clone(),
-                routing: Arc::new(Routing { settings: config.models.clone(), learnt: Learnt::default() }),
+                routing: Arc::new(Routing {
+                    settings: config.models.clone(),
+                    learnt: Learnt::default(),
+                    circuits: Circuits::new(&config.keys),
+                }),
                 tool_timeout: config.tool_timeout,
                 front_end: config.frontend_url.clone().map(|url| (url, config.frontend_timeout)),
             },
@@ -166,6 +170,14 @@ impl Components {
             buffered_bytes: buffers.held,
             refused_for_user: buffers.refused_for_user,
             refused_for_server: buffers.refused_for_server,
+            keys_resting: self
+                .worker
+                .routing
+                .circuits
+                .readings()
+                .iter()
+                .map(|it| (it.provider, it.number, it.state == "resting"))
+                .collect(),
             ledger_waiting,
             ledger_lost,
         }

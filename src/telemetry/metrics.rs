@@ -27,7 +27,7 @@ const OVERHEADS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0
 const NONE: &str = "none";
 
 /// Numbers of other components at the time of a scrape.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Gauges {
     /// The database's connection pool.
     pub pool: PoolGauges,
@@ -39,6 +39,8 @@ pub struct Gauges {
     pub refused_for_user: u64,
     /// Charges refused because all requests held too many bytes.
     pub refused_for_server: u64,
+    /// The server's keys by provider and number, and whether each rests.
+    pub keys_resting: Vec<(&'static str, usize, bool)>,
     /// Entries of the ledger that wait for the database.
     pub ledger_waiting: usize,
     /// Entries of the ledger that were lost, because too many waited.
@@ -81,6 +83,8 @@ pub struct Metrics {
     models: IntCounterVec,
     tokens: IntCounterVec,
     refusals: IntCounterVec,
+    failovers: IntCounterVec,
+    keys_resting: IntGaugeVec,
     pool: GaugeVec,
     pool_most: IntGauge,
     pool_waiting: IntGauge,
@@ -194,6 +198,19 @@ impl Metrics {
                 "Requests that a provider refused for a reason that another form can do without, by provider and reason.",
                 &["provider", "reason"],
             )?,
+            failovers: counters(
+                at,
+                "provider_failovers_total",
+                "Requests that were sent again with another key or to another model, by the provider that failed and cause.",
+                &["provider", "cause"],
+            )?,
+            keys_resting: registered(
+                at,
+                IntGaugeVec::new(
+                    opts("provider_key_resting", "1 while a key of the server's rests, by provider and number."),
+                    &["provider", "key"],
+                )?,
+            )?,
             pool: gauges(at, "database_connections", "Connections in the pool, by state.", &["state"])?,
             pool_most: registered(at, IntGauge::with_opts(opts("database_connections_max", "DATABASE_POOL_SIZE."))?)?,
             pool_waiting: registered(
@@ -287,8 +304,11 @@ impl Metrics {
         if facts.retries > 0 {
             self.retries.with_label_values(provider).inc_by(facts.retries.into());
         }
-        if line.streams {
-            self.streams_open.with_label_values(provider).dec();
+        for (provider, cause) in &facts.failovers {
+            self.failovers.with_label_values(&[provider, cause]).inc();
+        }
+        if let Some(counted) = line.streams {
+            self.streams_open.with_label_values(&[counted.unwrap_or(NONE)]).dec();
             let ended = facts.ended.unwrap_or(Ended::ClientLeft).as_str();
             self.streams.with_label_values(&[provider[0], ended]).inc();
             self.texts.with_label_values(provider).inc_by(facts.texts);
@@ -319,6 +339,9 @@ impl Metrics {
             [("user_bytes", gauges.refused_for_user), ("server_bytes", gauges.refused_for_server)]
         {
             raise(&self.allowance_refused.with_label_values(&[allowance]), refused as f64);
+        }
+        for (provider, number, rests) in &gauges.keys_resting {
+            self.keys_resting.with_label_values(&[*provider, number.to_string().as_str()]).set(i64::from(*rests));
         }
         self.ledger_waiting.set(i64::try_from(gauges.ledger_waiting).unwrap_or(i64::MAX));
         raise(&self.ledger_lost, gauges.ledger_lost as f64);

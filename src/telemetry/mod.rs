@@ -147,7 +147,7 @@ impl Ended {
 #[derive(Clone)]
 pub struct RequestLog(Rc<RefCell<RequestRecord>>);
 
-/// A last act, with what became known of the request.
+/// Called with the facts once the request has ended.
 type AtEnd = Box<dyn FnOnce(&Facts)>;
 
 struct RequestRecord {
@@ -158,7 +158,8 @@ struct RequestRecord {
     route: String,
     /// A bug or a broken setup of this server.
     fault: bool,
-    streams: bool,
+    /// The provider under which its stream is counted, once there is one.
+    streams: Option<Option<&'static str>>,
     facts: Facts,
     /// Called at the end, with what became known.
     at_end: Option<AtEnd>,
@@ -181,6 +182,9 @@ pub struct Facts {
     pub model_label: Option<&'static str>,
     /// Refusals by providers that were acted on: one of a few words for each.
     pub refusals: Vec<&'static str>,
+    /// Requests that were sent again with another key or to another model: the provider that failed and the cause, each
+    /// one of a few words.
+    pub failovers: Vec<(&'static str, &'static str)>,
     /// The pattern of a path that was passed on to the front end, for the log alone.
     pub passed_on: Option<String>,
     /// The signed-in user.
@@ -255,7 +259,7 @@ impl RequestLog {
             // From the path alone, so that it is set even if there is no response.
             route: request.match_pattern().unwrap_or_else(|| NO_ROUTE.to_owned()),
             fault: false,
-            streams: false,
+            streams: None,
             facts: Facts::default(),
             at_end: None,
             #[cfg(feature = "otlp")]
@@ -302,6 +306,11 @@ impl RequestLog {
         Waiting { log: self.clone(), since: Instant::now(), tools: true }
     }
 
+    /// Records that a request is sent again with another key or to another model.
+    pub fn failed_over(&self, provider: &'static str, cause: &'static str) {
+        self.note().failovers.push((provider, cause));
+    }
+
     /// Records the status of the response to the last request.
     pub fn answered(&self, status: u16) {
         if let Some(asked) = self.note().asked.last_mut() {
@@ -313,8 +322,8 @@ impl RequestLog {
     /// client's disconnect.
     pub fn stream(&self, with_text: bool) {
         let mut line = self.0.borrow_mut();
-        if !line.streams {
-            line.streams = true;
+        if line.streams.is_none() {
+            line.streams = Some(line.facts.provider);
             line.telemetry.metrics.stream_opened(line.facts.provider);
             line.facts.ended = Some(Ended::ClientLeft);
         }
@@ -409,6 +418,22 @@ impl RequestRecord {
     }
 }
 
+/// Lists failovers for the log, each once with its number.
+fn failovers(failovers: &[(&'static str, &'static str)]) -> String {
+    let mut counted: Vec<(&(&str, &str), usize)> = Vec::new();
+    for failover in failovers {
+        match counted.iter_mut().find(|(of, _)| *of == failover) {
+            Some((_, count)) => *count += 1,
+            None => counted.push((failover, 1)),
+        }
+    }
+    let line = |((provider, cause), count): &(&(&str, &str), usize)| match count {
+        1 => format!("{provider}: {cause}"),
+        count => format!("{provider}: {cause} ({count} times)"),
+    };
+    counted.iter().map(line).collect::<Vec<_>>().join(", ")
+}
+
 /// A duration for the log, in milliseconds with three digits or, from a thousand on, without a fraction.
 fn milliseconds(duration: Duration) -> f64 {
     let exact = duration.as_secs_f64() * 1000.0;
@@ -452,6 +477,7 @@ impl Drop for RequestRecord {
                     provider_ms = (!provider_wait.is_zero()).then(|| milliseconds(*provider_wait)),
                     duration_ms = milliseconds(self.started.elapsed()),
                     retries = (*retries > 0).then_some(retries),
+                    failed_over = (!self.facts.failovers.is_empty()).then(|| failovers(&self.facts.failovers)),
                     refused = (!self.facts.refusals.is_empty()).then(|| self.facts.refusals.join(", ")),
                     ended = ended.map(Ended::as_str),
                     detail = detail.as_deref(),

@@ -145,7 +145,7 @@ impl Traces {
         let model = facts.effective_model.as_ref().or(facts.model.as_ref());
         attributes.extend(model.map(|model| KeyValue::new("gen_ai.request.model", model.clone())));
         attributes.extend(asked.status.map(|status| KeyValue::new("http.response.status_code", i64::from(status))));
-        let streams = is_last && line.streams;
+        let streams = is_last && line.streams.is_some();
         if let Some(first) = facts.first_text.filter(|_| streams) {
             let since = first.saturating_sub(asked.at - line.started);
             attributes.push(KeyValue::new("gen_ai.response.time_to_first_chunk", since.as_secs_f64()));

@@ -149,6 +149,28 @@ async fn a_good_configuration_with_older_keys_passes() {
 }
 
 #[tokio::test]
+async fn offered_models_are_looked_for_in_every_picker() {
+    for database in [postgres::database().await, postgres::supabase_database_for_an_app().await] {
+        let good = Good::on(database);
+        good.sql("insert into auth.users (id, aud, role, email) values (gen_random_uuid(), '', '', 'a@b')").await;
+        let offers = ("MODELS", "openai:gpt-4o");
+        let url = ("DATABASE_URL", good.database.role_url.as_str());
+        good.warns(&[offers], "offered models: 1 rows of MODELS' models are not in users' pickers").await;
+        assert!(good.but(&[offers]).await.out.contains("run chatbot-ui-api models sync; a server with MODELS"));
+        let synced = run(&["models", "sync"], &[offers, url]).await;
+        assert_eq!(synced.status, 0, "{synced:?}");
+        let said = good.but(&[offers]).await;
+        assert!(said.status == 0 && said.out.contains("ok   offered models: all 1 of MODELS"), "{said:?}");
+        good.sql("delete from public.models; drop policy \"chatbot_ui_api offers\" on public.models").await;
+        good.warns(&[offers], "offered models: 1 rows").await;
+        assert!(good.but(&[offers]).await.out.contains("this role may not add them"));
+        let refused = run(&["models", "sync"], &[offers, url]).await;
+        assert!(refused.status == 1 && refused.err.contains("as the owner of the tables"), "{refused:?}");
+        good.fails(&[("MODELS", "claude-opus-5-5")], "MODELS offers models that need ANTHROPIC_API_KEY").await;
+    }
+}
+
+#[tokio::test]
 async fn every_wrong_setting_is_named_and_the_rest_is_looked_at_all_the_same() {
     let good = Good::new().await;
     let said = good.but(&[("PORT", "eighty"), ("LOCAL_EMBEDDINGS_DIR", "/nowhere")]).await;
@@ -320,7 +342,7 @@ async fn tables_columns_and_rights_that_are_missing() {
     good.fails(&[], "public.profiles lacks groq_api_key, openrouter_api_key").await;
 
     let good = Good::new().await;
-    good.sql("drop table public.models").await;
+    good.sql("drop table public.models cascade").await;
     good.fails(&[], "custom models: relation \"public.models\" does not exist").await;
 
     let good = Good::new().await;
@@ -353,7 +375,7 @@ async fn sessions_that_may_not_be_looked_up() {
 #[tokio::test]
 async fn half_of_chatbot_uis_tables() {
     let good = Good::on(postgres::supabase_database_for_an_app().await);
-    good.sql("drop table public.models; alter table public.profiles drop column groq_api_key").await;
+    good.sql("drop table public.models cascade; alter table public.profiles drop column groq_api_key").await;
     let missing =
         "20240125194719_add_custom_models, 20240213085646_add_context_length_to_custom_models, 20240302004845_add_groq";
     good.fails(&[], &format!("migrations of chatbot-ui are missing: {missing} → in chatbot-ui's folder")).await;

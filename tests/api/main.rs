@@ -14,6 +14,7 @@ mod custom;
 mod database;
 mod docs;
 mod endings;
+mod failover;
 mod frontend;
 mod headers;
 mod health;
@@ -22,6 +23,7 @@ mod limits;
 mod metrics;
 mod migrate;
 mod models;
+mod offered;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod passages;

@@ -223,6 +223,9 @@ async fn requests(
         // Too long a name for any resolver, so that no look-up is waited for.
         model(format!("http://MARKEDhost{}/v1", "x".repeat(64))).await,
         model("MARKED no URL".to_owned()).await,
+        // Offered by the operator, and not.
+        model("server:openai".to_owned()).await,
+        model("server:MARKED".to_owned()).await,
     ];
     let path = format!("{}/MARKEDfile", user.id);
     let file = rows::File { name: "MARKEDname.txt", path: Some(&path), sharing: "private" }.insert(db, user.id).await;
@@ -363,7 +366,12 @@ async fn run(weather: Weather, format: &str, keys_of_environment: bool) {
         }
     };
     if keys_of_environment {
-        settings.extend(credentials::TABLE.iter().map(|row| (row.variable.to_owned(), value(row.column))));
+        // Two of each, where there may be.
+        let more = |row: &credentials::Row| match row.takes_several() {
+            true => format!("{0},{0}-sk-MARKEDsecond", value(row.column)),
+            false => value(row.column),
+        };
+        settings.extend(credentials::TABLE.iter().map(|row| (row.variable.to_owned(), more(row))));
     }
     let redis = if weather == Weather::Fair { Redis::start("MARKEDredis").await } else { None };
     let redis_url = match (weather, &redis) {
@@ -374,6 +382,8 @@ async fn run(weather: Weather, format: &str, keys_of_environment: bool) {
     };
     // The scripted provider speaks chat completions alone.
     settings.push(("MODEL_ALIASES".to_owned(), "off".to_owned()));
+    settings.push(("MODELS".to_owned(), "openai:x=MARKEDmodel".to_owned()));
+    settings.push(("MODEL_FALLBACKS".to_owned(), "gpt-4>claude-opus-5-5,x>google:gemini-3.8-flash".to_owned()));
     settings.extend(redis_url.map(|url| ("REDIS_URL".to_owned(), url)));
     let arguments: &[&str] = if weather == Weather::Fair { &["serve", "--playground"] } else { &["serve"] };
     let server = Server::start(arguments, &settings, format).await;
@@ -442,6 +452,16 @@ async fn run(weather: Weather, format: &str, keys_of_environment: bool) {
         assert!(calls.parse::<usize>().expect("a number") > 20, "Redis was not asked: {said}");
     }
 
+    let keys = client.get(format!("{}/readyz?verbose", server.url)).send().await.expect("an answer");
+    let keys = keys.text().await.expect("text");
+    assert!(show(&keys, MARK).is_none(), "{weather:?}: {keys}");
+    if keys_of_environment && weather != Weather::DatabaseAway {
+        let rests = keys.contains("resting");
+        assert!(
+            keys.contains(r#""provider":"openai""#) && (rests || weather != Weather::WrongKey),
+            "{weather:?}: {keys}"
+        );
+    }
     let metrics = server.metrics().await;
     let written = server.stop().await;
     let away = matches!(weather, Weather::WrongKey | Weather::Away).then_some("is away: until it is back");

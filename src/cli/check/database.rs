@@ -6,10 +6,12 @@ use sqlx::{PgConnection, postgres::PgSslMode};
 
 use super::{LIMIT, Level, Line, fail, models as model_names, ok, usage, warn};
 use crate::{
+    cli::models::sync,
     config::Config,
     db::{
         self, Settings, chatbot_ui,
         inspect::{self, Source},
+        offered,
     },
     http_client::ssrf_guard,
 };
@@ -45,6 +47,7 @@ pub async fn lines(config: &Config, is_set: bool) -> Vec<Line> {
         let source = inspect::source(&mut connection, settings.session_check).await?;
         lines.extend(accounts(source, complete, &mut connection).await?);
         lines.extend(models(complete, &mut connection).await?);
+        lines.extend(offered_models(config, &mut connection).await?);
         lines.extend(files(complete, &mut connection).await?);
         lines.extend(hidden(config, source, &mut connection).await?);
         lines.extend(usage::lines(config, &mut connection).await?);
@@ -275,6 +278,26 @@ async fn models(complete: bool, connection: &mut PgConnection) -> sqlx::Result<V
         return Ok(vec![ok("custom models: they can be read")]);
     }
     Ok(all.iter().map(|it| it.line("custom models", complete)).collect())
+}
+
+/// Checks that the models of `MODELS` are in every user's picker, or that the server can put them there.
+async fn offered_models(config: &Config, connection: &mut PgConnection) -> sqlx::Result<Vec<Line>> {
+    let rows = sync::rows(&config.models.offers);
+    if rows.is_empty() || !refusals(connection, &inspect::models()).await?.is_empty() {
+        return Ok(Vec::new());
+    }
+    let missing = offered::missing(connection, &rows).await?;
+    if missing == 0 {
+        return Ok(vec![ok(format!("offered models: all {} of MODELS are in every user's picker", rows.len()))]);
+    }
+    let may_not = !refusals(connection, &inspect::offered()).await?.is_empty() || offered::is_shut(connection).await?;
+    let todo = match may_not {
+        true => {
+            "this role may not add them: run chatbot-ui-api models sync as the owner of the tables, or docs/role.sql again as that owner"
+        }
+        false => "run chatbot-ui-api models sync; a server with MODELS does so when it starts and every five minutes",
+    };
+    Ok(vec![warn(format!("offered models: {missing} rows of MODELS' models are not in users' pickers"), todo)])
 }
 
 /// Chat works without these tables, so a missing one is a warning; a table without access is a failure.

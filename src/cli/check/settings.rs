@@ -7,6 +7,7 @@ use secrecy::ExposeSecret;
 
 use super::{super::health, LIMIT, Line, fail, ok, warn};
 use crate::{
+    cli::models::sync,
     config::{
         self, Config, ConfigError, Variables, env_file,
         known::{self, Lookalike},
@@ -177,7 +178,7 @@ pub fn provider_keys(config: &Config) -> Vec<Line> {
     let mut lines: Vec<Line> = set
         .iter()
         .filter(|row| {
-            config.keys.get(row.key).is_some_and(|key| {
+            config.keys.all(row.key).any(|key| {
                 let key = key.expose_secret();
                 key.chars().any(|c| c.is_whitespace() || c.is_control()) || !key.is_ascii()
             })
@@ -195,6 +196,22 @@ pub fn provider_keys(config: &Config) -> Vec<Line> {
             "set the endpoint too, or each user's profile needs one",
         ));
     }
+    let missing = sync::without_key(config);
+    if !missing.is_empty() {
+        lines.push(fail(
+            format!("provider keys: MODELS offers models that need {}, which is not set", missing.join(" and ")),
+            "set it, or take the models out of MODELS",
+        ));
+    }
+    let fallbacks = config.models.fallbacks.iter().flat_map(|fallback| &fallback.models);
+    let unused: Vec<String> =
+        fallbacks.filter(|model| config.keys.get(model.vendor.key()).is_none()).map(ToString::to_string).collect();
+    if !unused.is_empty() {
+        lines.push(warn(
+            format!("provider keys: MODEL_FALLBACKS names {}, for which there is no key here", unused.join(", ")),
+            "set the provider's key: users' own keys are not used for fallbacks",
+        ));
+    }
     let endpoint = config.keys.get(Key::AzureEndpoint).map(|it| it.expose_secret().trim());
     if endpoint.is_some_and(|it| !it.starts_with("https://") && !it.starts_with("http://")) {
         lines.push(fail(
@@ -203,7 +220,11 @@ pub fn provider_keys(config: &Config) -> Vec<Line> {
         ));
     }
     if lines.is_empty() {
-        let names: Vec<&str> = set.iter().map(|row| row.variable).collect();
+        let name = |row: &&credentials::Row| match config.keys.all(row.key).count() {
+            1 => row.variable.to_owned(),
+            count => format!("{} ({count} keys)", row.variable),
+        };
+        let names: Vec<String> = set.iter().map(name).collect();
         lines.push(ok(if names.is_empty() {
             "provider keys: not set here; each user's profile has its own".to_owned()
         } else {
@@ -283,10 +304,25 @@ mod tests {
         assert_eq!(levels(&bad), [Level::Fail]);
         assert!(bad[0].what.contains("GROQ_API_KEY") && !bad[0].what.contains("hunter2"), "{bad:?}");
         assert_eq!(levels(&of(&[("AZURE_OPENAI_API_KEY", "k")])), [Level::Warn]);
+        let several = of(&[("OPENAI_API_KEY", "sk-hunter2,sk-hunter3")]);
+        assert!(
+            several[0].what.contains("OPENAI_API_KEY (2 keys)") && !several[0].what.contains("hunter"),
+            "{several:?}"
+        );
+        assert_eq!(levels(&of(&[("OPENAI_API_KEY", "sk-1,sk 2")])), [Level::Fail]);
         let endpoint = |url| of(&[("AZURE_OPENAI_API_KEY", "k"), ("AZURE_OPENAI_ENDPOINT", url)]);
         assert_eq!(levels(&endpoint("https://a.openai.azure.com")), [Level::Ok]);
         let bare = endpoint("a.openai.azure.com");
         assert_eq!(bare[0].what, "provider keys: AZURE_OPENAI_ENDPOINT is not a URL");
+    }
+
+    #[test]
+    fn models_by_the_operators_choice_need_keys() {
+        let of = |pairs: &[(&str, &str)]| provider_keys(&config(pairs));
+        let offers = of(&[("MODELS", "openai:gpt-4o")]);
+        assert!(levels(&offers) == [Level::Fail] && offers[0].what.contains("OPENAI_API_KEY"), "{offers:?}");
+        let fallbacks = of(&[("MODEL_FALLBACKS", "*>claude-opus-5-5>gpt-4o"), ("OPENAI_API_KEY", "k")]);
+        assert!(levels(&fallbacks) == [Level::Warn] && fallbacks[0].what.contains("anthropic:claude"), "{fallbacks:?}");
     }
 
     #[test]

@@ -1,25 +1,28 @@
 //! `POST /api/command`: the command palette's prompt, answered in one piece.
 
 use actix_web::HttpResponse;
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
-use super::chat::access;
 use crate::{
+    credentials::Key,
     error::Error,
     http::{
         admit::{Route, admit},
         body::{self, UnreadBody},
         context::ChatContext,
-        user::Caller,
+        user::{Caller, User},
     },
     llm::{
-        Wire,
+        Call, Wire,
         answer::openai::Habits,
         dispatch::{Attempt, ModelRequest},
+        failover::{self, failover},
         openai,
-        providers::OPENAI,
-        request::{Prompt, Turns},
+        providers::{Access, OPENAI},
+        pseudonym::pseudonym,
+        request::{Extras, Prompt, Turns},
         routing::Wanted,
     },
 };
@@ -45,7 +48,8 @@ struct Answer {
 /// Differs: the original calls [`MODEL`] with a limit of 4,096 tokens, which today's models spend on thinking.
 pub async fn reply(caller: Caller, context: ChatContext, unread: UnreadBody) -> Result<HttpResponse, Error> {
     let (user, body) = admit(caller, &context, unread, body::QUESTION, Route::Command).await?;
-    let access = access(&OPENAI, &user, &context)?;
+    let profile = user.profile()?;
+    let accesses = accesses(&user, &context)?;
     let question: Question<'_> = body.object("input")?;
     let input = question.input.ok_or_else(|| Error::BadRequest("input is missing".to_owned()))?;
     let turns =
@@ -54,24 +58,51 @@ pub async fn reply(caller: Caller, context: ChatContext, unread: UnreadBody) -> 
     let routing = &context.providers.routing;
     let models = if routing.settings.substitute { routing.settings.command.clone() } else { vec![MODEL.to_owned()] };
     context.note(OPENAI.path, MODEL);
-    let request = ModelRequest {
+    let request = |access: &Access| ModelRequest {
         provider: OPENAI.path,
         scope: routing.learnt.scope(&access.base_url, &access.key),
-        models,
+        models: models.clone(),
         wire: Wire::Chat,
         chat_first: false,
         wanted: Wanted::default(),
         habits: Habits::NONE,
     };
+    let ways = failover::by_keys(profile, OPENAI.path, Key::OpenAi, &routing.circuits);
     let id = user.id;
     drop(user);
-    let call = |attempt: &Attempt<'_>| {
-        let turns = Turns::Values(&turns);
-        let prompt = Prompt { turns, temperature: Some(&temperature), tools: None, stream: false, quick: true };
-        OPENAI.call(prompt, attempt, &access)
-    };
-    let mut message = context.message(id, request, call).await?;
+    let answered = failover(&routing.circuits, &ways, &context.log, async |failover::Attempt { at, is_only }| {
+        let access = &accesses[at];
+        let call = |attempt: &Attempt<'_>| {
+            let turns = Turns::Values(&turns);
+            let prompt = Prompt { turns, temperature: Some(&temperature), tools: None, stream: false, quick: true };
+            let call = OPENAI.call(prompt, attempt, access)?;
+            Ok(if is_only { call } else { Call { attempts: 1, ..call } })
+        };
+        context.message(id, request(access), call).await
+    });
+    let mut message = Box::pin(answered).await.map_err(|(_, unanswered)| unanswered.into_error(openai::plain_error))?;
     let refusal = openai::text_of(&message).filter(|_| message["content"].is_null()).map(Value::from);
     let content = refusal.or_else(|| message.as_object_mut()?.remove("content"));
     Ok(HttpResponse::Ok().json(Answer { content }))
+}
+
+/// Returns what it takes to call OpenAI for a user, by each of the keys.
+fn accesses(user: &User, context: &ChatContext) -> Result<Vec<Access>, Error> {
+    let profile = user.profile()?;
+    let access = |key: &SecretString| {
+        let name = pseudonym(user.id, key);
+        Access {
+            base_url: (OPENAI.base_url)(&context.providers.base_urls).to_owned(),
+            key: key.clone(),
+            organization: profile.key(Key::OpenAiOrganization).cloned(),
+            extras: Extras {
+                usage: true,
+                cache_key: name.clone(),
+                // The provider holds the key's owner to account for what all users do.
+                user: name.filter(|_| profile.is_from_environment(Key::OpenAi)),
+            },
+        }
+    };
+    let accesses: Vec<Access> = profile.keys(Key::OpenAi).map(access).collect();
+    if accesses.is_empty() { Err(Error::KeyNotFound(OPENAI.name)) } else { Ok(accesses) }
 }

@@ -37,6 +37,8 @@ pub struct Model {
     pub needs_limit: bool,
     /// The smallest prompt that is cached, in tokens.
     pub cache_minimum: Option<u32>,
+    /// Its window, in tokens: prompt and answer.
+    pub context: Option<u32>,
     /// The most tokens of an answer, thinking included.
     pub max_output: Option<u32>,
     /// List prices.
@@ -106,10 +108,17 @@ impl Catalogue {
 
     /// Returns a provider's model, or the family that the id belongs to.
     pub fn model_or_family(&self, provider: &str, id: &str) -> Option<&Model> {
-        self.model(provider, id).or_else(|| {
-            let is_member = |&&(of, beginning, _): &&(&str, &str, usize)| of == provider && id.starts_with(beginning);
-            self.families.iter().find(is_member).map(|(_, _, at)| &self.models[*at])
-        })
+        self.model(provider, id).or_else(|| self.family(provider, id))
+    }
+
+    /// Returns a model's window in tokens, its family's if it has none of its own.
+    pub fn context(&self, provider: &str, id: &str) -> Option<u32> {
+        self.model(provider, id).and_then(|model| model.context).or_else(|| self.family(provider, id)?.context)
+    }
+
+    fn family(&self, provider: &str, id: &str) -> Option<&Model> {
+        let is_member = |&&(of, beginning, _): &&(&str, &str, usize)| of == provider && id.starts_with(beginning);
+        self.families.iter().find(is_member).map(|(_, _, at)| &self.models[*at])
     }
 
     /// Returns every line of the catalogue.
@@ -158,6 +167,7 @@ fn parse_line(line: &'static str) -> Result<Model, String> {
         thinks_in_tags: false,
         needs_limit: false,
         cache_minimum: None,
+        context: None,
         max_output: given(output).map(number).transpose()?,
         prices: given(prices).map(self::prices).transpose()?.unwrap_or_default(),
         end: given(end).map(|end| Date::parse(end).ok_or("no date")).transpose()?,
@@ -173,9 +183,10 @@ fn parse_line(line: &'static str) -> Result<Model, String> {
             "search" => model.search = true,
             "limit" => model.needs_limit = true,
             "tags" => model.thinks_in_tags = true,
-            other => match other.strip_prefix("cache:") {
-                Some(tokens) => model.cache_minimum = Some(number(tokens)?),
-                None => return Err(format!("unknown mark {other}")),
+            other => match other.split_once(':') {
+                Some(("cache", tokens)) => model.cache_minimum = Some(number(tokens)?),
+                Some(("context", tokens)) => model.context = Some(number(tokens)?),
+                _ => return Err(format!("unknown mark {other}")),
             },
         }
     }

@@ -87,6 +87,15 @@ fn a_new_member_of_a_family_has_the_newest_rules() {
 }
 
 #[test]
+fn a_window_is_the_models_or_its_familys() {
+    let context = |provider, id| catalogue().context(provider, id);
+    assert_eq!(context("openai", "gpt-4o"), Some(128_000));
+    assert_eq!(context("openai", "gpt-6.1-sol"), Some(922_000));
+    assert_eq!(context("anthropic", "claude-opus-5-5"), Some(200_000));
+    assert_eq!(context("openrouter", "a/b"), None);
+}
+
+#[test]
 fn a_line_that_cannot_be_read_says_why() {
     for (line, problem) in [
         ("openai a", "eight columns"),

@@ -35,6 +35,13 @@ create table public.models (
   folder_id uuid references public.folders (id) on delete set null, created_at timestamptz not null default current_timestamp, updated_at timestamptz,
   sharing text not null default 'private', api_key text not null, base_url text not null, description text not null, model_id text not null,
   name text not null, context_length int not null default 4096);
+create table public.workspaces (
+  id uuid primary key default uuid_generate_v4(), user_id uuid not null references auth.users (id) on delete cascade,
+  is_home boolean not null default false, name text not null, default_model text not null, image_path text not null default '');
+create table public.model_workspaces (
+  user_id uuid not null references auth.users (id) on delete cascade, model_id uuid not null references public.models (id) on delete cascade,
+  workspace_id uuid not null references public.workspaces (id) on delete cascade, created_at timestamptz not null default current_timestamp,
+  updated_at timestamptz, primary key (model_id, workspace_id));
 create table public.files (
   id uuid primary key default uuid_generate_v4(), user_id uuid not null references auth.users (id) on delete cascade,
   folder_id uuid references public.folders (id) on delete set null, created_at timestamptz not null default current_timestamp, updated_at timestamptz,
@@ -51,7 +58,6 @@ create table public.collection_files (
   user_id uuid not null references auth.users (id) on delete cascade, collection_id uuid not null references public.collections (id) on delete cascade,
   file_id uuid not null references public.files (id) on delete cascade, primary key (collection_id, file_id));
 -- Tables that only the front end uses.
-create table public.workspaces (id uuid primary key default uuid_generate_v4(), default_model text not null, image_path text not null default '');
 create table public.presets (id uuid primary key default uuid_generate_v4(), model text not null);
 create table public.assistants (id uuid primary key default uuid_generate_v4(), model text not null);
 create table public.chats (id uuid primary key default uuid_generate_v4(), model text not null);
@@ -62,6 +68,12 @@ create table public.assistant_files (assistant_id uuid, file_id uuid);
 create table public.assistant_tools (assistant_id uuid, tool_id uuid);
 alter table public.profiles enable row level security;
 alter table public.models enable row level security;
+alter table public.workspaces enable row level security;
+alter table public.model_workspaces enable row level security;
+create policy "Allow full access to own models" on public.models using (user_id = auth.uid()) with check (user_id = auth.uid());
+create policy "Allow view access to non-private models" on public.models for select using (sharing <> 'private');
+create policy "Allow full access to own workspaces" on public.workspaces using (user_id = auth.uid()) with check (user_id = auth.uid());
+create policy "Allow full access to own model_workspaces" on public.model_workspaces using (user_id = auth.uid()) with check (user_id = auth.uid());
 alter table public.files enable row level security;
 alter table public.file_items enable row level security;
 alter table public.collections enable row level security;
@@ -71,6 +83,7 @@ create function public.on_signup() returns trigger language plpgsql security def
 begin
   insert into public.profiles (user_id, username, display_name, bio, image_url, image_path, profile_context, use_azure_openai)
     values (new.id, 'user' || left(md5(new.id::text), 16), '', '', '', '', '', false);
+  insert into public.workspaces (user_id, is_home, name, default_model) values (new.id, true, 'Home', 'gpt-4o');
   return new;
 end $$;
 create trigger create_profile_and_workspace_trigger after insert on auth.users for each row execute function public.on_signup();

@@ -1,5 +1,7 @@
 //! `models`: the model that is called for each of chatbot-ui's picker, and the reason.
 
+pub mod sync;
+
 use std::{
     collections::{HashMap, HashSet},
     process::ExitCode,
@@ -17,7 +19,6 @@ use crate::{
     llm::{
         Wire,
         catalogue::{Date, Model, Prices, catalogue},
-        learnt::Learnt,
         routing::{Candidate, Routing, Wanted},
     },
 };
@@ -31,7 +32,7 @@ const MAX_LIST_BYTES: usize = 8 * 1024 * 1024;
 pub fn run(ask: bool) -> ExitCode {
     super::run(async move {
         let config = Config::new(&config::variables()?).map_err(|error| error.to_string())?;
-        let routing = Routing { settings: config.models.clone(), learnt: Learnt::default() };
+        let routing = Routing { settings: config.models.clone(), ..Routing::default() };
         let rows = rows(&routing, Date::today());
         let lists = if ask { Some(lists(&config).await?) } else { None };
         let mut table = vec![heading(ask)];
@@ -219,8 +220,13 @@ mod tests {
 
     fn table(aliases: &[(&str, &str)]) -> Vec<Vec<String>> {
         let aliases = aliases.iter().map(|(name, model)| ((*name).to_owned(), (*model).to_owned())).collect();
-        let settings = ModelSettings { aliases, substitute: true, command: vec!["gpt-6-luna".to_owned()] };
-        let routing = Routing { settings, learnt: Learnt::default() };
+        let settings = ModelSettings {
+            aliases,
+            substitute: true,
+            command: vec!["gpt-6-luna".to_owned()],
+            ..ModelSettings::default()
+        };
+        let routing = Routing { settings, ..Routing::default() };
         let day = Date::parse("2026-11-29").expect("a date");
         rows(&routing, day).iter().map(|row| row.cells(None)).collect()
     }
