@@ -94,7 +94,8 @@ static UNCHECKED: LazyLock<String> = LazyLock::new(|| {
 static RESERVING: LazyLock<[String; 3]> =
     LazyLock::new(|| [Source::Tables, Source::Function, Source::Token].map(|source| reserving(statement(source))));
 
-/// Adds a reservation in the ledger to a statement, for an account that is not refused.
+/// Adds a reservation in the ledger to a statement, for an account that is not refused. Its argument is text for
+/// Postgres too, which else takes it for JSON where the statement is prepared ahead.
 fn reserving(statement: &str) -> String {
     format!(
         "select account.*, case when user_exists and not banned and session_lives \

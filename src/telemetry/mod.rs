@@ -225,8 +225,8 @@ pub struct Asked {
     pub status: Option<u16>,
     /// Bytes of its body.
     pub sent: usize,
-    /// Bytes of text that were passed on of its answer.
-    pub bytes: u64,
+    /// Bytes of text that had been passed on before: of answers to earlier requests.
+    pub bytes_before: u64,
     /// The provider's count of tokens so far.
     pub tokens: Option<Tokens>,
     /// The answer ended, so that the count is complete.
@@ -280,8 +280,11 @@ impl RequestLog {
     /// Records a new request to a provider, with `sent` bytes; it is waited for until the guard is dropped.
     pub fn ask(&self, sent: usize) -> Waiting {
         let now = Instant::now();
-        let asked = Asked { at: now, until: now, status: None, sent, bytes: 0, tokens: None, is_counted: false };
-        self.note().asked.push(asked);
+        let mut facts = self.note();
+        let bytes_before = facts.bytes;
+        let asked = Asked { at: now, until: now, status: None, sent, bytes_before, tokens: None, is_counted: false };
+        facts.asked.push(asked);
+        drop(facts);
         self.wait()
     }
 
@@ -342,9 +345,6 @@ impl RequestLog {
         }
         line.facts.texts += 1;
         line.facts.bytes += bytes as u64;
-        if let Some(asked) = line.facts.asked.last_mut() {
-            asked.bytes += bytes as u64;
-        }
     }
 
     /// A streamed answer ended so.

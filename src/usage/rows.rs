@@ -47,7 +47,9 @@ pub(super) fn rows(reservation: &Reservation, own_key: bool, facts: &Facts) -> V
         .map(|(number, asked)| {
             let ended = if number + 1 < counted.len() { COMPLETE } else { ended(asked, facts) };
             let more = estimate::likely(asked.sent.saturating_sub(first_sent) as u64);
-            let (tokens, estimated) = tokens(asked, ended, plan.estimate.likely_input + more);
+            let bytes = counted.get(number + 1).map_or(facts.bytes, |next| next.bytes_before);
+            let shown = estimate::likely(bytes.saturating_sub(asked.bytes_before));
+            let (tokens, estimated) = tokens(asked, ended, plan.estimate.likely_input + more, shown);
             Row {
                 id: if number == 0 { reservation.id } else { Uuid::new_v4() },
                 at: at + (asked.at - counted[0].at).as_secs_f64(),
@@ -81,9 +83,8 @@ fn ended(asked: &Asked, facts: &Facts) -> &'static str {
     }
 }
 
-/// Returns what a request took, and whether that is an estimate.
-fn tokens(asked: &Asked, ended: &str, likely_input: u64) -> (Tokens, bool) {
-    let shown = estimate::likely(asked.bytes);
+/// Returns what a request took, and whether that is an estimate: `shown` are the tokens of the text that was passed on.
+fn tokens(asked: &Asked, ended: &str, likely_input: u64, shown: u64) -> (Tokens, bool) {
     match (asked.tokens, asked.status) {
         (Some(tokens), _) if asked.is_counted => (tokens, false),
         // Counted so far: the prompt is right, the answer went on.
@@ -102,37 +103,37 @@ mod tests {
 
     use super::*;
 
-    fn asked(status: Option<u16>, bytes: u64, tokens: Option<Tokens>, is_counted: bool) -> Asked {
-        Asked { at: Instant::now(), until: Instant::now(), status, sent: 0, bytes, tokens, is_counted }
+    fn asked(status: Option<u16>, tokens: Option<Tokens>, is_counted: bool) -> Asked {
+        Asked { at: Instant::now(), until: Instant::now(), status, sent: 0, bytes_before: 0, tokens, is_counted }
     }
 
     #[test]
     fn what_was_reported_counts_and_the_rest_is_estimated() {
         let reported = Tokens { input: 9, cached: 1, output: 5, reasoning: 2 };
         for (asked, ended, expected) in [
-            (asked(Some(200), 400, Some(reported), true), "complete", (reported, false)),
-            (asked(Some(200), 400, Some(reported), false), "client left", (Tokens { output: 100, ..reported }, true)),
-            (
-                asked(Some(200), 400, None, true),
-                "complete",
-                (Tokens { input: 7, output: 100, ..Tokens::default() }, true),
-            ),
-            (asked(Some(429), 0, None, false), "refused", (Tokens::default(), false)),
-            (asked(None, 0, None, false), "client left", (Tokens { input: 7, ..Tokens::default() }, true)),
-            (asked(None, 0, None, false), "provider broke", (Tokens::default(), true)),
+            (asked(Some(200), Some(reported), true), "complete", (reported, false)),
+            (asked(Some(200), Some(reported), false), "client left", (Tokens { output: 100, ..reported }, true)),
+            (asked(Some(200), None, true), "complete", (Tokens { input: 7, output: 100, ..Tokens::default() }, true)),
+            (asked(Some(429), None, false), "refused", (Tokens::default(), false)),
+            (asked(None, None, false), "client left", (Tokens { input: 7, ..Tokens::default() }, true)),
+            (asked(None, None, false), "provider broke", (Tokens::default(), true)),
         ] {
-            assert_eq!(tokens(&asked, ended, 7), expected, "{asked:?}");
+            assert_eq!(
+                tokens(&asked, ended, 7, if asked.status == Some(200) { 100 } else { 0 }),
+                expected,
+                "{asked:?}"
+            );
         }
     }
 
     #[test]
     fn an_end_is_named_as_in_the_log() {
         let facts = |status, ended| Facts { status, ended, ..Facts::default() };
-        let ok = asked(Some(200), 0, None, false);
+        let ok = asked(Some(200), None, false);
         assert_eq!(ended(&ok, &facts(Some(200), Some(Ended::ClientLeft))), "client left");
         assert_eq!(ended(&ok, &facts(Some(200), None)), "complete");
         assert_eq!(ended(&ok, &facts(Some(502), None)), "provider broke");
-        assert_eq!(ended(&asked(Some(401), 0, None, false), &facts(Some(401), None)), "refused");
-        assert_eq!(ended(&asked(None, 0, None, false), &facts(None, Some(Ended::ClientLeft))), "client left");
+        assert_eq!(ended(&asked(Some(401), None, false), &facts(Some(401), None)), "refused");
+        assert_eq!(ended(&asked(None, None, false), &facts(None, Some(Ended::ClientLeft))), "client left");
     }
 }
