@@ -3,7 +3,7 @@
 use super::Variables;
 
 /// Every variable that this server reads, but OpenTelemetry's.
-pub const NAMES: [&str; 79] = [
+pub const NAMES: [&str; 81] = [
     "ALL_PROXY",
     "ANONYMOUS_USERS",
     "ANSWER_NOTES",
@@ -83,6 +83,8 @@ pub const NAMES: [&str; 79] = [
     "SUPABASE_SERVICE_ROLE_KEY",
     "SUPABASE_URL",
     "TOOL_TIMEOUT",
+    "USAGE",
+    "USAGE_KEEP_DAYS",
 ];
 
 /// A variable that is no setting, and the setting that it looks like.
