@@ -88,7 +88,8 @@ async fn the_database_is_waited_for_twice_to_search_and_three_times_to_store() {
         let url = turns.url(&url);
         let mode = if pooled { "transaction" } else { "session" };
         let stand = Stand::start();
-        let settings = [("DATABASE_URL", url.as_str()), ("DATABASE_POOLER", mode), ("DATABASE_POOL_SIZE", "1")];
+        let settings =
+            [("DATABASE_URL", url.as_str()), ("DATABASE_POOLER", mode), ("DATABASE_POOL_SIZE", "1"), ("USAGE", "off")];
         let app = start(database, &stand, &settings).await;
         let user = app.user(&[("openai_api_key", "k")]).await;
         let short = file(&app, &stand, &user, "a.txt", "the river carries salt").await;

@@ -43,7 +43,11 @@ async fn all_at_once(chats: usize, unit: &str, amount: f64) -> (App, usize, bool
         // A client that opens all connections in one go is too slow to send its heads in time.
         tokio::time::sleep(Duration::from_millis(2 * number as u64)).await;
         loop {
-            let answer = app_ref.chat("openai", user_ref).send().await.expect("an answer");
+            // The machine is busy with other tests, too, if a connection is given up.
+            let Ok(answer) = app_ref.chat("openai", user_ref).send().await else {
+                busy.store(true, Ordering::Relaxed);
+                continue;
+            };
             match answer.status().as_u16() {
                 200 => {
                     answer.text().await.expect("whole");
