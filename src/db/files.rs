@@ -1,6 +1,6 @@
 //! `public.files` and `public.file_items`: uploaded files and their passages.
 //!
-//! Passages are stored and searched in one message each, see [`Db::message`]. No type is looked up for them, as types
+//! Passages are stored and searched in one message each, see `Db::message`. No type is looked up for them, as types
 //! come from the columns, and the operator from the search path that the message sets: on Supabase pgvector lies in
 //! `extensions`, elsewhere in `public`.
 

@@ -1,7 +1,7 @@
 //! The ledger: what each request to a provider took, and the budgets that requests must have room in.
 //!
 //! A request begins with a reservation of the most that it may take ([`estimate`]), made in the statement that reads
-//! its session, and ends with rows of the ledger ([`rows`]), which a queue carries to the database ([`writer`]): no
+//! its session, and ends with rows of the ledger (`rows`), which a queue carries to the database (`writer`): no
 //! answer waits for it. What a server that died had reserved is free again when its lease has run out.
 //!
 //! The rules that hold under concurrency are in the database's functions (`migrations/usage.sql`).
