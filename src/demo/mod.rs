@@ -211,6 +211,7 @@ impl Database {
         };
         let mut connection = connect(&database.url).await?;
         progress::during("Creating the tables", String::new, migrate::apply(&mut connection)).await?;
+        migrate::make_ledger(&mut connection).await?;
         Ok(database)
     }
 
