@@ -91,15 +91,8 @@ $$;
 -- The ledger of `migrate --usage`, by its functions.
 do $$
 begin
-  if to_regclass('chatbot_ui_api.usage') is not null then
-    grant usage on schema chatbot_ui_api to chatbot_ui_api;
-    grant execute on function chatbot_ui_api.reserve(uuid, jsonb), chatbot_ui_api.settle(jsonb, uuid[]),
-      chatbot_ui_api.renew(uuid[]), chatbot_ui_api.sweep(), chatbot_ui_api.models_since(date),
-      chatbot_ui_api.set_prices(jsonb), chatbot_ui_api.roll_up(integer, integer), chatbot_ui_api.report(uuid)
-      to chatbot_ui_api;
-    grant select on chatbot_ui_api.priced_usage, chatbot_ui_api.usage_by_day, chatbot_ui_api.budgets to chatbot_ui_api;
-    drop policy if exists "chatbot_ui_api reads" on chatbot_ui_api.budgets;
-    create policy "chatbot_ui_api reads" on chatbot_ui_api.budgets for select to chatbot_ui_api using (true);
+  if to_regprocedure('chatbot_ui_api.open_to_role()') is not null then
+    perform chatbot_ui_api.open_to_role();
   end if;
 end
 $$;

@@ -504,6 +504,21 @@ alter table chatbot_ui_api.prices enable row level security;
 alter table chatbot_ui_api.reservations enable row level security;
 alter table chatbot_ui_api.counters enable row level security;
 
+-- The rights of the role of docs/role.sql, which calls this too.
+create or replace function chatbot_ui_api.open_to_role() returns void
+language plpgsql set search_path = '' as $function$
+begin
+  grant usage on schema chatbot_ui_api to chatbot_ui_api;
+  grant execute on function chatbot_ui_api.reserve(uuid, jsonb), chatbot_ui_api.settle(jsonb, uuid[]),
+    chatbot_ui_api.renew(uuid[]), chatbot_ui_api.sweep(), chatbot_ui_api.models_since(date),
+    chatbot_ui_api.set_prices(jsonb), chatbot_ui_api.roll_up(integer, integer), chatbot_ui_api.report(uuid)
+    to chatbot_ui_api;
+  grant select on chatbot_ui_api.priced_usage, chatbot_ui_api.usage_by_day, chatbot_ui_api.budgets to chatbot_ui_api;
+  drop policy if exists "chatbot_ui_api reads" on chatbot_ui_api.budgets;
+  create policy "chatbot_ui_api reads" on chatbot_ui_api.budgets for select to chatbot_ui_api using (true);
+end
+$function$;
+
 do $$
 declare
   made record;
@@ -512,7 +527,7 @@ begin
     select proc.oid::regprocedure as signature from pg_proc proc
     where pronamespace = 'chatbot_ui_api'::regnamespace and proname in ('budget_changed', 'period_start', 'period_end',
       'lock_of', 'matches', 'budgets_of', 'counted', 'kept', 'reserved', 'reserve', 'add_up', 'settle', 'renew', 'sweep',
-      'models_since', 'set_prices', 'roll_up', 'report')
+      'models_since', 'set_prices', 'roll_up', 'report', 'open_to_role')
   loop
     execute format('revoke all on function %s from public', made.signature);
   end loop;
@@ -536,16 +551,8 @@ begin
     end if;
   end if;
 
-  -- The role of docs/role.sql, which has the same lines.
   if to_regrole('chatbot_ui_api') is not null then
-    grant usage on schema chatbot_ui_api to chatbot_ui_api;
-    grant execute on function chatbot_ui_api.reserve(uuid, jsonb), chatbot_ui_api.settle(jsonb, uuid[]),
-      chatbot_ui_api.renew(uuid[]), chatbot_ui_api.sweep(), chatbot_ui_api.models_since(date),
-      chatbot_ui_api.set_prices(jsonb), chatbot_ui_api.roll_up(integer, integer), chatbot_ui_api.report(uuid)
-      to chatbot_ui_api;
-    grant select on chatbot_ui_api.priced_usage, chatbot_ui_api.usage_by_day, chatbot_ui_api.budgets to chatbot_ui_api;
-    drop policy if exists "chatbot_ui_api reads" on chatbot_ui_api.budgets;
-    create policy "chatbot_ui_api reads" on chatbot_ui_api.budgets for select to chatbot_ui_api using (true);
+    perform chatbot_ui_api.open_to_role();
   end if;
 end
 $$;

@@ -272,11 +272,14 @@ impl From<sqlx::Error> for Error {
 /// SQLSTATE classes 08 connection, 53 resources, 57 shutting down or cancelled; 28 and 3D: login refused, as while a
 /// server is being set up. An error that ends the connection counts whatever its code: poolers refuse clients with XX000.
 fn is_unavailable(error: &dyn DatabaseError) -> bool {
-    let fatal = error
-        .try_downcast_ref::<PgDatabaseError>()
-        .is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic));
     let class = |code: &str| ["08", "53", "57", "28", "3D"].iter().any(|class| code.starts_with(class));
-    fatal || error.code().is_some_and(|code| class(&code))
+    ends_connection(error) || error.code().is_some_and(|code| class(&code))
+}
+
+/// Tells if Postgres, or a pooler, closes the connection after this error.
+pub fn ends_connection(error: &dyn DatabaseError) -> bool {
+    let error = error.try_downcast_ref::<PgDatabaseError>();
+    error.is_none_or(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
 }
 
 #[cfg(test)]

@@ -1,11 +1,14 @@
 //! `auth.users`, `auth.sessions` and `public.profiles`: the account of a session, read in one statement.
 
-use std::sync::{Arc, LazyLock, PoisonError};
+use std::sync::{Arc, LazyLock};
 
 use sqlx::{FromRow, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::pool::{Db, SessionCheck, Value};
+use super::{
+    pool::{Db, SessionCheck, Value},
+    session_source::Source,
+};
 use crate::{
     credentials::{self, Keys, Profile},
     error::Error,
@@ -104,17 +107,6 @@ fn reserving(statement: &str) -> String {
     )
 }
 
-/// The source of a session's state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// `auth.users` and `auth.sessions`.
-    Tables,
-    /// The function of docs/role.sql.
-    Function,
-    /// The token alone.
-    Token,
-}
-
 /// The statement that every authenticated request runs.
 pub(super) fn statement(source: Source) -> &'static str {
     match source {
@@ -167,36 +159,30 @@ pub async fn find(
 ) -> Result<Result<Found, Refused>, Error> {
     let values =
         [Value::Id(user), session.map_or(Value::NoId, Value::Id), Value::Text(reservation.unwrap_or_default())];
-    let sql = |source| match reservation {
-        None => (statement(source), &values[..2]),
-        Some(_) => (RESERVING[source as usize].as_str(), &values[..]),
-    };
-    let read = |source| {
-        let (sql, values) = sql(source);
-        db.optional::<Account>(sql, values)
+    let read = async |source: Source| {
+        let (sql, values) = match reservation {
+            None => (statement(source), &values[..2]),
+            Some(_) => (RESERVING[source as usize].as_str(), &values[..]),
+        };
+        let account = db.optional::<Account>(sql, values).await;
+        if account.is_ok() {
+            db.known.worked(source, sql, reservation.is_some());
+        }
+        account
     };
     let account = match db.session_check {
         SessionCheck::Token => read(Source::Token).await?,
         SessionCheck::Database => {
-            let known = *db.source.read().unwrap_or_else(PoisonError::into_inner);
-            let first = known.unwrap_or(Source::Function);
+            let first = db.known.source().unwrap_or(Source::Function);
             match read(first).await {
                 // The function is not there, or was made or dropped since, with privileges to match.
                 Err(refused @ Error::Internal(_)) => {
                     let other = if first == Source::Function { Source::Tables } else { Source::Function };
                     let account = read(other).await;
-                    if account.is_ok() {
-                        remember(db, other, sql(other).0);
-                    }
                     // The tables' own error says what is missing.
                     if first == Source::Tables { account.map_err(|_| refused)? } else { account? }
                 }
-                answer => {
-                    if answer.is_ok() {
-                        remember(db, first, sql(first).0);
-                    }
-                    answer?
-                }
+                answer => answer?,
             }
         }
     };
@@ -213,18 +199,6 @@ pub async fn find(
         let profile = account.profile.map(|profile| Profile { environment: environment.clone(), ..profile });
         Ok(Found { profile, answer: account.answer })
     })
-}
-
-/// Remembers the source that works, and its statement, which new connections prepare ahead: the one that reserves, if
-/// there is a ledger.
-fn remember(db: &Db, source: Source, sql: &'static str) {
-    if *db.source.read().unwrap_or_else(PoisonError::into_inner) != Some(source) {
-        *db.source.write().unwrap_or_else(PoisonError::into_inner) = Some(source);
-    }
-    let prepared = *db.prepared.read().unwrap_or_else(PoisonError::into_inner);
-    if prepared.is_none_or(|prepared| prepared.len() < sql.len()) {
-        *db.prepared.write().unwrap_or_else(PoisonError::into_inner) = Some(sql);
-    }
 }
 
 /// Runs the statement of every request, to see that the database answers it.

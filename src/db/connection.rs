@@ -2,12 +2,14 @@
 
 use std::{
     fmt,
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use sqlx::{Connection, Executor, PgConnection, SqlSafeStr, postgres::PgConnectOptions};
 use tokio::{sync::watch, time::timeout};
+
+use super::session_source::KnownStatement;
 
 /// Timeout of opening a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1900);
@@ -19,13 +21,14 @@ pub struct Connector {
     options: PgConnectOptions,
     /// The session is this server's own, so it can be given a timeout and prepared statements.
     own_session: bool,
-    prepared: Arc<RwLock<Option<&'static str>>>,
+    known: KnownStatement,
 }
 
 impl Connector {
-    /// Opens connections with `options`. Without a pooler in transaction mode (`own_session`), `prepared` is prepared.
-    pub fn new(options: PgConnectOptions, own_session: bool, prepared: Arc<RwLock<Option<&'static str>>>) -> Self {
-        Self { options, own_session, prepared }
+    /// Opens connections with `options`. Without a pooler in transaction mode (`own_session`), the `known` statement is
+    /// prepared.
+    pub fn new(options: PgConnectOptions, own_session: bool, known: KnownStatement) -> Self {
+        Self { options, own_session, known }
     }
 
     async fn open(&self) -> sqlx::Result<PgConnection> {
@@ -33,8 +36,7 @@ impl Connector {
         // A pooler has limits of its own, and would set it for other clients.
         if self.own_session {
             connection.execute(sqlx::raw_sql(SET_STATEMENT_TIMEOUT)).await?;
-            let prepared = *self.prepared.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(sql) = prepared
+            if let Some(sql) = self.known.sql()
                 && let Err(error) = connection.prepare(sql.into_sql_str()).await
             {
                 // The request that runs it reports it.
@@ -44,11 +46,13 @@ impl Connector {
         Ok(connection)
     }
 
-    fn address(&self) -> String {
-        match self.options.get_socket() {
-            Some(socket) => socket.display().to_string(),
-            None => format!("{}:{}", self.options.get_host(), self.options.get_port()),
-        }
+    /// The reason for having no connection, after the address.
+    fn unreachable(&self, reason: impl fmt::Display) -> Refusal {
+        let reason = match self.options.get_socket() {
+            Some(socket) => format!("{}{reason}", socket.display()),
+            None => format!("{}:{}{reason}", self.options.get_host(), self.options.get_port()),
+        };
+        Refusal { reason, is_final: false }
     }
 }
 
@@ -64,11 +68,9 @@ impl bb8::ManageConnection for Connector {
                 is_final: error.code().as_deref() != Some("57P03"),
                 reason: sqlx::Error::Database(error).to_string(),
             }),
-            Ok(Err(sqlx::Error::Io(error))) => {
-                Err(Refusal { is_final: false, reason: format!("{}: {error}", self.address()) })
-            }
-            Ok(Err(error)) => Err(Refusal { is_final: false, reason: format!("{}: {error}", self.address()) }),
-            Err(_) => Err(Refusal { is_final: false, reason: format!("{} does not answer", self.address()) }),
+            Ok(Err(sqlx::Error::Io(error))) => Err(self.unreachable(format_args!(": {error}"))),
+            Ok(Err(error)) => Err(self.unreachable(format_args!(": {error}"))),
+            Err(_) => Err(self.unreachable(" does not answer")),
         }
     }
 

@@ -4,7 +4,7 @@
 
 use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, Row, postgres::PgSslMode};
 
-pub use super::accounts::Source;
+pub use super::session_source::Source;
 use super::{
     accounts, files, models, offered,
     pool::{self, SessionCheck, Settings},

@@ -9,6 +9,7 @@ pub mod inspect;
 pub mod models;
 pub mod offered;
 mod pool;
+mod session_source;
 pub mod usage;
 
 pub use pool::{Db, Pooler, SessionCheck, Settings};

@@ -3,7 +3,7 @@
 use std::{
     fmt, mem,
     sync::{
-        Arc, RwLock,
+        Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -13,8 +13,7 @@ use bb8::{PooledConnection, RunError};
 use futures::{FutureExt, TryStreamExt};
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Either, FromRow, PgConnection, Postgres,
-    error::DatabaseError,
-    postgres::{PgArguments, PgConnectOptions, PgDatabaseError, PgRow, PgSeverity},
+    postgres::{PgArguments, PgConnectOptions, PgRow},
     query::QueryAs,
 };
 use tokio::{
@@ -24,10 +23,14 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    accounts::Source,
     connection::{Connector, Refusals},
+    session_source::KnownStatement,
 };
-use crate::{allowance::Turns, error::Error, telemetry::PoolGauges};
+use crate::{
+    allowance::Turns,
+    error::{Error, ends_connection},
+    telemetry::PoolGauges,
+};
 
 /// Timeout of waiting for a free connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -103,11 +106,9 @@ pub struct Db {
     permits: Arc<Semaphore>,
     refusals: Refusals,
     /// The statement of every request, which new connections prepare ahead.
-    pub(super) prepared: Arc<RwLock<Option<&'static str>>>,
+    pub(super) known: KnownStatement,
     pooler: Pooler,
     pub(super) session_check: SessionCheck,
-    /// The source of a session's state, if it is not the first that is tried.
-    pub(super) source: Arc<RwLock<Option<Source>>>,
     waits: Arc<PoolWaits>,
     /// Turns of long transactions: half of the connections, shared fairly between users.
     long_turns: Arc<Turns>,
@@ -129,8 +130,8 @@ struct PoolWaits {
 impl Db {
     /// Creates a pool and begins to connect, without waiting for it: the server starts while Postgres is still down.
     pub fn new(settings: &Settings) -> Self {
-        let (refusals, prepared) = (Refusals::default(), Arc::default());
-        let connector = Connector::new(options(settings), settings.pooler == Pooler::Session, Arc::clone(&prepared));
+        let (refusals, known) = (Refusals::default(), KnownStatement::default());
+        let connector = Connector::new(options(settings), settings.pooler == Pooler::Session, known.clone());
         let pool = bb8::Pool::builder()
             .max_size(settings.pool_size)
             .min_idle(settings.min_connections.min(settings.pool_size))
@@ -145,10 +146,9 @@ impl Db {
             size: settings.pool_size,
             permits: Arc::new(Semaphore::new(settings.pool_size as usize)),
             refusals,
-            prepared,
+            known,
             pooler: settings.pooler,
             session_check: settings.session_check,
-            source: Arc::default(),
             waits: Arc::default(),
             long_turns: Arc::new(Turns::new(settings.pool_size as usize / 2)),
             ready: Arc::default(),
@@ -292,21 +292,16 @@ fn is_of_the_session(error: &sqlx::Error) -> bool {
 fn is_lost(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
-        sqlx::Error::Database(error) => is_fatal(&**error),
+        sqlx::Error::Database(error) => ends_connection(&**error),
         _ => false,
     }
-}
-
-fn is_fatal(error: &dyn DatabaseError) -> bool {
-    let error = error.try_downcast_ref::<PgDatabaseError>();
-    error.is_none_or(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
 }
 
 /// Tells if Postgres has answered the statement with an error and takes the next one: a missing privilege or a
 /// cancelled statement must not cost a new connection per request.
 fn leaves_connection_usable(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Database(database) => !is_fatal(&**database) && !is_of_the_session(error),
+        sqlx::Error::Database(database) => !ends_connection(&**database) && !is_of_the_session(error),
         sqlx::Error::RowNotFound | sqlx::Error::ColumnNotFound(_) | sqlx::Error::ColumnDecode { .. } => true,
         _ => false,
     }

@@ -46,15 +46,11 @@ pub async fn admit(
     route: Route,
 ) -> Result<(User, Body), Error> {
     let ledger = installed::<Ledger>(caller.request())?.clone();
-    if !ledger.is_on().await? {
+    let is_on = ledger.is_on().await?;
+    if !is_on || unread.announced().is_none_or(|bytes| bytes > READ_FIRST) {
         let (user, _) = caller.user(None).await?;
         let body = unread.read(user.id, limit).await?;
-        return Ok((user, body));
-    }
-    if unread.announced().is_none_or(|bytes| bytes > READ_FIRST) {
-        let (user, _) = caller.user(None).await?;
-        let body = unread.read(user.id, limit).await?;
-        if let Some(plan) = plan(&caller, context, &body, route) {
+        if is_on && let Some(plan) = plan(&caller, context, &body, route) {
             ledger.reserve(user.id, plan, &context.log).await?;
         }
         return Ok((user, body));
@@ -129,14 +125,14 @@ fn called(context: &ChatContext, provider: &'static str, wire: Wire, chat: &Chat
 /// OpenAI's until its end.
 fn by_name(model: &str, server_keys: &Keys) -> (&'static str, Wire) {
     match vendor(model) {
-        Some(Vendor::Anthropic) => ("anthropic", Wire::Messages),
-        Some(Vendor::Google) => ("google", Wire::Generate),
-        Some(Vendor::Row(path)) => (path, Wire::Chat),
         Some(Vendor::OpenAi)
             if server_keys.get(Key::OpenAi).is_none() && server_keys.get(Key::AzureOpenAi).is_some() =>
         {
             (azure::PROVIDER, Wire::Chat)
         }
-        Some(Vendor::OpenAi) | None => (OPENAI.path, Wire::Chat),
+        found => {
+            let vendor = found.unwrap_or(Vendor::OpenAi);
+            (vendor.name(), vendor.wire())
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! The context of a chat: access to providers, and the response.
 
-use std::future::{Future, Ready, ready};
+use std::{
+    future::{Future, Ready, ready},
+    rc::Rc,
+};
 
 use actix_web::{
     FromRequest, HttpMessage, HttpRequest, HttpResponse,
@@ -13,11 +16,12 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
+    body::Body,
     installed,
     opening::Opener,
     respond::{AnswerSettings, respond},
     user::User,
-    ways::Ways,
+    ways::{Incoming, Posted, Ways},
 };
 use crate::{
     allowance::{Buffers, Charge},
@@ -25,19 +29,20 @@ use crate::{
     llm::{
         Call, Failure, Providers, Reading, Wire,
         answer::{Finish, Wanted},
-        azure,
         catalogue::catalogue,
         dispatch::{Attempt, ModelRequest, Unanswered, dispatch_whole},
         offers::Hosted,
         openai,
-        providers::OPENAI,
         relay::{End, Piece, record_end},
         responses,
         tokens::tokens,
     },
     retrieval::embed,
     telemetry::RequestLog,
-    usage::{Ledger, Plan, estimate},
+    usage::{
+        Ledger, Plan,
+        estimate::{self, Estimate},
+    },
 };
 
 /// The components for a chat request.
@@ -90,6 +95,11 @@ impl ChatContext {
         facts.model = (!model.is_empty()).then(|| model.chars().take(100).collect());
     }
 
+    /// Returns a chat as it was posted, to find ways to have it answered.
+    pub fn incoming<'a>(&'a self, user: &'a User, body: &'a Rc<Body>, posted: Posted) -> Incoming<'a> {
+        Incoming { user, body, posted, providers: &self.providers, log: &self.log }
+    }
+
     /// Has a chat answered by one of the ways, and relays the answer as it comes.
     ///
     /// # Errors
@@ -107,18 +117,8 @@ impl ChatContext {
     /// # Errors
     /// If a budget has no room, or the database does not answer.
     pub async fn reserve_embeddings(&self, user: &User, tokens: u64) -> Result<(), Error> {
-        let ledger = installed::<Ledger>(&self.request)?;
-        if !ledger.is_on().await? {
-            return Ok(());
-        }
-        let provider = if user.profile()?.use_azure_openai { azure::PROVIDER } else { OPENAI.path };
-        let plan = Plan {
-            route: self.request.match_pattern().unwrap_or_default(),
-            provider,
-            models: vec![embed::MODEL.to_owned()],
-            estimate: estimate::embeddings(tokens),
-        };
-        ledger.reserve(user.id, plan, &self.log).await
+        let provider = embed::provider(user.profile()?);
+        self.reserve(user, provider, embed::MODEL, || estimate::embeddings(tokens)).await
     }
 
     /// Reserves room in the user's budgets for an offered model, which the server pays for, in place of what was
@@ -127,17 +127,27 @@ impl ChatContext {
     /// # Errors
     /// If a budget has no room, or the database does not answer.
     pub async fn reserve_offered(&self, user: &User, offered: &Hosted, messages: &str) -> Result<(), Error> {
+        let provider = offered.vendor.name();
+        let rules = catalogue().model_or_family(provider, &offered.model);
+        self.reserve(user, provider, &offered.model, || estimate::chat(provider, rules, messages)).await
+    }
+
+    async fn reserve(
+        &self,
+        user: &User,
+        provider: &'static str,
+        model: &str,
+        estimate: impl FnOnce() -> Estimate,
+    ) -> Result<(), Error> {
         let ledger = installed::<Ledger>(&self.request)?;
         if !ledger.is_on().await? {
             return Ok(());
         }
-        let provider = offered.vendor.name();
-        let rules = catalogue().model_or_family(provider, &offered.model);
         let plan = Plan {
             route: self.request.match_pattern().unwrap_or_default(),
             provider,
-            models: vec![offered.model.clone()],
-            estimate: estimate::chat(provider, rules, messages),
+            models: vec![model.to_owned()],
+            estimate: estimate(),
         };
         ledger.reserve(user.id, plan, &self.log).await
     }

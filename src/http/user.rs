@@ -9,6 +9,7 @@ use actix_web::{
     middleware::Next,
 };
 use futures::future::LocalBoxFuture;
+use url::Url;
 use uuid::Uuid;
 
 use super::installed;
@@ -21,7 +22,7 @@ use crate::{
     db::{Db, accounts},
     error::Error,
     http_client::http1,
-    llm::Providers,
+    llm::{Providers, providers::Vendor},
     rate_limit::RateLimits,
     telemetry::RequestLog,
 };
@@ -114,8 +115,19 @@ fn refused(by_cookie: bool, reason: &dyn std::fmt::Display) -> Error {
 
 async fn verify(request: HttpRequest) -> Result<Caller, Error> {
     let (claims, by_cookie) = verified(&request).await?;
-    let expected = installed::<Providers>(&request)?.connect_ahead(request.path());
+    let expected = connect_ahead(installed::<Providers>(&request)?, request.path());
     Ok(Caller { request, claims, by_cookie, expected })
+}
+
+/// Opens a connection to the provider that a route names, while its request is still being checked. Not for routes whose
+/// provider only the request's body or the user's row tells.
+fn connect_ahead(providers: &Providers, route: &str) -> Option<http1::Expected> {
+    let vendor = match route {
+        "/api/command" => Vendor::OpenAi,
+        route => Vendor::by_name(route.strip_prefix("/api/chat/")?)?,
+    };
+    let url = Url::parse(vendor.base_url(&providers.base_urls)).ok()?;
+    Some(providers.direct.connect_ahead(&url))
 }
 
 async fn verified(request: &HttpRequest) -> Result<(Claims, bool), Error> {

@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use super::{
     ATTEMPTS, Call, Providers, Wire,
-    answer::openai::Habits,
     dispatch::{Attempt, ModelRequest},
     providers::{endpoint, json, secret_header},
     request::{self, Extras, Prompt},
@@ -120,7 +119,7 @@ pub fn request(providers: &Providers, deployment: String, access: &Access) -> Mo
         wire: Wire::Chat,
         chat_first: false,
         wanted: Wanted::default(),
-        habits: Habits::NONE,
+        any_end: false,
     }
 }
 

@@ -40,8 +40,8 @@ pub struct ModelRequest {
     pub chat_first: bool,
     /// Capabilities that the request needs.
     pub wanted: Wanted,
-    /// Peculiarities of the provider's streams.
-    pub habits: Habits,
+    /// An answer may be complete without a mark of its end.
+    pub any_end: bool,
 }
 
 /// One way to send a request.
@@ -146,7 +146,7 @@ pub async fn dispatch(
         let (status, body, retry_after) = match send(providers, &call, log).await {
             Ok(body) => {
                 let think_tags = attempt.rules.is_some_and(|rules| rules.thinks_in_tags);
-                let reader = Reader::new(attempt.wire, Habits { think_tags, ..request.habits });
+                let reader = Reader::new(attempt.wire, Habits { think_tags, any_end: request.any_end });
                 return Ok(Answer { body, wire: attempt.wire, reader, limits: call.stream_limits() });
             }
             Err(Failure::Status { status, body, retry_after }) => (status, body, retry_after),

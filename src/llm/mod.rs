@@ -102,23 +102,6 @@ pub struct Providers {
 }
 
 impl Providers {
-    /// Opens a connection to the provider that a route names, while its request is still being checked. Not for routes
-    /// whose provider only the request's body or the user's row tells.
-    pub fn connect_ahead(&self, route: &str) -> Option<http1::Expected> {
-        let BaseUrls { openai, groq, mistral, openrouter, perplexity, anthropic, google } = &self.base_urls;
-        let url = match route {
-            "/api/chat/openai" | "/api/command" => openai,
-            "/api/chat/groq" => groq,
-            "/api/chat/mistral" => mistral,
-            "/api/chat/openrouter" => openrouter,
-            "/api/chat/perplexity" => perplexity,
-            "/api/chat/anthropic" => anthropic,
-            "/api/chat/google" => google,
-            _ => return None,
-        };
-        Some(self.direct.connect_ahead(&Url::parse(url).ok()?))
-    }
-
     /// Builds a worker's clients.
     pub fn new(clients: &ClientFactory, base_urls: BaseUrls, routing: Arc<Routing>) -> Self {
         Self { direct: clients.providers(), guarded: clients.guarded_providers(), base_urls, routing }

@@ -11,7 +11,6 @@ use url::Url;
 
 use super::{
     ATTEMPTS, BaseUrls, Call, Failure, Wire,
-    answer::openai::Habits,
     dispatch::Attempt,
     request::{self, Extras, Prompt},
 };
@@ -38,8 +37,8 @@ pub struct Provider {
     pub organization: bool,
     /// Takes OpenAI's newer parameters: for counts of tokens, its cache, and telling users apart.
     pub extras: bool,
-    /// What its streams do otherwise.
-    pub habits: Habits,
+    /// Its streams may end without a mark; see [`Habits`](super::answer::openai::Habits).
+    pub any_end: bool,
 }
 
 /// How a provider says that the key is wrong.
@@ -64,7 +63,7 @@ pub static OPENAI: Provider = Provider {
     wrong_key: WrongKey::Words,
     organization: true,
     extras: true,
-    habits: Habits::NONE,
+    any_end: false,
 };
 
 /// Every other provider with a route of its own.
@@ -79,7 +78,7 @@ pub static PROVIDERS: [Provider; 4] = [
         wrong_key: WrongKey::Unauthorized,
         organization: false,
         extras: false,
-        habits: Habits::NONE,
+        any_end: false,
     },
     Provider {
         path: "mistral",
@@ -91,7 +90,7 @@ pub static PROVIDERS: [Provider; 4] = [
         wrong_key: WrongKey::Unauthorized,
         organization: false,
         extras: false,
-        habits: Habits::NONE,
+        any_end: false,
     },
     Provider {
         path: "openrouter",
@@ -103,7 +102,7 @@ pub static PROVIDERS: [Provider; 4] = [
         wrong_key: WrongKey::OwnWords,
         organization: false,
         extras: false,
-        habits: Habits::NONE,
+        any_end: false,
     },
     Provider {
         path: "perplexity",
@@ -115,7 +114,7 @@ pub static PROVIDERS: [Provider; 4] = [
         wrong_key: WrongKey::Unauthorized,
         organization: false,
         extras: false,
-        habits: Habits::NONE,
+        any_end: false,
     },
 ];
 
@@ -130,7 +129,7 @@ pub static CUSTOM: Provider = Provider {
     wrong_key: WrongKey::Words,
     organization: false,
     extras: false,
-    habits: Habits { think_tags: false, any_end: true },
+    any_end: true,
 };
 
 /// The providers that a model's name tells.
@@ -191,6 +190,15 @@ impl Vendor {
             Self::Anthropic => super::anthropic::NAME,
             Self::Google => super::google::NAME,
             Self::OpenAi | Self::Row(_) => self.row().name,
+        }
+    }
+
+    /// Returns its base URL.
+    pub fn base_url(self, urls: &BaseUrls) -> &str {
+        match self {
+            Self::Anthropic => &urls.anthropic,
+            Self::Google => &urls.google,
+            Self::OpenAi | Self::Row(_) => (self.row().base_url)(urls),
         }
     }
 

@@ -57,6 +57,11 @@ fn service(profile: &Profile) -> (Key, &'static str, &'static str) {
     }
 }
 
+/// Returns the name of a profile's service in metrics.
+pub fn provider(profile: &Profile) -> &'static str {
+    service(profile).1
+}
+
 /// Returns the service's name, as used in the error about its key, if the profile's service has no key.
 pub fn missing_key(profile: &Profile) -> Option<&'static str> {
     let (key, _, name) = service(profile);

@@ -32,10 +32,7 @@ use crate::{
         usage::{self, Schema},
     },
     error::Error,
-    llm::{
-        azure,
-        providers::{OPENAI, PROVIDERS},
-    },
+    llm::{azure, providers::Vendor},
     telemetry::{Facts, RequestLog},
 };
 use estimate::Estimate;
@@ -209,10 +206,8 @@ impl Ledger {
     /// Tells if a user's own key pays for requests to a provider: the server's own keys take precedence.
     fn is_own_key(&self, provider: &str) -> bool {
         let key = match provider {
-            "anthropic" => Some(Key::Anthropic),
-            "google" => Some(Key::GoogleGemini),
             azure::PROVIDER => Some(Key::AzureOpenAi),
-            path => PROVIDERS.iter().chain([&OPENAI]).find(|row| row.path == path).map(|row| row.key),
+            name => Vendor::by_name(name).map(Vendor::key),
         };
         key.is_none_or(|key| self.0.keys.get(key).is_none())
     }

@@ -10,10 +10,10 @@ use crate::{
     error::Error,
     http::{
         admit::{Route, admit},
-        body::{Body, UnreadBody},
+        body::UnreadBody,
         context::ChatContext,
-        user::{Caller, User},
-        ways::{Posted, Ways},
+        user::Caller,
+        ways::{Incoming, Posted, Ways},
     },
     llm::{
         Wire, azure,
@@ -33,7 +33,7 @@ pub async fn reply(
     let (user, body) = admit(caller, &context, body, usize::MAX, route).await?;
     let body = Rc::new(body);
     let posted = if vendor == Vendor::Google { Posted::Google } else { Posted::Chat };
-    let ways = Ways::hosted(vendor, &user, &context, &body, posted)?;
+    let ways = context.incoming(&user, &body, posted).hosted(vendor)?;
     drop((user, body));
     answer(context, ways).await
 }
@@ -54,7 +54,7 @@ pub async fn reply_custom(
     posted.chat()?;
     let id = posted.custom_model_id().and_then(|id| Uuid::try_parse(&id).ok()).ok_or(Error::ModelNotFound)?;
     let model = models::find(&db, user.id, id).await?.ok_or(Error::ModelNotFound)?;
-    let ways = custom(&model, &db, &user, &context, &body, Posted::Chat).await?;
+    let ways = custom(&model, &db, &context, context.incoming(&user, &body, Posted::Chat)).await?;
     drop((user, model, body));
     answer(context, ways).await
 }
@@ -66,13 +66,11 @@ pub async fn reply_custom(
 pub(super) async fn custom(
     model: &models::CustomModel,
     db: &Db,
-    user: &User,
     context: &ChatContext,
-    body: &Rc<Body>,
-    posted: Posted,
+    incoming: Incoming<'_>,
 ) -> Result<Ways, Error> {
     let Some(provider) = provider_of(&model.base_url) else {
-        return Ways::custom(&model.base_url, &model.api_key, user, context, body, posted);
+        return incoming.custom(&model.base_url, &model.api_key);
     };
     let hosted = Vendor::by_name(provider).map(|vendor| Hosted { vendor, model: model.model.clone() });
     let offers = &context.providers.routing.settings.offers;
@@ -85,8 +83,8 @@ pub(super) async fn custom(
     };
     match hosted {
         Some(hosted) => {
-            context.reserve_offered(user, &hosted, body.chat()?.chat()?.messages.get()).await?;
-            Ways::offered(hosted, user, context, body, posted)
+            context.reserve_offered(incoming.user, &hosted, incoming.body.chat()?.chat()?.messages.get()).await?;
+            incoming.offered(hosted)
         }
         None => Err(Error::Failed {
             status: 403,
@@ -104,7 +102,7 @@ pub async fn reply_azure(caller: Caller, context: ChatContext, body: UnreadBody)
     let profile = user.profile()?;
     let deployment = azure::deployment(profile, &model)?;
     let access = azure::access(profile)?;
-    let ways = Ways::azure(&deployment, &access, &user, &context, &body, Posted::Chat)?;
+    let ways = context.incoming(&user, &body, Posted::Chat).azure(&deployment, &access)?;
     drop((user, body));
     context.note(azure::PROVIDER, &model);
     context.relay(ways).await

@@ -16,7 +16,6 @@ use crate::{
     },
     llm::{
         Call, Wire,
-        answer::openai::Habits,
         dispatch::{Attempt, ModelRequest},
         failover::{self, failover},
         openai,
@@ -65,7 +64,7 @@ pub async fn reply(caller: Caller, context: ChatContext, unread: UnreadBody) -> 
         wire: Wire::Chat,
         chat_first: false,
         wanted: Wanted::default(),
-        habits: Habits::NONE,
+        any_end: false,
     };
     let ways = failover::by_keys(profile, OPENAI.path, Key::OpenAi, &routing.circuits);
     let id = user.id;

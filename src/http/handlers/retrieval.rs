@@ -97,8 +97,9 @@ pub async fn process(
         retrieval::file_chunks(kind, &bytes, deadline)
     });
     let chunks = chunks.await?;
-    let target = Target { id, embedded: file.embedded, maker };
-    store(&context, &db, &ingest, &user, &target, &chunks, Failure::into_error).await
+    let map_err = Failure::into_error;
+    let target = Target { id, embedded: file.embedded, maker, map_err };
+    Storing { context: &context, db: &db, ingest: &ingest, user: &user, target }.store(&chunks).await
 }
 
 #[derive(Deserialize)]
@@ -134,11 +135,12 @@ pub async fn process_docx(
     check_key(&user, maker)?;
     let id = Uuid::try_parse(&file_id).map_err(|_| Error::BadRequest("fileId must be a UUID".to_owned()))?;
     let file = files::find_own(&db, user.id, id, maker.keeps()).await?;
-    let target = Target { id, embedded: file.map_err(|_| unauthorized())?.embedded, maker };
+    let embedded = file.map_err(|_| unauthorized())?.embedded;
+    let target = Target { id, embedded, maker, map_err: openai::plain_error };
     drop(body);
     let turn = ingest.turn(user.id).await?;
     let chunks = ingest.parse(turn, move |_| retrieval::chunks(FileKind::Docx, &text)).await?;
-    store(&context, &db, &ingest, &user, &target, &chunks, openai::plain_error).await
+    Storing { context: &context, db: &db, ingest: &ingest, user: &user, target }.store(&chunks).await
 }
 
 #[derive(Deserialize)]
@@ -191,90 +193,86 @@ pub async fn retrieve(
     Ok(HttpResponse::Ok().json(json!({ "results": results })))
 }
 
-/// What is stored, and where.
+/// A file whose passages are stored.
 struct Target {
     id: Uuid,
     embedded: Embedded,
     maker: Maker,
+    /// Words a failure of the provider.
+    map_err: fn(Failure) -> Error,
 }
 
-/// Computes the vectors of the passages that have none yet, and replaces the file's passages in the database.
-///
-/// Differs: the original asks for all vectors again.
-async fn store(
-    context: &ChatContext,
-    db: &Db,
-    ingest: &Ingest,
-    user: &User,
-    target: &Target,
-    chunks: &[Chunk],
-    map_err: fn(Failure) -> Error,
-) -> Result<HttpResponse, Error> {
-    let kept: Vec<bool> = chunks.iter().map(|chunk| target.embedded.has(&chunk.content)).collect();
-    let mut stored = put(context, db, ingest, user, target, chunks, &kept, map_err).await?;
-    if stored == Replaced::NothingToKeep {
-        // Somebody has deleted them meanwhile.
-        stored = put(context, db, ingest, user, target, chunks, &vec![false; chunks.len()], map_err).await?;
-    }
-    match stored {
-        Replaced::Whole => {
-            let said =
-                if chunks.is_empty() { "Embed Successful: the document has no text" } else { "Embed Successful" };
-            // The front end does not read this body, and Chromium does not end a request whose body is neither read nor
-            // may be stored. A response to a POST is in no cache.
-            let caching = (CACHE_CONTROL, "private, no-cache");
-            Ok(HttpResponse::Ok().content_type(ContentType::plaintext()).insert_header(caching).body(said))
-        }
-        Replaced::NoFile => Err(unauthorized()),
-        Replaced::NothingToKeep => Err(Error::Internal("a vector that was not to be kept".to_owned())),
-    }
+/// Storing the passages of a file.
+struct Storing<'a> {
+    context: &'a ChatContext,
+    db: &'a Db,
+    ingest: &'a Ingest,
+    user: &'a User,
+    target: Target,
 }
 
-/// Does so with those passages' vectors as they are in the database.
-#[expect(clippy::too_many_arguments, reason = "each is a component of its own")]
-async fn put(
-    context: &ChatContext,
-    db: &Db,
-    ingest: &Ingest,
-    user: &User,
-    target: &Target,
-    chunks: &[Chunk],
-    kept: &[bool],
-    map_err: fn(Failure) -> Error,
-) -> Result<Replaced, Error> {
-    let fresh = || chunks.iter().zip(kept).filter(|(_, kept)| !**kept).map(|(chunk, _)| chunk);
-    // Twice: the passages, and the request or the statement that is made of them.
-    let mut charge = context.charge_to(user.id)?;
-    charge.grow(2 * chunks.iter().map(|chunk| chunk.content.len()).sum::<usize>())?;
-    let mut embedder = embedder(context, user, charge.another())?;
-    let vectors = match target.maker {
-        Maker::OpenAi => {
-            let texts: Vec<(&str, usize)> =
-                fresh().map(|chunk| (chunk.content.as_str(), usize::try_from(chunk.tokens).unwrap_or(0))).collect();
-            let tokens = texts.iter().map(|(_, tokens)| *tokens as u64).sum();
-            context.reserve_embeddings(user, tokens).await?;
-            embedder.embed(&texts, map_err).await?
+impl Storing<'_> {
+    /// Computes the vectors of the passages that have none yet, and replaces the file's passages in the database.
+    ///
+    /// Differs: the original asks for all vectors again.
+    async fn store(&self, chunks: &[Chunk]) -> Result<HttpResponse, Error> {
+        let kept: Vec<bool> = chunks.iter().map(|chunk| self.target.embedded.has(&chunk.content)).collect();
+        let mut stored = self.put(chunks, &kept).await?;
+        if stored == Replaced::NothingToKeep {
+            // Somebody has deleted them meanwhile.
+            stored = self.put(chunks, &vec![false; chunks.len()]).await?;
         }
-        Maker::Local => {
-            charge.grow(fresh().count() * local::DIMENSIONS * size_of::<f32>())?;
-            locally(ingest, fresh().map(|chunk| chunk.content.clone()).collect()).await?
+        match stored {
+            Replaced::Whole => {
+                let said =
+                    if chunks.is_empty() { "Embed Successful: the document has no text" } else { "Embed Successful" };
+                // The front end does not read this body, and Chromium does not end a request whose body is neither read nor
+                // may be stored. A response to a POST is in no cache.
+                let caching = (CACHE_CONTROL, "private, no-cache");
+                Ok(HttpResponse::Ok().content_type(ContentType::plaintext()).insert_header(caching).body(said))
+            }
+            Replaced::NoFile => Err(unauthorized()),
+            Replaced::NothingToKeep => Err(Error::Internal("a vector that was not to be kept".to_owned())),
         }
-        Maker::Nobody => Vec::new(),
-    };
-    let mut vectors = vectors.iter();
-    let items: Vec<NewItem<'_>> = chunks
-        .iter()
-        .zip(kept)
-        .map(|(Chunk { content, tokens }, kept)| NewItem {
-            content,
-            tokens: *tokens,
-            vector: match kept {
-                true => NewVector::Kept,
-                false => vectors.next().map_or(NewVector::Nothing, |numbers| NewVector::Numbers(numbers)),
-            },
-        })
-        .collect();
-    files::replace_items(db, user.id, target.id, &items, target.maker.column()).await
+    }
+
+    /// Does so with those passages' vectors as they are in the database.
+    async fn put(&self, chunks: &[Chunk], kept: &[bool]) -> Result<Replaced, Error> {
+        let Self { context, db, ingest, user, target } = self;
+        let fresh = || chunks.iter().zip(kept).filter(|(_, kept)| !**kept).map(|(chunk, _)| chunk);
+        // Twice: the passages, and the request or the statement that is made of them.
+        let mut charge = context.charge_to(user.id)?;
+        charge.grow(2 * chunks.iter().map(|chunk| chunk.content.len()).sum::<usize>())?;
+        let mut embedder = embedder(context, user, charge.another())?;
+        let vectors = match target.maker {
+            Maker::OpenAi => {
+                let texts: Vec<(&str, usize)> =
+                    fresh().map(|chunk| (chunk.content.as_str(), usize::try_from(chunk.tokens).unwrap_or(0))).collect();
+                let tokens = texts.iter().map(|(_, tokens)| *tokens as u64).sum();
+                context.reserve_embeddings(user, tokens).await?;
+                embedder.embed(&texts, target.map_err).await?
+            }
+            Maker::Local => {
+                charge.grow(fresh().count() * local::DIMENSIONS * size_of::<f32>())?;
+                locally(ingest, fresh().map(|chunk| chunk.content.clone()).collect()).await?
+            }
+            Maker::Nobody => Vec::new(),
+        };
+        let mut vectors = vectors.iter();
+        let items: Vec<NewItem<'_>> = chunks
+            .iter()
+            .zip(kept)
+            .map(|(Chunk { content, tokens }, kept)| NewItem {
+                content,
+                tokens: *tokens,
+                vector: match kept {
+                    true => NewVector::Kept,
+                    false => vectors.next().map_or(NewVector::Nothing, |numbers| NewVector::Numbers(numbers)),
+                },
+            })
+            .collect();
+        files::replace_items(db, user.id, target.id, &items, target.maker.column()).await
+    }
 }
 
 fn embedder<'a>(context: &'a ChatContext, user: &'a User, charge: Charge) -> Result<Embedder<'a>, Error> {

@@ -133,24 +133,24 @@ fn usable(mut offer: Offer, client: &ToolClient) -> Offer {
 async fn ways(body: &Rc<Body>, user: &User, db: &Db, context: &ChatContext) -> Result<Ways, Error> {
     let posted = body.chat()?;
     let named = posted.chat()?.model;
-    let hosted = |vendor| Ways::hosted(vendor, user, context, body, Posted::Tools);
+    let incoming = context.incoming(user, body, Posted::Tools);
     // The front end posts an empty id for a model that is not custom.
     if let Some(id) = posted.custom_model_id().filter(|id| !id.is_empty()) {
         let id = Uuid::try_parse(&id).map_err(|_| Error::ModelNotFound)?;
         let model = models::find(db, user.id, id).await?.ok_or(Error::ModelNotFound)?;
-        return custom(&model, db, user, context, body, Posted::Tools).await;
+        return custom(&model, db, context, incoming).await;
     }
     match vendor(&named) {
         Some(Vendor::OpenAi) if user.profile()?.use_azure_openai && user.profile()?.key(Key::OpenAi).is_none() => {
             let deployment = azure::deployment(user.profile()?, &named)?;
             let access = azure::access(user.profile()?)?;
-            Ways::azure(&deployment, &access, user, context, body, Posted::Tools)
+            incoming.azure(&deployment, &access)
         }
-        Some(vendor) => hosted(vendor),
+        Some(vendor) => incoming.hosted(vendor),
         // The front end posts a custom model by its name, too.
         None => match models::find_by_name(db, user.id, &named).await? {
-            Some(model) => custom(&model, db, user, context, body, Posted::Tools).await,
-            None => hosted(Vendor::OpenAi),
+            Some(model) => custom(&model, db, context, incoming).await,
+            None => incoming.hosted(Vendor::OpenAi),
         },
     }
 }

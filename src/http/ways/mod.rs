@@ -9,7 +9,7 @@ use actix_web::web::Data;
 use secrecy::SecretString;
 use uuid::Uuid;
 
-use super::{body::Body, context::ChatContext, user::User};
+use super::{body::Body, user::User};
 use crate::{
     credentials::{Key, Keys, Profile},
     error::Error,
@@ -46,15 +46,9 @@ pub struct Ways {
     /// The server's keys.
     keys: Arc<Keys>,
     organization: Option<SecretString>,
-    context: Shared,
-    list: Vec<Kept>,
-}
-
-/// Parts of the context that calls need.
-#[derive(Clone)]
-struct Shared {
     providers: Data<Providers>,
     log: RequestLog,
+    list: Vec<Kept>,
 }
 
 struct Kept {
@@ -89,19 +83,35 @@ pub fn check_key(user: &User, vendor: Vendor) -> Result<(), Error> {
     user.profile()?.key(vendor.key()).map(|_| ()).ok_or(Error::KeyNotFound(vendor.title()))
 }
 
-impl Ways {
+/// A chat as it was posted, to which ways are to be found.
+#[derive(Clone, Copy)]
+pub struct Incoming<'a> {
+    /// The sender.
+    pub user: &'a User,
+    /// The body.
+    pub body: &'a Rc<Body>,
+    /// The route that it was posted to.
+    pub posted: Posted,
+    /// This worker's clients of providers.
+    pub providers: &'a Data<Providers>,
+    /// The request's record.
+    pub log: &'a RequestLog,
+}
+
+impl Incoming<'_> {
     /// Returns no ways yet, and the model that the client named.
-    fn new(user: &User, context: &ChatContext, body: &Rc<Body>, posted: Posted) -> Result<(Self, String), Error> {
-        let profile = user.optional_profile();
-        let chat = body.chat()?.chat()?;
-        let ways = Self {
+    fn no_ways(&self) -> Result<(Ways, String), Error> {
+        let profile = self.user.optional_profile();
+        let chat = self.body.chat()?.chat()?;
+        let ways = Ways {
             images: chat.has_images(),
-            body: body.clone(),
-            posted,
-            user: user.id,
+            body: self.body.clone(),
+            posted: self.posted,
+            user: self.user.id,
             keys: profile.map(|profile| profile.environment.clone()).unwrap_or_default(),
             organization: profile.and_then(|profile| profile.key(Key::OpenAiOrganization).cloned()),
-            context: Shared { providers: context.providers.clone(), log: context.log.clone() },
+            providers: self.providers.clone(),
+            log: self.log.clone(),
             list: Vec::new(),
         };
         Ok((ways, chat.model))
@@ -111,16 +121,10 @@ impl Ways {
     ///
     /// # Errors
     /// If there is no key for it, or the body is invalid.
-    pub fn hosted(
-        vendor: Vendor,
-        user: &User,
-        context: &ChatContext,
-        body: &Rc<Body>,
-        posted: Posted,
-    ) -> Result<Self, Error> {
-        check_key(user, vendor)?;
-        let (mut ways, model) = Self::new(user, context, body, posted)?;
-        ways.add(Hosted { vendor, model }, &values(user.profile()?, vendor.key()), 0);
+    pub fn hosted(&self, vendor: Vendor) -> Result<Ways, Error> {
+        check_key(self.user, vendor)?;
+        let (mut ways, model) = self.no_ways()?;
+        ways.add(Hosted { vendor, model }, &values(self.user.profile()?, vendor.key()), 0);
         ways.add_fallbacks();
         Ok(ways)
     }
@@ -129,15 +133,9 @@ impl Ways {
     ///
     /// # Errors
     /// If the server has none, or the body is invalid.
-    pub fn offered(
-        model: Hosted,
-        user: &User,
-        context: &ChatContext,
-        body: &Rc<Body>,
-        posted: Posted,
-    ) -> Result<Self, Error> {
-        user.profile()?;
-        let (mut ways, _) = Self::new(user, context, body, posted)?;
+    pub fn offered(&self, model: Hosted) -> Result<Ways, Error> {
+        self.user.profile()?;
+        let (mut ways, _) = self.no_ways()?;
         ways.organization = ways.keys.get(Key::OpenAiOrganization).cloned();
         let values = numbered(&ways.keys, model.vendor.key());
         if values.is_empty() {
@@ -159,16 +157,9 @@ impl Ways {
     ///
     /// # Errors
     /// If the body is invalid.
-    pub fn azure(
-        deployment: &str,
-        access: &azure::Access,
-        user: &User,
-        context: &ChatContext,
-        body: &Rc<Body>,
-        posted: Posted,
-    ) -> Result<Self, Error> {
-        let (mut ways, _) = Self::new(user, context, body, posted)?;
-        for (key, number) in values(user.profile()?, Key::AzureOpenAi) {
+    pub fn azure(&self, deployment: &str, access: &azure::Access) -> Result<Ways, Error> {
+        let (mut ways, _) = self.no_ways()?;
+        for (key, number) in values(self.user.profile()?, Key::AzureOpenAi) {
             let source = Source::Azure(access.with_key(key));
             ways.list.push(Kept { source, model: deployment.to_owned(), number, rank: 0 });
         }
@@ -179,17 +170,10 @@ impl Ways {
     ///
     /// # Errors
     /// If the body is invalid.
-    pub fn custom(
-        base_url: &str,
-        key: &SecretString,
-        user: &User,
-        context: &ChatContext,
-        body: &Rc<Body>,
-        posted: Posted,
-    ) -> Result<Self, Error> {
-        let (mut ways, model) = Self::new(user, context, body, posted)?;
+    pub fn custom(&self, base_url: &str, key: &SecretString) -> Result<Ways, Error> {
+        let (mut ways, model) = self.no_ways()?;
         let base_url = match base_url.trim() {
-            "" => (CUSTOM.base_url)(&context.providers.base_urls),
+            "" => (CUSTOM.base_url)(&self.providers.base_urls),
             base_url => base_url,
         };
         let access =
@@ -197,7 +181,9 @@ impl Ways {
         ways.list.push(Kept { source: Source::Custom(access), model, number: None, rank: 0 });
         Ok(ways)
     }
+}
 
+impl Ways {
     fn add(&mut self, model: Hosted, values: &[(SecretString, Option<usize>)], rank: usize) {
         self.list.extend(values.iter().map(|(value, number)| Kept {
             source: Source::Hosted(model.vendor, value.clone()),
@@ -213,7 +199,7 @@ impl Ways {
             return;
         };
         let named = Hosted { vendor: *vendor, model: model.clone() };
-        let fallbacks = self.context.providers.routing.fallbacks(&named, Date::today());
+        let fallbacks = self.providers.routing.fallbacks(&named, Date::today());
         for (rank, model) in (1..).zip(fallbacks) {
             let values = numbered(&self.keys, model.vendor.key());
             self.add(model, &values, rank);
@@ -237,7 +223,7 @@ impl Ways {
             Source::Azure(_) => Key::AzureOpenAi,
             Source::Custom(_) => return None,
         };
-        self.context.providers.routing.circuits.find(key, kept.number?)
+        self.providers.routing.circuits.find(key, kept.number?)
     }
 
     /// Returns the name of the first way's provider, and its model, for the record.

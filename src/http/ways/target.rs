@@ -9,9 +9,7 @@ use crate::{
     error::Error,
     http::body::Body,
     llm::{
-        Call, Chat, Failure, Wire,
-        answer::openai::Habits,
-        anthropic, azure,
+        Call, Chat, Failure, Wire, anthropic, azure,
         dispatch::{Attempt, ModelRequest},
         functions::{Form, google_messages, openai_messages},
         google, openai,
@@ -58,15 +56,14 @@ impl Ways {
             Source::Hosted(Vendor::Google, key) => self.google(kept, key),
             Source::Hosted(vendor, key) => self.row(vendor.row(), kept, key),
             Source::Azure(access) => {
-                let (access, request) =
-                    (access.clone(), azure::request(&self.context.providers, kept.model.clone(), access));
+                let (access, request) = (access.clone(), azure::request(&self.providers, kept.model.clone(), access));
                 self.by_prompt(request, true, openai::plain_error, azure::PROVIDER, move |prompt, attempt| {
                     azure::call(&prompt, attempt, &access)
                 })
             }
             Source::Custom(access) => {
                 let request = self.request(provider_at(&access.base_url), kept, access, Wire::Chat);
-                let request = ModelRequest { habits: CUSTOM.habits, ..request };
+                let request = ModelRequest { any_end: CUSTOM.any_end, ..request };
                 let access = access.clone();
                 self.by_prompt(
                     request,
@@ -80,7 +77,7 @@ impl Ways {
     }
 
     fn anthropic(&self, kept: &Kept, key: &SecretString) -> Target {
-        let base_url = self.context.providers.base_urls.anthropic.clone();
+        let base_url = Vendor::Anthropic.base_url(&self.providers.base_urls).to_owned();
         let extras = Extras { user: self.users_name(kept, key), ..Extras::default() };
         let access = Access { base_url, key: key.clone(), organization: None, extras };
         let name = Vendor::Anthropic.name();
@@ -98,12 +95,12 @@ impl Ways {
     }
 
     fn google(&self, kept: &Kept, key: &SecretString) -> Target {
-        let base_url = self.context.providers.base_urls.google.clone();
+        let base_url = Vendor::Google.base_url(&self.providers.base_urls).to_owned();
         let access =
             Access { base_url: base_url.clone(), key: key.clone(), organization: None, extras: Extras::default() };
         let name = Vendor::Google.name();
         let request = self.request(name, kept, &access, Wire::Generate);
-        let (body, posted, log) = (self.body.clone(), self.posted, self.context.log.clone());
+        let (body, posted, log) = (self.body.clone(), self.posted, self.log.clone());
         Target {
             request,
             form: Form::Google,
@@ -132,14 +129,14 @@ impl Ways {
         let organization =
             if kept.rank == 0 { &self.organization } else { &self.keys.get(Key::OpenAiOrganization).cloned() };
         let access = Access {
-            base_url: (provider.base_url)(&self.context.providers.base_urls).to_owned(),
+            base_url: (provider.base_url)(&self.providers.base_urls).to_owned(),
             key: key.clone(),
             organization: organization.clone(),
             extras,
         };
         let request = ModelRequest {
             chat_first: provider.is_chat_first(&access.base_url),
-            habits: provider.habits,
+            any_end: provider.any_end,
             ..self.request(provider.path, kept, &access, Wire::Chat)
         };
         // The original asks OpenAI for tools without the chat's temperature, and shows its words alone.
@@ -179,12 +176,12 @@ impl Ways {
     fn request(&self, provider: &'static str, kept: &Kept, access: &Access, wire: Wire) -> ModelRequest {
         ModelRequest {
             provider,
-            scope: self.context.providers.routing.learnt.scope(&access.base_url, &access.key),
+            scope: self.providers.routing.learnt.scope(&access.base_url, &access.key),
             models: vec![kept.model.clone()],
             wire,
             chat_first: false,
             wanted: Wanted { images: self.images, functions: false },
-            habits: Habits::NONE,
+            any_end: false,
         }
     }
 

@@ -182,7 +182,8 @@ fn is_chunked(headers: &HeaderMap, is_1_1: bool) -> Result<Option<bool>, ParseEr
         return Ok(None);
     };
     // HTTP/1.0 has no transfer codings.
-    if !is_1_1 {
+    let is_text = headers.get_all(&TRANSFER_ENCODING).iter().all(|value| value.to_str().is_ok());
+    if !is_1_1 || !is_text {
         return Err(ParseError::Header(TRANSFER_ENCODING));
     }
     Ok(Some(last.eq_ignore_ascii_case(b"chunked")))
@@ -298,6 +299,9 @@ mod tests {
             let error = parse(text).expect_err(text).to_string();
             assert!(error.contains(why), "{text:?}: {error}");
         }
+        // No text, so that whoever reads it differs in where the body ends.
+        let coding = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: \x80chunked\r\n\r\n";
+        assert_eq!(ResponseParser::default().push(coding).err(), Some(ParseError::Header(TRANSFER_ENCODING)));
         let many = "a: b\r\n".repeat(MAX_HEADERS + 1);
         assert!(parse(&format!("HTTP/1.1 200 OK\r\n{many}\r\n")).is_err());
     }

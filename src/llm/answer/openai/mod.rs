@@ -44,11 +44,6 @@ pub struct Habits {
     pub any_end: bool,
 }
 
-impl Habits {
-    /// Nothing.
-    pub const NONE: Self = Self { think_tags: false, any_end: false };
-}
-
 /// Reads the events of one answer. Of several choices the first counts, as in
 /// the original.
 #[derive(Debug, Default)]
