@@ -6,8 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chatbot_ui_api::http_client::ssrf_guard;
+use chatbot_ui_api::{
+    db::inspect::{self, Source},
+    http_client::ssrf_guard,
+};
 use futures::future::join_all;
+use sqlx::{AssertSqlSafe, Executor, SqlSafeStr};
 
 use crate::support::{
     App, User, chat_body, client,
@@ -351,6 +355,18 @@ async fn the_database_is_waited_for_once_before_the_first_text() {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
             assert_eq!(least, 1, "{route}, {pooler}, with the ledger: {counts}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_statements_of_a_session_can_be_prepared_ahead() {
+    let database = postgres::database().await;
+    let mut connection = database.pool.acquire().await.expect("a connection");
+    for source in [Source::Tables, Source::Function, Source::Token] {
+        for sql in inspect::accounts(source) {
+            let prepared = connection.prepare(AssertSqlSafe(sql).into_sql_str()).await;
+            assert!(prepared.is_ok(), "{source:?}: {:?}", prepared.err());
         }
     }
 }
