@@ -10,7 +10,7 @@ use url::Url;
 use super::limits::Limits;
 use crate::error::Error;
 
-/// The number of times that a provider is asked before its failure is passed on.
+/// The number of requests to a provider before its failure is passed on.
 pub const ATTEMPTS: u32 = 3;
 
 /// One request to a provider, as plain data.
