@@ -210,7 +210,7 @@ impl Page {
         self.until("!document.getElementById('demo-sign-in').hidden").await;
         self.click("#demo-sign-in").await;
         self.until("document.activeElement.id === 'question'").await;
-        self.until("document.getElementById('custom-model').options.length > 0").await;
+        self.until("document.getElementById('model').options.length > 1").await;
     }
 
     /// Types a question and sends it.
@@ -224,6 +224,15 @@ impl Page {
     pub async fn answer(&self, count: usize) -> String {
         self.until(&format!("document.querySelectorAll('.answer[aria-busy=false]').length === {count}")).await;
         self.text(".answer:last-child .said").await
+    }
+
+    /// The sentences about what went wrong, each with the place that it is in.
+    pub async fn problems(&self) -> Value {
+        self.value(
+            "[...document.querySelectorAll('.problem > p:first-child')].map((p) => \
+             [p.closest('.turn')?.className ?? p.closest('[id]').id, p.textContent])",
+        )
+        .await
     }
 
     /// Asserts that the console is empty and that requests went to these addresses only.
