@@ -354,12 +354,14 @@ async fn the_keyboard_is_enough() {
 async fn a_phone_is_wide_enough() {
     on_the_demos_page(async |page| {
         let fits = async |what: &str| {
-            let widths = page.value("[document.documentElement.scrollWidth, window.innerWidth]").await;
+            // Not `innerWidth`, which grows with the page where a phone zooms out.
+            let widths = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]";
+            let widths = page.value(widths).await;
             assert_eq!(widths[0], widths[1], "{what}");
             let small = page
                 .value(
                     "[...document.querySelectorAll('button, select, summary, input, textarea, label.check')].filter((e) => e.checkVisibility() && e.type !== 'checkbox') \
-                     .map((e) => [e.id || e.className, e.getBoundingClientRect()]).filter(([, box]) => box.height < 43.5 || box.right > innerWidth || box.left < 0).map(([id]) => id)",
+                     .map((e) => [e.id || e.className, e.getBoundingClientRect()]).filter(([, box]) => box.height < 43.5 || box.right > document.documentElement.clientWidth || box.left < 0).map(([id]) => id)",
                 )
                 .await;
             assert_eq!(small, json!([]), "{what}: a thumb hits each");
@@ -408,7 +410,9 @@ async fn it_is_accessible_in_both_themes_and_three_widths() {
     std::fs::create_dir_all(&folder).expect("a folder");
     on_the_demos_page(async |page| {
         let clean = async |what: &str, with_axe: bool| {
-            let widths = page.value("[document.documentElement.scrollWidth, window.innerWidth]").await;
+            // Not `innerWidth`, which grows with the page where a phone zooms out.
+            let widths = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]";
+            let widths = page.value(widths).await;
             assert_eq!(widths[0], widths[1], "{what}");
             page.driver.screenshot(&folder.join(format!("{what}.png"))).await.expect("a picture");
             let Some(axe) = axe.as_ref().filter(|_| with_axe) else { return };
