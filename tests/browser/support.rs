@@ -198,6 +198,8 @@ impl Page {
     }
 
     pub async fn click(&self, selector: &str) {
+        // Else it may be below one of the bars, where the driver does not scroll it away.
+        self.value(&format!("document.querySelector({selector:?})?.scrollIntoView({{ block: 'center' }})")).await;
         self.driver.find(By::Css(selector)).await.expect(selector).click().await.expect(selector);
     }
 
