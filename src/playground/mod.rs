@@ -26,7 +26,7 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const JSON: &str = "application/json";
 
 /// Path, media type, content.
-const FILES: [(&str, &str, &str); 16] = [
+const FILES: [(&str, &str, &str); 17] = [
     ("/", "text/html; charset=utf-8", include_str!("index.html")),
     ("/playground/style.css", "text/css; charset=utf-8", include_str!("style.css")),
     ("/playground/script.js", SCRIPT, include_str!("script.js")),
@@ -36,6 +36,7 @@ const FILES: [(&str, &str, &str); 16] = [
     ("/playground/turn.js", SCRIPT, include_str!("turn.js")),
     ("/playground/markdown.js", SCRIPT, include_str!("markdown.js")),
     ("/playground/picture.js", SCRIPT, include_str!("picture.js")),
+    ("/playground/problems.js", SCRIPT, include_str!("problems.js")),
     ("/playground/usage.js", SCRIPT, include_str!("usage.js")),
     ("/playground/supabase.js", SCRIPT, include_str!("supabase.js")),
     ("/playground/server.js", SCRIPT, include_str!("server.js")),

@@ -5,9 +5,10 @@ import { chooseAllTools, chooseProvider, chosenModel, chosenTools, known, offer,
 import { files, forGoogle, forget, messages, restore, save, turns } from "./conversation.js";
 import { copy, make, page, throttled } from "./page.js";
 import { pictureOf } from "./picture.js";
+import { attempt, clearComplaints, complain } from "./problems.js";
 import { chat, currentModels, passages, processFile, serverKeys, usage } from "./server.js";
 import { addFile, customModels, onEnd, savedTools, settings, signIn, signOut, user } from "./supabase.js";
-import { problem, showAnswer, turnElement } from "./turn.js";
+import { showAnswer, turnElement } from "./turn.js";
 import { footOf, linesOf } from "./usage.js";
 
 const SUGGESTIONS = settings.demoUser
@@ -20,28 +21,6 @@ const LEFT = "Stopped by leaving the page";
 let pictures = [];
 /** Aborts the current answer. */
 let stopper = null;
-/** Shows an error next to what caused it. */
-function complain(place, error) {
-  page[place].replaceChildren(problem(error));
-}
-
-function clearComplaints() {
-  for (const place of ["sign-in-error", "choice-error", "composer-error"]) page[place].replaceChildren();
-}
-
-/** Runs an action that may fail, with its button disabled meanwhile. */
-async function attempt(button, place, work) {
-  clearComplaints();
-  button.disabled = true;
-  try {
-    await work();
-  } catch (error) {
-    complain(place, error);
-  } finally {
-    button.disabled = false;
-  }
-}
-
 // Signing in and out.
 
 function show() {
@@ -93,7 +72,10 @@ addEventListener("pagehide", () => {
   keep();
 });
 
-onEnd(show);
+onEnd(() => {
+  show();
+  complain("sign-in-error", new Error("Your session has ended: please sign in again"));
+});
 
 page["demo-sign-in"].onclick = () =>
   attempt(page["demo-sign-in"], "sign-in-error", async () => {
@@ -330,7 +312,7 @@ function rest() {
   stopper = null;
   page.stop.hidden = true;
   page.send.hidden = false;
-  showActions();
+  follow(showActions);
   keepFocus();
 }
 

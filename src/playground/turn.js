@@ -2,6 +2,7 @@
 
 import { showMarkdown } from "./markdown.js";
 import { make } from "./page.js";
+import { problem } from "./problems.js";
 
 /** The parts of an answer from the top down: each with the value that it shows, and the elements that show it. */
 const PARTS = {
@@ -37,13 +38,6 @@ function disclosed(title, ...content) {
 
 function source({ url, title }) {
   return make("li", {}, make("a", { href: url, target: "_blank", rel: "noopener noreferrer nofollow", textContent: title || url }));
-}
-
-/** What went wrong, with the request's id, by which the server's log has more about it. */
-export function problem({ message, requestId }) {
-  const words = [make("p", { textContent: message })];
-  if (requestId) words.push(make("p", { className: "request-id" }, "Request ", make("code", { textContent: requestId })));
-  return make("div", { className: "problem" }, ...words);
 }
 
 /** Creates the element of a turn. */

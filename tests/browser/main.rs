@@ -118,6 +118,10 @@ async fn what_goes_wrong_is_said_where_it_did() {
         page.until("window.out === 204").await;
         page.ask("Hello").await;
         page.until(&format!("{last} === 'The access token is not accepted. Sign in again for a new one.'")).await;
+        page.value("sessionStorage.session = JSON.stringify({ ...JSON.parse(sessionStorage.session), expires_at: 1 })").await;
+        page.driver.refresh().await.expect("loads again");
+        let words = "Your session has ended: please sign in again";
+        page.until(&format!("document.querySelector('#sign-in-error p')?.textContent === {words:?}")).await;
     })
     .await;
 }
