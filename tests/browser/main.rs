@@ -199,29 +199,6 @@ async fn a_conversation_survives_a_reload() {
 }
 
 #[tokio::test]
-async fn an_answer_can_be_regenerated_by_another_model() {
-    on_the_demos_page(async |page| {
-        page.sign_in().await;
-        page.ask("Say it once").await;
-        page.answer(1).await;
-        page.click("#provider option[value=anthropic]").await;
-        page.click("#model option[value=claude-opus-5-5]").await;
-        page.click(".answer .again").await;
-        page.until("document.querySelector('.answer .who').textContent === 'Anthropic · claude-opus-5-5'").await;
-        assert!(page.answer(1).await.starts_with("You said “Say it once”"));
-        assert!(page.text(".answer .foot").await.contains(" · 3 tokens in, "), "Anthropic's count");
-        // A model that has a successor.
-        page.click("#provider option[value=openai]").await;
-        page.click("#model option[value='other…']").await;
-        page.press("gpt-4").await;
-        page.click(".answer .again").await;
-        page.until("document.querySelector('.answer .foot').textContent.endsWith(' · gpt-5.6-sol in place of gpt-4')")
-            .await;
-    })
-    .await;
-}
-
-#[tokio::test]
 async fn pictures_and_tools_go_along() {
     on_the_demos_page(async |page| {
         page.sign_in().await;
@@ -289,7 +266,7 @@ async fn a_file_can_be_asked_about() {
 }
 
 #[tokio::test]
-async fn every_provider_answers() {
+async fn every_provider_answers_and_another_one_again() {
     on_the_demos_page(async |page| {
         page.sign_in().await;
         let providers =
@@ -304,6 +281,18 @@ async fn every_provider_answers() {
             assert_eq!(page.answer(asked + 1).await, "1 2 3 – that is all.", "{provider}");
         }
         assert_eq!(page.text(".answer:last-child .who").await, "Custom · Demo (llama3)");
+        // By the counts of OpenAI, Anthropic and Google.
+        let counts = "[...document.querySelectorAll('.answer .foot')].slice(0, 3).map((foot) => / · \\d+ tokens in, 7 out · about \\$0/.test(foot.textContent))";
+        assert_eq!(page.value(counts).await, json!([true, true, true]));
+        // The last answer by another model, which has a successor.
+        page.click("#provider option[value=openai]").await;
+        page.click("#model option[value='other…']").await;
+        page.press("gpt-4").await;
+        page.click(".answer .again").await;
+        page.until("document.querySelector('.answer:last-child .who').textContent === 'OpenAI · gpt-4'").await;
+        assert_eq!(page.answer(9).await, "1 2 3 – that is all.");
+        let foot = page.text(".answer:last-child .foot").await;
+        assert!(foot.ends_with(" · gpt-5.6-sol in place of gpt-4"), "{foot}");
         page.click("#new-chat").await;
         page.until("document.querySelectorAll('.turn').length === 0 && !document.getElementById('empty').hidden").await;
         page.is_quiet(&[&page.url]).await;
@@ -354,8 +343,13 @@ async fn the_keyboard_is_enough() {
     .await;
 }
 
+/// The looks: at three widths and in both themes nothing is wider than the window, all is large enough for a thumb, and
+/// axe-core, where `.ci/run` has put it, finds nothing. Pictures of all are in `target/tmp/playground`.
 #[tokio::test]
-async fn a_phone_is_wide_enough() {
+async fn it_fits_phones_and_desks_in_both_themes_and_is_accessible() {
+    let axe = axe();
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("playground");
+    std::fs::create_dir_all(&folder).expect("a folder");
     on_the_demos_page(async |page| {
         let fits = async |what: &str| {
             // Not `innerWidth`, which grows with the page where a phone zooms out.
@@ -370,56 +364,8 @@ async fn a_phone_is_wide_enough() {
                 .await;
             assert_eq!(small, json!([]), "{what}: a thumb hits each");
         };
-        page.size(360, 640).await;
-        page.until("!document.getElementById('demo-sign-in').hidden").await;
-        fits("signing in").await;
-        page.sign_in().await;
-        fits("nothing said yet").await;
-        page.click("#open-settings").await;
-        fits("settings").await;
-        page.click("#close-settings").await;
-        page.ask(&format!("Long {}", "word".repeat(60))).await;
-        page.answer(1).await;
-        page.ask("an error").await;
-        page.answer(2).await;
-        page.ask("Markdown").await;
-        page.answer(3).await;
-        fits("a phone").await;
-        // Wherever one is in a long chat: choosing above, writing below, and the most between for reading.
-        for place in ["0", "document.documentElement.scrollHeight / 2", "document.documentElement.scrollHeight"] {
-            page.value(&format!("scrollTo(0, {place})")).await;
-            let seen = "['provider', 'model', 'new-chat', 'question', 'send'].map((id) => document.getElementById(id)).filter((e) => { \
-                const box = e.getBoundingClientRect(); \
-                return document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2)?.closest('[id]') === e }).length";
-            assert_eq!(page.value(seen).await, 5, "in reach at {place}");
-        }
-        let bars = "document.querySelector('.bar').offsetHeight + document.querySelector('.composer').offsetHeight";
-        let height = page.value(bars).await.as_f64().expect("a number");
-        assert!(height < 260.0, "of 640: {height}");
-        // As at 200 % on a phone-sized window, and at 400 % on a desk.
-        page.size(320, 256).await;
-        fits("zoomed").await;
-        page.size(1100, 800).await;
-        fits("wide").await;
-    })
-    .await;
-}
-
-/// The looks: at three widths and in both themes nothing is wider than the window, the two sides of the chat are told
-/// apart, and axe-core, where `.ci/run` has put it, finds nothing. Pictures of all are in `target/tmp/playground`.
-#[tokio::test]
-async fn it_is_accessible_in_both_themes_and_three_widths() {
-    let axe = axe();
-    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("playground");
-    std::fs::create_dir_all(&folder).expect("a folder");
-    on_the_demos_page(async |page| {
-        let clean = async |what: &str, with_axe: bool| {
-            // Not `innerWidth`, which grows with the page where a phone zooms out.
-            let widths = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]";
-            let widths = page.value(widths).await;
-            assert_eq!(widths[0], widths[1], "{what}");
-            page.driver.screenshot(&folder.join(format!("{what}.png"))).await.expect("a picture");
-            let Some(axe) = axe.as_ref().filter(|_| with_axe) else { return };
+        let clean = async |what: &str| {
+            let Some(axe) = &axe else { return };
             if page.value("typeof axe").await == "undefined" {
                 page.driver.execute(axe.as_str(), vec![]).await.expect("axe");
             }
@@ -429,16 +375,19 @@ async fn it_is_accessible_in_both_themes_and_three_widths() {
             page.value("window.found = undefined").await;
             assert_eq!(found, json!([]), "{what}");
         };
-        let sizes = [("phone", 360, 640), ("tablet", 768, 1024), ("desk", 1280, 800)];
         let everywhere = async |what: &str| {
             for scheme in ["light", "dark"] {
                 let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
                 page.cdp("Emulation.setEmulatedMedia", features).await;
-                for (size, width, height) in sizes {
+                for (size, width, height) in [("desk", 1280, 800), ("tablet", 768, 1024), ("phone", 360, 640)] {
+                    let what = format!("{what}, {size}, {scheme}");
                     page.size(width, height).await;
-                    // A theme is the same at each width.
-                    let with_axe = scheme == "light" || size == "desk";
-                    clean(&format!("{what}, {size}, {scheme}"), with_axe).await;
+                    fits(&what).await;
+                    page.driver.screenshot(&folder.join(format!("{what}.png"))).await.expect("a picture");
+                    // The tablet's is the desk's, and a theme is the same at each width.
+                    if size == "phone" || (size == "desk" && scheme == "light") {
+                        clean(&what).await;
+                    }
                 }
             }
         };
@@ -452,11 +401,26 @@ async fn it_is_accessible_in_both_themes_and_three_widths() {
         page.click("#close-settings").await;
         page.ask("Show me an error").await;
         page.answer(1).await;
-        page.ask("Markdown").await;
+        page.ask(&format!("Markdown {}", "word".repeat(60))).await;
         page.answer(2).await;
-        page.value("scrollTo(0, 0)").await;
         page.click(".thoughts:not([hidden]) summary").await;
         everywhere("chat").await;
+        // Wherever one is in a long chat on a phone: choosing above, writing below, and the most between for reading.
+        for place in ["0", "document.documentElement.scrollHeight / 2", "document.documentElement.scrollHeight"] {
+            page.value(&format!("scrollTo(0, {place})")).await;
+            let seen = "['provider', 'model', 'new-chat', 'question', 'send'].map((id) => document.getElementById(id)).filter((e) => { \
+                const box = e.getBoundingClientRect(); \
+                return document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2)?.closest('[id]') === e }).length";
+            assert_eq!(page.value(seen).await, 5, "in reach at {place}");
+        }
+        let bars = "document.querySelector('.bar').offsetHeight + document.querySelector('.composer').offsetHeight";
+        let height = page.value(bars).await.as_f64().expect("a number");
+        assert!(height < 260.0, "of 640: {height}");
+        // As at 200 % on a phone-sized window, and at 400 % on a desk.
+        page.size(320, 256).await;
+        fits("zoomed").await;
+
+        page.size(1280, 800).await;
         let sides = "['.mine .said', '.answer:last-child .said'].map((s) => document.querySelector(s)).map((e) => \
             [Math.round(e.getBoundingClientRect().left) > 300, getComputedStyle(e).backgroundColor])";
         let sides = page.value(sides).await;
