@@ -9,7 +9,7 @@ use std::{
 
 use futures::future::join_all;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
 
@@ -73,21 +73,39 @@ pub async fn run(target: &Target, connections: usize, chunks: usize, until: Unti
 
 /// Sends the request; the caller reads the response.
 pub async fn ask(target: &Target) -> io::Result<TcpStream> {
-    let mut socket = TcpStream::connect(target.address).await?;
-    socket.set_nodelay(true)?;
+    let mut socket = connect(target).await?;
     socket.write_all(&target.request).await?;
     Ok(socket)
 }
 
-async fn stream(target: &Target, kept: &mut Option<TcpStream>, chunks: usize, seen: &mut Seen) -> io::Result<()> {
+async fn connect(target: &Target) -> io::Result<TcpStream> {
+    let socket = TcpStream::connect(target.address).await?;
+    socket.set_nodelay(true)?;
+    Ok(socket)
+}
+
+/// Requests one stream of `chunks`, on the connection that is kept if there is one.
+pub async fn stream(target: &Target, kept: &mut Option<TcpStream>, chunks: usize, seen: &mut Seen) -> io::Result<()> {
     let asked = provider::now();
     let mut socket = match kept.take() {
-        Some(mut socket) => {
-            socket.write_all(&target.request).await?;
-            socket
-        }
-        None => ask(target).await?,
+        Some(socket) => socket,
+        None => connect(target).await?,
     };
+    exchange(&mut socket, target, chunks, asked, seen).await?;
+    *kept = Some(socket);
+    Ok(())
+}
+
+/// Sends the request on a connection and reads the response. The client's time began at `asked`.
+pub async fn exchange(
+    socket: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    target: &Target,
+    chunks: usize,
+    asked: u64,
+    seen: &mut Seen,
+) -> io::Result<()> {
+    socket.write_all(&target.request).await?;
+    socket.flush().await?;
     let mut marks = Marks::default();
     let mut buffer = vec![0; 64 * 1024];
     let mut tail = Vec::with_capacity(16);
@@ -118,7 +136,6 @@ async fn stream(target: &Target, kept: &mut Option<TcpStream>, chunks: usize, se
     if count != chunks {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    *kept = Some(socket);
     Ok(())
 }
 

@@ -1,14 +1,23 @@
 //! The cost of the relay, next to nginx as a plain proxy and to no proxy at all: `cargo bench --bench relay`. Takes
-//! about six minutes; `ROUNDS=1` takes two, `ONLY=paced` (or another word of a row) one part of it.
+//! about eight minutes; `ROUNDS=1` takes four, `ONLY=paced` (or another word of a row) one part of it, `ONLY=far` the one
+//! with a database and a provider that are not on this machine.
 //!
 //! Everything runs on this machine: a scripted provider, a Postgres, the release server with the session check and the
 //! database read in each request, and, where it is installed, nginx in front of the same provider with buffering off.
-//! `BESIDE=name=path,name=path` adds other builds of this server. The provider and the clients share one process and
+//! `BESIDE=name=path,name=path` adds other builds of this server, `PEER=host:port` another gateway. The provider and the clients share one process and
 //! two threads. Rounds alternate between the servers, and the table has the median round of each; figures move with the
 //! machine, the ratios less so.
 
+mod distance;
+mod far;
 mod load;
+#[path = "../../tests/api/support/pgbouncer.rs"]
+mod pgbouncer;
+#[path = "../../tests/support/ports.rs"]
+mod ports;
 mod process;
+#[path = "../../tests/support/programs.rs"]
+mod programs;
 mod provider;
 mod stand;
 
@@ -16,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use load::{Seen, Target, Until};
 use process::Process;
-use provider::Script;
+use provider::{Habits, Provider, Script};
 use stand::{NGINX, OURS, Server, Stand};
 
 #[expect(clippy::print_stdout, reason = "a benchmark's result")]
@@ -31,7 +40,16 @@ fn main() {
     let only = std::env::var("ONLY").unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let mut stand = Stand::start(&say).await;
+        if "far".contains(&only) {
+            far::measure().await;
+        }
+        if only == "far" {
+            return;
+        }
+        // One for all stands, so that a peer finds it.
+        let port = std::env::var("PROVIDER_PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(0);
+        let provider = Provider::start(Habits { port, closes_after: None }).expect("a provider");
+        let mut stand = Stand::start(&say, &provider).await;
         say(&stand.machine());
         if !stand.servers.iter().any(|server| server.name == NGINX) {
             say("nginx is not installed, so it is left out (Debian: apt-get install nginx-light)");
@@ -45,11 +63,13 @@ fn main() {
             hold(&stand, held).await;
             // Their memory stays with the allocator: new servers for the next.
             stand.stop().await;
-            stand = Stand::start(&say).await;
+            stand = Stand::start(&say, &provider).await;
         }
+        rest(&stand, "memory after the start, MB").await;
         for case in CASES.iter().filter(|case| case.name.contains(&only)) {
             streams(&stand, case, rounds).await;
         }
+        rest(&stand, "memory ten seconds after the end, MB").await;
         stand.stop().await;
     });
 }
@@ -88,6 +108,8 @@ enum Row {
     Delay,
     Rate,
     Peak,
+    /// Processor time for each request rather than each chunk.
+    Request,
 }
 
 const fn paced(name: &'static str, wire: Wire, connections: usize, chunks: usize, interval: u64) -> Case {
@@ -110,7 +132,7 @@ const fn burst(name: &'static str, wire: Wire, connections: usize) -> Case {
 
 const fn short(name: &'static str, wire: Wire, connections: usize, until: Until) -> Case {
     let script = Script::Burst { chunks: 1, together: 1 };
-    Case { name, wire, connections, script, until, rows: &[Row::First, Row::Rate] }
+    Case { name, wire, connections, script, until, rows: &[Row::First, Row::Rate, Row::Request] }
 }
 
 const CASES: [Case; 14] = [
@@ -192,6 +214,13 @@ async fn streams(stand: &Stand, case: &Case, rounds: usize) {
     }
 }
 
+/// A row of the servers' memory while they rest.
+async fn rest(stand: &Stand, what: &str) {
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let figures = stand.servers.iter().map(|server| Some(server.process.as_ref()?.resident() as f64 / 1e6));
+    line(&stand.servers, what, &figures.collect::<Vec<_>>());
+}
+
 type Value = fn(&Round) -> Option<f64>;
 
 impl Row {
@@ -199,6 +228,9 @@ impl Row {
         match self {
             Self::Cpu => {
                 vec![("CPU, µs a chunk", |round| Some(round.cpu? as f64 / 1000.0 / round.seen.delay.len() as f64))]
+            }
+            Self::Request => {
+                vec![("CPU, µs a request", |round| Some(round.cpu? as f64 / 1000.0 / round.seen.streams as f64))]
             }
             Self::First => vec![
                 ("first text, p50 ms", |round| quantile(&round.seen.first, 0.5)),

@@ -2,20 +2,35 @@
 
 use std::{fs, process::Child};
 
-/// Killed on drop.
-pub struct Process(pub Child);
+/// A process; one that was started here is killed on drop.
+pub struct Process {
+    id: u32,
+    child: Option<Child>,
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
 impl Process {
+    /// A process that was started here.
+    pub fn new(child: Child) -> Self {
+        Self { id: child.id(), child: Some(child) }
+    }
+
+    /// A process that somebody else started, by its id.
+    pub fn of(id: u32) -> Self {
+        Self { id, child: None }
+    }
+
     /// Returns its id and its children's (nginx's workers).
     fn family(&self) -> Vec<String> {
-        let id = self.0.id().to_string();
+        let id = self.id.to_string();
         let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
         let mut family: Vec<String> = children.split_whitespace().map(str::to_owned).collect();
         family.push(id);

@@ -55,15 +55,24 @@ pub struct Provider {
     script: Arc<RwLock<Script>>,
 }
 
+/// The behaviour that does not change.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Habits {
+    /// The port without TLS; 0: any.
+    pub port: u16,
+    /// The time after which a connection without a request is closed.
+    pub closes_after: Option<Duration>,
+}
+
 impl Provider {
     /// Runs on a thread of its own.
-    pub fn start() -> io::Result<Self> {
-        let listen = || {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    pub fn start(habits: Habits) -> io::Result<Self> {
+        let listen = |port: u16| {
+            let listener = std::net::TcpListener::bind(("127.0.0.1", port))?;
             listener.set_nonblocking(true)?;
             io::Result::Ok((listener.local_addr()?, listener))
         };
-        let ((address, plain), (tls_address, tls)) = (listen()?, listen()?);
+        let ((address, plain), (tls_address, tls)) = (listen(habits.port)?, listen(0)?);
         let provider = Self { address, tls_address, script: Arc::new(RwLock::new(Script::Silent)) };
         let script = provider.script.clone();
         std::thread::spawn(move || {
@@ -76,7 +85,7 @@ impl Provider {
                         let (acceptor, script) = (acceptor.clone(), script_of_tls.clone());
                         tokio::spawn(async move {
                             stream.set_nodelay(true)?;
-                            answer_all(acceptor.accept(stream).await?, script).await
+                            answer_all(acceptor.accept(stream).await?, script, habits.closes_after).await
                         });
                     }
                 });
@@ -84,7 +93,7 @@ impl Provider {
                     let script = script.clone();
                     tokio::spawn(async move {
                         stream.set_nodelay(true)?;
-                        answer_all(stream, script).await
+                        answer_all(stream, script, habits.closes_after).await
                     });
                 }
             });
@@ -105,11 +114,22 @@ fn acceptor() -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config.expect("a pair")))
 }
 
-/// Answers one request after another until the peer disconnects.
-async fn answer_all(mut stream: impl AsyncRead + AsyncWrite + Unpin, script: Arc<RwLock<Script>>) -> io::Result<()> {
+/// Answers one request after another until the peer disconnects, or has said nothing for so long.
+async fn answer_all(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    script: Arc<RwLock<Script>>,
+    closes_after: Option<Duration>,
+) -> io::Result<()> {
     let mut request = Vec::new();
     loop {
-        read_request(&mut stream, &mut request).await?;
+        let read = read_request(&mut stream, &mut request);
+        match closes_after {
+            None => read.await?,
+            Some(limit) => match tokio::time::timeout(limit, read).await {
+                Ok(read) => read?,
+                Err(_) => return stream.shutdown().await,
+            },
+        }
         let script = *script.read().expect("not poisoned");
         answer(&mut stream, script).await?;
     }

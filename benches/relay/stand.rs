@@ -47,20 +47,20 @@ pub struct Stand {
     folder: PathBuf,
 }
 
-const BODY: &str = r#"{"chatSettings":{"model":"gpt-4o","temperature":0.5},"messages":[{"role":"system","content":"You are a helpful assistant."},{"role":"user","content":"Count as far as you can."}]}"#;
+/// A chat as the front end posts it.
+pub const BODY: &str = r#"{"chatSettings":{"model":"gpt-4o","temperature":0.5},"messages":[{"role":"system","content":"You are a helpful assistant."},{"role":"user","content":"Count as far as you can."}]}"#;
 
 impl Stand {
-    pub async fn start(progress: &dyn Fn(&str)) -> Self {
+    pub async fn start(progress: &dyn Fn(&str), provider: &Provider) -> Self {
         let folder = std::env::temp_dir().join(format!("chatbot-ui-api-bench-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         let programs = Programs::find(progress).await.expect("Postgres");
         let options = Options { durable: true, max_connections: 50, remove: true };
         let postgres = postgres::Server::start(&programs, &folder.join("postgres"), options).await.expect("starts");
         let url = postgres.url("postgres");
-        let token = make_user(&url).await.expect("a user");
+        let (_, token) = make_user(&url).await.expect("a user");
 
-        let provider = Provider::start().expect("a provider");
-        let plain = request(provider.address, "/v1/chat/completions", "");
+        let plain = request(provider.address, "/v1/chat/completions", "", BODY);
         let mut servers = vec![Server {
             name: "direct".to_owned(),
             plain: Target { address: provider.address, request: plain.clone() },
@@ -69,8 +69,8 @@ impl Stand {
         }];
         if let Some(nginx) = find_nginx() {
             let address = free_address();
-            let process = start_nginx(&nginx, &folder, address, &provider);
-            let tls = request(provider.address, "/tls", "");
+            let process = start_nginx(&nginx, &folder, address, provider);
+            let tls = request(provider.address, "/tls", "", BODY);
             servers.push(Server {
                 name: NGINX.to_owned(),
                 plain: Target { address, request: plain },
@@ -83,16 +83,17 @@ impl Stand {
             Path::new(env!("CARGO_BIN_EXE_chatbot-ui-api")),
             &folder,
             &url,
-            &provider,
+            provider,
             &token,
         ));
         for (name, program) in beside() {
-            servers.push(start_ours(&name, &program, &folder, &url, &provider, &token));
+            servers.push(start_ours(&name, &program, &folder, &url, provider, &token));
         }
+        servers.extend(peer());
         for server in &servers {
             until_it_listens(server.plain.address).await;
         }
-        Self { provider, servers, postgres, folder }
+        Self { provider: provider.clone(), servers, postgres, folder }
     }
 
     pub async fn stop(self) {
@@ -118,6 +119,27 @@ fn beside() -> Vec<(String, PathBuf)> {
     entries.map(|(name, path)| (name.to_owned(), path.into())).collect()
 }
 
+/// Another gateway at `PEER=host:port`, which somebody has started and set up: that it passes OpenAI's requests on to the
+/// provider, whose port is `PROVIDER_PORT` then. It gets the key `PEER_KEY`; with `PEER_PID` its processor time and its
+/// memory are shown.
+fn peer() -> Option<Server> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let name = variable("PEER")?;
+    let address = name.parse().unwrap_or_else(|error| panic!("PEER={name}: {error}"));
+    let body = BODY.replacen(
+        "\"chatSettings\":{\"model\":\"gpt-4o\",\"temperature\":0.5}",
+        "\"model\":\"gpt-4o\",\"stream\":true",
+        1,
+    );
+    let key = variable("PEER_KEY").map(|key| format!("authorization: Bearer {key}\r\n")).unwrap_or_default();
+    Some(Server {
+        name,
+        plain: Target { address, request: request(address, "/v1/chat/completions", &key, &body) },
+        tls: None,
+        process: variable("PEER_PID").and_then(|id| id.parse().ok()).map(Process::of),
+    })
+}
+
 /// OpenAI's route calls the provider without TLS, Groq's over TLS.
 fn start_ours(name: &str, program: &Path, folder: &Path, database: &str, provider: &Provider, token: &str) -> Server {
     let address = free_address();
@@ -139,16 +161,17 @@ fn start_ours(name: &str, program: &Path, folder: &Path, database: &str, provide
         .spawn()
         .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
     let target =
-        |path| Target { address, request: request(address, path, &format!("authorization: Bearer {token}\r\n")) };
+        |path| Target { address, request: request(address, path, &format!("authorization: Bearer {token}\r\n"), BODY) };
     Server {
         name: name.to_owned(),
         plain: target("/api/chat/openai"),
         tls: Some(target("/api/chat/groq")),
-        process: Some(Process(server)),
+        process: Some(Process::new(server)),
     }
 }
 
-async fn make_user(url: &str) -> Result<String, Box<dyn std::error::Error>> {
+/// Makes the tables and a user; returns the user's id and token.
+pub async fn make_user(url: &str) -> Result<(Uuid, String), Box<dyn std::error::Error>> {
     let (user, session) = (Uuid::new_v4(), Uuid::new_v4());
     let mut connection = PgConnection::connect(url).await?;
     migrate::apply(&mut connection).await?;
@@ -163,28 +186,25 @@ async fn make_user(url: &str) -> Result<String, Box<dyn std::error::Error>> {
         .bind(user)
         .execute(&mut connection)
         .await?;
-    Ok(session::access_token(
-        session::Signer::Secret(PUBLISHED_JWT_SECRET.as_bytes()),
-        user,
-        email,
-        session,
-        Duration::from_hours(1),
-    )?)
+    let signer = session::Signer::Secret(PUBLISHED_JWT_SECRET.as_bytes());
+    Ok((user, session::access_token(signer, user, email, session, Duration::from_hours(1))?))
 }
 
-fn request(address: SocketAddr, path: &str, headers: &str) -> Rc<Vec<u8>> {
-    let length = BODY.len();
+/// Returns a complete request.
+pub fn request(address: SocketAddr, path: &str, headers: &str, body: &str) -> Rc<Vec<u8>> {
+    let length = body.len();
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n{headers}content-length: {length}\r\n\r\n"
     );
-    Rc::new((head + BODY).into_bytes())
+    Rc::new((head + body).into_bytes())
 }
 
 fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
 }
 
-async fn until_it_listens(address: SocketAddr) {
+/// Waits for a server.
+pub async fn until_it_listens(address: SocketAddr) {
     for _ in 0..200 {
         if tokio::net::TcpStream::connect(address).await.is_ok() {
             return;
@@ -233,5 +253,5 @@ fn start_nginx(program: &Path, folder: &Path, address: SocketAddr, provider: &Pr
         .arg(folder.join("nginx.log"))
         .stderr(Stdio::null())
         .spawn();
-    Process(nginx.expect("nginx"))
+    Process::new(nginx.expect("nginx"))
 }

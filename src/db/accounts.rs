@@ -6,8 +6,9 @@ use sqlx::{FromRow, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
+    models::{self, CustomModel},
     pool::{Db, SessionCheck, Value},
-    session_source::Source,
+    session_source::{Source, Statement},
 };
 use crate::{
     credentials::{self, Keys, Profile},
@@ -32,16 +33,26 @@ struct Account {
     user_exists: bool,
     banned: bool,
     session_lives: bool,
-    profile: Option<Profile>,
-    answer: Option<String>,
+    found: Found,
 }
 
-/// The account of a session.
+/// The account of a session, and what was asked along with it.
 pub struct Found {
     /// `None` if there is no row.
     pub profile: Option<Profile>,
     /// The ledger's answer to the reservation; `None` if all of it was granted.
     pub answer: Option<String>,
+    /// The custom model: the first `None` if none was asked for, the second if there is none for this user.
+    pub model: Option<Option<CustomModel>>,
+}
+
+/// More to be done in the statement that reads an account, unless the user is refused.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Along<'a> {
+    /// A reservation to make; see [`super::usage::reserve`].
+    pub reservation: Option<&'a str>,
+    /// A custom model to find; see [`models::find`].
+    pub model: Option<Uuid>,
 }
 
 static KEY_COLUMNS: LazyLock<String> =
@@ -51,7 +62,7 @@ static CHECKED: LazyLock<String> = LazyLock::new(|| {
     format!(
         "select account.deleted_at is null as user_exists, \
                 coalesce(account.banned_until > now(), false) as banned, \
-                $2 is null or exists ( \
+                $2::uuid is null or exists ( \
                     select from auth.sessions session \
                     where session.id = $2 and session.user_id = account.id \
                       and coalesce(session.not_after > now(), true)) as session_lives, \
@@ -93,18 +104,29 @@ static UNCHECKED: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The statements of [`statement`], which also make a reservation.
-static RESERVING: LazyLock<[String; 3]> =
-    LazyLock::new(|| [Source::Tables, Source::Function, Source::Token].map(|source| reserving(statement(source))));
+/// The statements of [`statement`] with more along: by the source, with a reservation, with a model.
+static WITH_MORE: LazyLock<[[[String; 2]; 2]; 3]> = LazyLock::new(|| {
+    [Source::Tables, Source::Function, Source::Token].map(|source| {
+        [false, true].map(|reserves| [false, true].map(|has_model| with_more(statement(source), reserves, has_model)))
+    })
+});
 
-/// Adds a reservation in the ledger to a statement, for an account that is not refused. Its argument is text for
+/// Adds a reservation in the ledger to a statement, and the row of a custom model. The reservation's argument is text for
 /// Postgres too, which else takes it for JSON where the statement is prepared ahead.
-fn reserving(statement: &str) -> String {
-    format!(
-        "select account.*, case when user_exists and not banned and session_lives \
-             then chatbot_ui_api.reserve($1, $3::text::jsonb)::text end as answer \
-         from ({statement}) account"
-    )
+fn with_more(statement: &str, reserves: bool, has_model: bool) -> String {
+    let (answer, id) = match reserves {
+        true => (
+            ", case when user_exists and not banned and session_lives \
+                 then chatbot_ui_api.reserve($1, $3::text::jsonb)::text end as answer",
+            "$4",
+        ),
+        false => ("", "$3"),
+    };
+    let (columns, join) = match has_model {
+        true => (", model.*", format!("left join lateral ({}) model on true", models::allowed(id, "$1"))),
+        false => ("", String::new()),
+    };
+    format!("select account.*{answer}{columns} from ({statement}) account {join}")
 }
 
 /// The statement that every authenticated request runs.
@@ -136,17 +158,20 @@ impl FromRow<'_, PgRow> for Account {
             user_exists: row.try_get("user_exists")?,
             banned: row.try_get("banned")?,
             session_lives: row.try_get("session_lives")?,
-            profile,
-            answer: match row.try_get("answer") {
-                Err(sqlx::Error::ColumnNotFound(_)) => None,
-                answer => answer?,
+            found: Found {
+                profile,
+                answer: match row.try_get("answer") {
+                    Err(sqlx::Error::ColumnNotFound(_)) => None,
+                    answer => answer?,
+                },
+                model: models::joined(row)?,
             },
         })
     }
 }
 
-/// Reads the account of a token's user, in one round trip, or the reason for refusing the user. With a `reservation`
-/// (see [`super::usage::reserve`]) that is made in the same statement, unless the user is refused.
+/// Reads the account of a token's user, in one round trip, or the reason for refusing the user; and does what is to be
+/// done `along` with it, in the same statement.
 ///
 /// # Errors
 /// If the database does not answer.
@@ -155,18 +180,20 @@ pub async fn find(
     user: Uuid,
     session: Option<Uuid>,
     environment: &Arc<Keys>,
-    reservation: Option<&str>,
+    along: Along<'_>,
 ) -> Result<Result<Found, Refused>, Error> {
-    let values =
-        [Value::Id(user), session.map_or(Value::NoId, Value::Id), Value::Text(reservation.unwrap_or_default())];
+    let mut values = vec![Value::Id(user), session.map_or(Value::NoId, Value::Id)];
+    values.extend(along.reservation.map(Value::Text));
+    values.extend(along.model.map(Value::Id));
+    let (reserves, has_model) = (along.reservation.is_some(), along.model.is_some());
     let read = async |source: Source| {
-        let (sql, values) = match reservation {
-            None => (statement(source), &values[..2]),
-            Some(_) => (RESERVING[source as usize].as_str(), &values[..]),
+        let sql = match (reserves, has_model) {
+            (false, false) => statement(source),
+            _ => &WITH_MORE[source as usize][usize::from(reserves)][usize::from(has_model)],
         };
-        let account = db.optional::<Account>(sql, values).await;
+        let account = db.optional::<Account>(sql, &values).await;
         if account.is_ok() {
-            db.known.worked(source, sql, reservation.is_some());
+            db.known.worked(source, Statement { sql, reserves, has_model });
         }
         account
     };
@@ -196,8 +223,9 @@ pub async fn find(
     } else if !account.session_lives {
         Err(Refused::SignedOut)
     } else {
-        let profile = account.profile.map(|profile| Profile { environment: environment.clone(), ..profile });
-        Ok(Found { profile, answer: account.answer })
+        let Found { profile, answer, model } = account.found;
+        let profile = profile.map(|profile| Profile { environment: environment.clone(), ..profile });
+        Ok(Found { profile, answer, model })
     })
 }
 
@@ -208,7 +236,7 @@ pub async fn find(
 pub async fn ready(db: &Db) -> Result<(), Error> {
     // With a user id that cannot exist: still detects missing privileges, tables and columns.
     let probe = async {
-        let found = find(db, Uuid::nil(), Some(Uuid::nil()), &Arc::default(), None).await;
+        let found = find(db, Uuid::nil(), Some(Uuid::nil()), &Arc::default(), Along::default()).await;
         found.map(|_| ()).map_err(|error| error.detail().into_owned())
     };
     db.is_ready(probe).await.map_err(Error::DatabaseUnavailable)

@@ -9,7 +9,7 @@ use std::{
 use sqlx::{Connection, Executor, PgConnection, SqlSafeStr, postgres::PgConnectOptions};
 use tokio::{sync::watch, time::timeout};
 
-use super::session_source::KnownStatement;
+use super::session_source::KnownStatements;
 
 /// Timeout of opening a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1900);
@@ -21,13 +21,13 @@ pub struct Connector {
     options: PgConnectOptions,
     /// The session is this server's own, so it can be given a timeout and prepared statements.
     own_session: bool,
-    known: KnownStatement,
+    known: KnownStatements,
 }
 
 impl Connector {
-    /// Opens connections with `options`. Without a pooler in transaction mode (`own_session`), the `known` statement is
+    /// Opens connections with `options`. Without a pooler in transaction mode (`own_session`), the `known` statements are
     /// prepared.
-    pub fn new(options: PgConnectOptions, own_session: bool, known: KnownStatement) -> Self {
+    pub fn new(options: PgConnectOptions, own_session: bool, known: KnownStatements) -> Self {
         Self { options, own_session, known }
     }
 
@@ -36,11 +36,11 @@ impl Connector {
         // A pooler has limits of its own, and would set it for other clients.
         if self.own_session {
             connection.execute(sqlx::raw_sql(SET_STATEMENT_TIMEOUT)).await?;
-            if let Some(sql) = self.known.sql()
-                && let Err(error) = connection.prepare(sql.into_sql_str()).await
-            {
-                // The request that runs it reports it.
-                tracing::debug!(%error, "a statement cannot be prepared ahead");
+            for sql in self.known.sql() {
+                if let Err(error) = connection.prepare(sql.into_sql_str()).await {
+                    // The request that runs it reports it.
+                    tracing::debug!(%error, "a statement cannot be prepared ahead");
+                }
             }
         }
         Ok(connection)
@@ -62,10 +62,10 @@ impl bb8::ManageConnection for Connector {
 
     async fn connect(&self) -> Result<Session, Refusal> {
         match timeout(CONNECT_TIMEOUT, self.open()).await {
-            Ok(Ok(connection)) => Ok(Session { connection, last_use: None, running: false }),
+            Ok(Ok(connection)) => Ok(Session { connection, last_use: Instant::now(), running: false }),
             Ok(Err(sqlx::Error::Database(error))) => Err(Refusal {
-                // 57P03: it is starting, and will be there soon.
-                is_final: error.code().as_deref() != Some("57P03"),
+                // It is starting, and will be there soon; or the connection was ended as it was opened.
+                is_final: !error.code().is_some_and(|code| matches!(&*code, "57P01" | "57P02" | "57P03")),
                 reason: sqlx::Error::Database(error).to_string(),
             }),
             Ok(Err(sqlx::Error::Io(error))) => Err(self.unreachable(format_args!(": {error}"))),
@@ -87,15 +87,15 @@ impl bb8::ManageConnection for Connector {
 pub struct Session {
     /// The connection itself.
     pub connection: PgConnection,
-    last_use: Option<Instant>,
+    last_use: Instant,
     /// A statement was sent, and its result not read: the connection cannot be used for another one.
     running: bool,
 }
 
 impl Session {
-    /// The time since its last use; `None` if it is new.
-    pub fn idle(&self) -> Option<Duration> {
-        self.last_use.map(|at| at.elapsed())
+    /// The time since its last use, or since it was opened.
+    pub fn idle(&self) -> Duration {
+        self.last_use.elapsed()
     }
 
     /// Notes that a statement begins.
@@ -106,7 +106,7 @@ impl Session {
     /// Notes that a statement has ended; `usable` tells if the connection can run another one.
     pub fn end(&mut self, usable: bool) {
         self.running = !usable;
-        self.last_use = Some(Instant::now());
+        self.last_use = Instant::now();
     }
 }
 

@@ -55,7 +55,7 @@ pub fn accounts(source: Source) -> Vec<String> {
 
 /// Returns the statement about custom models.
 pub fn models() -> Vec<String> {
-    vec![models::ALLOWED.to_owned(), models::ALLOWED_BY_NAME.to_owned()]
+    vec![models::ALLOWED.clone(), models::ALLOWED_BY_NAME.to_owned()]
 }
 
 /// Returns the statements by which models are offered to users.

@@ -1,14 +1,23 @@
 //! `public.models`: the custom models that users enter.
 
+use std::sync::LazyLock;
+
 use secrecy::SecretString;
-use sqlx::FromRow;
+use sqlx::{FromRow, Row as _, postgres::PgRow};
 use uuid::Uuid;
 
 use super::pool::{Db, Value};
 use crate::error::Error;
 
-pub(super) const ALLOWED: &str = "select base_url, api_key, model_id from public.models \
-     where id = $1 and (user_id = $2 or sharing <> 'private')";
+pub(super) static ALLOWED: LazyLock<String> = LazyLock::new(|| allowed("$1", "$2"));
+
+/// Returns the statement that finds a model by its id for a user; both are parameters' names.
+pub(super) fn allowed(id: &str, user: &str) -> String {
+    format!(
+        "select base_url, api_key, model_id from public.models \
+         where id = {id} and (user_id = {user} or sharing <> 'private')"
+    )
+}
 
 pub(super) const ALLOWED_BY_NAME: &str = "select base_url, api_key, model_id from public.models \
      where model_id = $1 and (user_id = $2 or sharing <> 'private') order by user_id = $2 desc, id limit 1";
@@ -23,6 +32,17 @@ struct Row {
 impl From<Row> for CustomModel {
     fn from(row: Row) -> Self {
         Self { base_url: row.base_url, api_key: row.api_key.into(), model: row.model_id }
+    }
+}
+
+/// Reads the model of a row that has [`allowed`] joined to it: the first `None` if it has not, the second if no model was
+/// found.
+pub(super) fn joined(row: &PgRow) -> sqlx::Result<Option<Option<CustomModel>>> {
+    match row.try_get::<Option<String>, _>("base_url") {
+        Err(sqlx::Error::ColumnNotFound(_)) => Ok(None),
+        Ok(None) => Ok(Some(None)),
+        Ok(Some(_)) => Ok(Some(Some(Row::from_row(row)?.into()))),
+        Err(error) => Err(error),
     }
 }
 
@@ -43,7 +63,7 @@ pub struct CustomModel {
 /// # Errors
 /// If the database does not answer.
 pub async fn find(db: &Db, user: Uuid, id: Uuid) -> Result<Option<CustomModel>, Error> {
-    let row = db.optional::<Row>(ALLOWED, &[Value::Id(id), Value::Id(user)]).await?;
+    let row = db.optional::<Row>(&ALLOWED, &[Value::Id(id), Value::Id(user)]).await?;
     Ok(row.map(CustomModel::from))
 }
 

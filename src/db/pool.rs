@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::{
     connection::{Connector, Refusals},
-    session_source::KnownStatement,
+    session_source::KnownStatements,
 };
 use crate::{
     allowance::Turns,
@@ -105,8 +105,8 @@ pub struct Db {
     /// One permit per connection: who has waited longest gets the next one.
     permits: Arc<Semaphore>,
     refusals: Refusals,
-    /// The statement of every request, which new connections prepare ahead.
-    pub(super) known: KnownStatement,
+    /// The statements of every request, which new connections prepare ahead.
+    pub(super) known: KnownStatements,
     pooler: Pooler,
     pub(super) session_check: SessionCheck,
     waits: Arc<PoolWaits>,
@@ -130,7 +130,7 @@ struct PoolWaits {
 impl Db {
     /// Creates a pool and begins to connect, without waiting for it: the server starts while Postgres is still down.
     pub fn new(settings: &Settings) -> Self {
-        let (refusals, known) = (Refusals::default(), KnownStatement::default());
+        let (refusals, known) = (Refusals::default(), KnownStatements::default());
         let connector = Connector::new(options(settings), settings.pooler == Pooler::Session, known.clone());
         let pool = bb8::Pool::builder()
             .max_size(settings.pool_size)
@@ -214,22 +214,24 @@ impl Db {
         within(limit, all).await
     }
 
-    /// Runs `work` on a connection: on another one as long as it meets connections that died while they were idle.
+    /// Runs `work` on a connection: on another one if that has died. All of the pool may have died while they were idle,
+    /// and new ones may too, where somebody ends them.
     async fn run<T>(&self, work: impl AsyncFn(&mut PgConnection) -> sqlx::Result<T>) -> Result<sqlx::Result<T>, Error> {
+        let mut tries = self.size.saturating_add(2);
         loop {
             let mut in_use = self.acquire().await?;
             let session = &mut *in_use.session;
             let idle = session.idle();
             session.begin();
             let result = work(&mut session.connection);
-            let result = match idle {
-                Some(idle) if idle >= LONG_IDLE => {
-                    timeout(STALE_TIMEOUT, result).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
-                }
-                _ => result.await,
+            let result = if idle < LONG_IDLE {
+                result.await
+            } else {
+                timeout(STALE_TIMEOUT, result).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
             };
             session.end(result.as_ref().err().is_none_or(leaves_connection_usable));
-            if idle.is_none() || !result.as_ref().is_err_and(is_lost) {
+            tries -= 1;
+            if tries == 0 || !result.as_ref().is_err_and(is_lost) {
                 return Ok(result);
             }
         }

@@ -13,33 +13,47 @@ pub enum Source {
     Token,
 }
 
-/// The statement of every request, as far as it is known. Clones share it.
+/// A statement that reads an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Statement {
+    /// The statement itself.
+    pub sql: &'static str,
+    /// It also makes a reservation in the ledger.
+    pub reserves: bool,
+    /// It also finds a custom model.
+    pub has_model: bool,
+}
+
+/// The statements of every request, as far as they are known. Clones share them.
 #[derive(Clone, Default)]
-pub struct KnownStatement(Arc<RwLock<Option<Known>>>);
+pub struct KnownStatements(Arc<RwLock<Option<Known>>>);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Known {
     source: Source,
-    sql: &'static str,
-    reserves: bool,
+    /// Without and with a custom model.
+    statements: [Option<Statement>; 2],
 }
 
-impl KnownStatement {
+impl KnownStatements {
     /// Returns the source that worked last.
     pub fn source(&self) -> Option<Source> {
         self.get().map(|known| known.source)
     }
 
-    /// Returns the statement, for new connections to prepare it ahead.
-    pub fn sql(&self) -> Option<&'static str> {
-        self.get().map(|known| known.sql)
+    /// Returns the statements, for new connections to prepare them ahead.
+    pub fn sql(&self) -> impl Iterator<Item = &'static str> + use<> {
+        self.get().into_iter().flat_map(|known| known.statements).flatten().map(|statement| statement.sql)
     }
 
-    /// Remembers a statement that worked. One that `reserves`, for the ledger, is kept: chats run it.
-    pub fn worked(&self, source: Source, sql: &'static str, reserves: bool) {
-        let is_new = self.get().is_none_or(|known| known.source != source || (reserves && !known.reserves));
-        if is_new {
-            *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Known { source, sql, reserves });
+    /// Remembers a statement that worked. One that reserves is kept: chats run it.
+    pub fn worked(&self, source: Source, statement: Statement) {
+        let known = self.get().filter(|known| known.source == source);
+        let mut statements = known.map_or([None; 2], |known| known.statements);
+        let place = &mut statements[usize::from(statement.has_model)];
+        if place.is_none_or(|known| statement.reserves && !known.reserves) {
+            *place = Some(statement);
+            *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Known { source, statements });
         }
     }
 

@@ -1,13 +1,20 @@
 //! Admitting a request to a model: the user's account, the body, and room in the user's budgets.
 
+use uuid::Uuid;
+
 use super::{
     body::{Body, UnreadBody},
     context::ChatContext,
     installed,
-    user::{Caller, User},
+    user::{Caller, Read, User},
 };
 use crate::{
     credentials::{Key, Keys},
+    db::{
+        Db,
+        accounts::Along,
+        models::{self, CustomModel},
+    },
     error::Error,
     llm::{
         Chat, Wire, azure,
@@ -18,8 +25,8 @@ use crate::{
     usage::{Ledger, Plan, estimate},
 };
 
-/// A body of more bytes, or of unknown size, is read only once the account is known, and what it reserves takes a
-/// second statement.
+/// A body of more bytes, or of unknown size, is read only once the account is known, and what it reserves, and the custom
+/// model that it names, take statements of their own.
 const READ_FIRST: usize = 64 * 1024;
 
 /// The provider and the form of a route's requests.
@@ -33,8 +40,49 @@ pub enum Route {
     Command,
 }
 
-/// Reads the account of a caller and the body, of at most `limit` bytes, and reserves room in the budgets in the same
-/// statement: so the body is read first, if it is small. Without the ledger, the account is first.
+/// An admitted request.
+pub struct Admitted {
+    /// Its user.
+    pub user: User,
+    /// Its body.
+    pub body: Body,
+    /// The custom model that the body names.
+    pub named: Named,
+}
+
+/// The custom model that a body names by its id, as far as it was looked for with the account.
+pub struct Named(Option<Option<CustomModel>>);
+
+impl Named {
+    /// Returns the model, which has this id.
+    ///
+    /// # Errors
+    /// [`Error::ModelNotFound`] if there is none for this user, or if the database does not answer.
+    pub async fn model(self, db: &Db, user: Uuid, id: Uuid) -> Result<CustomModel, Error> {
+        let model = match self.0 {
+            Some(model) => model,
+            None => models::find(db, user, id).await?,
+        };
+        model.ok_or(Error::ModelNotFound)
+    }
+}
+
+impl Admitted {
+    fn new(Read { user, model, .. }: Read, body: Body) -> Self {
+        Self { user, body, named: Named(model) }
+    }
+}
+
+impl Route {
+    /// Tells if a body may name a custom model by its id.
+    fn names_models(self) -> bool {
+        matches!(self, Self::Tools) || matches!(self, Self::Chat(provider, _) if provider == CUSTOM.path)
+    }
+}
+
+/// Reads the account of a caller and the body, of at most `limit` bytes. In the same statement room is reserved in the
+/// budgets, and the custom model is found that the body names: where there is either, the body is read first, if it is
+/// small. Else the account is first.
 ///
 /// # Errors
 /// If the user is refused, the body cannot be read, or a budget has no room.
@@ -44,28 +92,31 @@ pub async fn admit(
     unread: UnreadBody,
     limit: usize,
     route: Route,
-) -> Result<(User, Body), Error> {
+) -> Result<Admitted, Error> {
     let ledger = installed::<Ledger>(caller.request())?.clone();
     let is_on = ledger.is_on().await?;
-    if !is_on || unread.announced().is_none_or(|bytes| bytes > READ_FIRST) {
-        let (user, _) = caller.user(None).await?;
-        let body = unread.read(user.id, limit).await?;
+    let needs_body = is_on || route.names_models();
+    if !needs_body || unread.announced().is_none_or(|bytes| bytes > READ_FIRST) {
+        let read = caller.user(Along::default()).await?;
+        let body = unread.read(read.user.id, limit).await?;
         if is_on && let Some(plan) = plan(&caller, context, &body, route) {
-            ledger.reserve(user.id, plan, &context.log).await?;
+            ledger.reserve(read.user.id, plan, &context.log).await?;
         }
-        return Ok((user, body));
+        return Ok(Admitted::new(read, body));
     }
     let body = unread.read(caller.id(), limit).await?;
+    let model = if route.names_models() { custom_model(&body) } else { None };
+    let along = Along { model, reservation: None };
+    let plan = if is_on { plan(&caller, context, &body, route) } else { None };
     // A body that is none is refused by the handler, for a user who is one.
-    let Some(plan) = plan(&caller, context, &body, route) else {
-        let (user, _) = caller.user(None).await?;
-        return Ok((user, body));
+    let Some(plan) = plan else {
+        return Ok(Admitted::new(caller.user(along).await?, body));
     };
     let reservation = ledger.begin(caller.id(), plan);
-    match caller.user(Some(&reservation.request())).await {
-        Ok((user, answer)) => {
-            reservation.granted(answer.as_deref(), &context.log)?;
-            Ok((user, body))
+    match caller.user(Along { reservation: Some(&reservation.request()), ..along }).await {
+        Ok(read) => {
+            reservation.granted(read.answer.as_deref(), &context.log)?;
+            Ok(Admitted::new(read, body))
         }
         // The schema may be gone.
         Err(Error::Internal(detail)) => {
@@ -73,8 +124,7 @@ pub async fn admit(
             if ledger.is_on().await? {
                 return Err(Error::Internal(detail));
             }
-            let (user, _) = caller.user(None).await?;
-            Ok((user, body))
+            Ok(Admitted::new(caller.user(along).await?, body))
         }
         Err(error @ (Error::UserNotFound(_) | Error::TokenRefused(_))) => {
             reservation.not_made();
@@ -82,6 +132,11 @@ pub async fn admit(
         }
         Err(error) => Err(error),
     }
+}
+
+/// Returns the id of the custom model that a body names.
+fn custom_model(body: &Body) -> Option<Uuid> {
+    Uuid::try_parse(&body.chat().ok()?.custom_model_id()?).ok()
 }
 
 /// Returns what a request is going to be; `None` if its body is not one.

@@ -19,7 +19,11 @@ use crate::{
         jwt::{Claims, TokenError},
     },
     credentials::{Keys, Profile},
-    db::{Db, accounts},
+    db::{
+        Db,
+        accounts::{self, Along},
+        models::CustomModel,
+    },
     error::Error,
     http_client::http1,
     llm::{Providers, providers::Vendor},
@@ -57,7 +61,7 @@ impl FromRequest for User {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let caller = Caller::from_request(request, payload);
-        Box::pin(async move { caller.await?.user(None).await.map(|(user, _)| user) })
+        Box::pin(async move { caller.await?.user(Along::default()).await.map(|read| read.user) })
     }
 }
 
@@ -80,6 +84,16 @@ impl FromRequest for Caller {
     }
 }
 
+/// A user whose account was read, and what was asked along with it.
+pub struct Read {
+    /// The user.
+    pub user: User,
+    /// The ledger's answer to the reservation.
+    pub answer: Option<String>,
+    /// The custom model: the first `None` if none was asked for, the second if there is none for this user.
+    pub model: Option<Option<CustomModel>>,
+}
+
 impl Caller {
     /// Returns the user's id.
     pub fn id(&self) -> Uuid {
@@ -91,21 +105,22 @@ impl Caller {
         &self.request
     }
 
-    /// Reads the user's account, and makes a `reservation` in the same statement; see [`accounts::find`]. With the
-    /// ledger's answer.
+    /// Reads the user's account, and does what is to be done `along` with it in the same statement; see
+    /// [`accounts::find`].
     ///
     /// # Errors
     /// If the user or the session is not there any more, or the database does not answer.
-    pub async fn user(&mut self, reservation: Option<&str>) -> Result<(User, Option<String>), Error> {
+    pub async fn user(&mut self, along: Along<'_>) -> Result<Read, Error> {
         let Self { request, claims, by_cookie, expected } = self;
         let (db, server_keys) = (installed::<Db>(request)?, installed::<Keys>(request)?);
-        let account = accounts::find(db, claims.user, claims.session, server_keys, reservation).await?;
+        let account = accounts::find(db, claims.user, claims.session, server_keys, along).await?;
         let account = account.map_err(|reason| refused(*by_cookie, &reason))?;
         if let Some(log) = request.extensions().get::<RequestLog>() {
             log.note().user = Some(claims.user);
         }
         let profile = account.profile.map(Box::new);
-        Ok((User { id: claims.user, profile, _expected: expected.take() }, account.answer))
+        let user = User { id: claims.user, profile, _expected: expected.take() };
+        Ok(Read { user, answer: account.answer, model: account.model })
     }
 }
 

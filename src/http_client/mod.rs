@@ -67,7 +67,9 @@ impl ClientFactory {
     /// If there is no certificate store.
     pub fn new(settings: Settings, use_proxy: bool, lookup: Lookup) -> io::Result<Self> {
         let policy = Arc::new(settings.private_upstreams.clone());
-        Ok(Self { settings, policy, tls: tls()?, lookup, use_proxy })
+        let tls = tls()?;
+        draw_ahead(&tls);
+        Ok(Self { settings, policy, tls, lookup, use_proxy })
     }
 
     /// Builds a client for the providers that the configuration names.
@@ -135,6 +137,14 @@ impl ClientFactory {
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .user_agent(USER_AGENT)
     }
+}
+
+/// Draws a random number, aside: for the first one in a process AWS-LC gathers entropy for a tenth of a second and more,
+/// for which the first handshake would have to wait.
+fn draw_ahead(tls: &ClientConfig) {
+    let random = tls.crypto_provider().secure_random;
+    // Without the thread it only comes later.
+    let _ = std::thread::Builder::new().spawn(move || drop(random.fill(&mut [0])));
 }
 
 /// Configures TLS for all clients of all workers, as the platform's

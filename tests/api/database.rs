@@ -2,18 +2,24 @@
 
 use std::{
     net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
-use chatbot_ui_api::http_client::ssrf_guard;
+use chatbot_ui_api::{
+    db::inspect::{self, Source},
+    http_client::ssrf_guard,
+};
 use futures::future::join_all;
+use sqlx::{AssertSqlSafe, Executor, SqlSafeStr};
 
 use crate::support::{
-    App, User, client,
+    App, User, chat_body, client,
     gate::Gate,
     message,
     pgbouncer::PgBouncer,
-    postgres,
+    postgres, rows,
+    turns::Turns,
     upstream::{Reply, Step, Upstream},
 };
 
@@ -264,4 +270,103 @@ async fn a_statement_that_postgres_refuses_does_not_close_its_connection() {
     let answer = app.chat("openai", &user).send().await.expect("an answer");
     assert!(message(answer).await.1.starts_with("OpenAI API Key not found"));
     assert_eq!(pids().await, before, "after the next statement");
+}
+
+/// With a statement of the ledger in each chat, and of a custom model in every other one.
+#[tokio::test]
+async fn connections_that_postgres_ends_under_load_fail_no_chat() {
+    for pooler in ["session", "transaction"] {
+        let upstream = Upstream::start().await;
+        let base = format!("{}/v1", upstream.url());
+        upstream.script("sk-case-ended", vec![Reply::events(&[DELTA, DONE], Step::Wait(Duration::ZERO))]);
+        let settings = [("DATABASE_POOLER", pooler), ("OPENAI_BASE_URL", base.as_str())];
+        let app = App::start_on(postgres::database_with_ledger().await, &settings, ssrf_guard::system_lookup).await;
+        let user = app.user(&[("openai_api_key", "sk-case-ended")]).await;
+        let mut of_custom = chat_body();
+        of_custom["customModelId"] = rows::model(&app.db, user.id, &base, "sk-case-ended").await.to_string().into();
+        let of_custom = of_custom.to_string();
+        ready(&app).await;
+
+        let (over, app, user, of_custom) = (&AtomicBool::new(false), &app, &user, &of_custom);
+        let clients = (0..12).map(|client| async move {
+            let mut chats = 0;
+            while !over.load(Ordering::Relaxed) {
+                let chat = match client % 2 {
+                    0 => app.chat("openai", user),
+                    _ => app.chat("custom", user).body(of_custom.clone()),
+                };
+                let answer = chat.send().await.expect("an answer");
+                let status = answer.status();
+                assert_eq!((status.as_u16(), answer.text().await.expect("whole").as_str()), (200, "Hello"));
+                chats += 1;
+            }
+            chats
+        });
+        let ends = async {
+            let all = "select count(*) filter (where pg_terminate_backend(pid)) from pg_stat_activity \
+                 where datname = current_database() and usename = 'chatbot_ui_api'";
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                let ended: i64 = sqlx::query_scalar(all).fetch_one(&app.db).await.expect("a count");
+                assert!(ended > 0, "the server had no connection");
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            over.store(true, Ordering::Relaxed);
+        };
+        let (chats, ()) = futures::future::join(join_all(clients), ends).await;
+        assert!(chats.iter().all(|chats| *chats > 1), "{chats:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_database_is_waited_for_once_before_the_first_text() {
+    for (pooler, counts) in [("session", false), ("session", true), ("transaction", false), ("transaction", true)] {
+        let database = if counts { postgres::database_with_ledger().await } else { postgres::database().await };
+        let bouncer = if pooler == "session" { None } else { PgBouncer::start(&database.role_url).await };
+        let url = bouncer.as_ref().map_or_else(|| database.role_url.clone(), |pooler| pooler.url(&database.role_url));
+        let turns = Turns::before(&url).await;
+        let upstream = Upstream::start().await;
+        let base = format!("{}/v1", upstream.url());
+        // The ledger is written to once an answer has ended.
+        let steps = vec![Step::Write(DELTA.into()), Step::Wait(Duration::from_millis(300)), Step::Write(DONE.into())];
+        upstream.script("sk-case-once", vec![Reply { steps, ..Reply::default() }]);
+        let url = turns.url(&url);
+        let settings = [
+            ("DATABASE_URL", url.as_str()),
+            ("DATABASE_POOLER", pooler),
+            ("DATABASE_POOL_SIZE", "1"),
+            ("OPENAI_BASE_URL", &base),
+        ];
+        let app = App::start_on(database, &settings, ssrf_guard::system_lookup).await;
+        let user = app.user(&[("openai_api_key", "sk-case-once")]).await;
+        let mut of_custom = chat_body();
+        of_custom["customModelId"] = rows::model(&app.db, user.id, &base, "sk-case-once").await.to_string().into();
+        of_custom["selectedTools"] = serde_json::json!([]);
+        ready(&app).await;
+        for (route, body) in [("openai", chat_body()), ("custom", of_custom.clone()), ("tools", of_custom)] {
+            let mut least = usize::MAX;
+            // The first prepares the statement, and the ledger has statements of its own now and then.
+            for _ in 0..4 {
+                turns.take();
+                let mut answer = app.chat(route, &user).body(body.to_string()).send().await.expect("an answer");
+                assert_eq!(answer.chunk().await.expect("text").as_deref(), Some(&b"Hello"[..]), "{route}");
+                least = least.min(turns.take());
+                assert_eq!(answer.text().await.expect("whole"), "");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            assert_eq!(least, 1, "{route}, {pooler}, with the ledger: {counts}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_statements_of_a_session_can_be_prepared_ahead() {
+    let database = postgres::database().await;
+    let mut connection = database.pool.acquire().await.expect("a connection");
+    for source in [Source::Tables, Source::Function, Source::Token] {
+        for sql in inspect::accounts(source) {
+            let prepared = connection.prepare(AssertSqlSafe(sql).into_sql_str()).await;
+            assert!(prepared.is_ok(), "{source:?}: {:?}", prepared.err());
+        }
+    }
 }

@@ -9,7 +9,7 @@ use crate::{
     db::{Db, models, offered},
     error::Error,
     http::{
-        admit::{Route, admit},
+        admit::{Admitted, Route, admit},
         body::UnreadBody,
         context::ChatContext,
         user::Caller,
@@ -30,7 +30,7 @@ pub async fn reply(
     body: UnreadBody,
 ) -> Result<HttpResponse, Error> {
     let route = Route::Chat(vendor.name(), vendor.wire());
-    let (user, body) = admit(caller, &context, body, usize::MAX, route).await?;
+    let Admitted { user, body, .. } = admit(caller, &context, body, usize::MAX, route).await?;
     let body = Rc::new(body);
     let posted = if vendor == Vendor::Google { Posted::Google } else { Posted::Chat };
     let ways = context.incoming(&user, &body, posted).hosted(vendor)?;
@@ -48,12 +48,12 @@ pub async fn reply_custom(
     body: UnreadBody,
 ) -> Result<HttpResponse, Error> {
     let route = Route::Chat(CUSTOM.path, Wire::Chat);
-    let (user, body) = admit(caller, &context, body, usize::MAX, route).await?;
+    let Admitted { user, body, named } = admit(caller, &context, body, usize::MAX, route).await?;
     let body = Rc::new(body);
     let posted = body.chat()?;
     posted.chat()?;
     let id = posted.custom_model_id().and_then(|id| Uuid::try_parse(&id).ok()).ok_or(Error::ModelNotFound)?;
-    let model = models::find(&db, user.id, id).await?.ok_or(Error::ModelNotFound)?;
+    let model = named.model(&db, user.id, id).await?;
     let ways = custom(&model, &db, &context, context.incoming(&user, &body, Posted::Chat)).await?;
     drop((user, model, body));
     answer(context, ways).await
@@ -96,7 +96,7 @@ pub(super) async fn custom(
 /// `POST /api/chat/azure`.
 pub async fn reply_azure(caller: Caller, context: ChatContext, body: UnreadBody) -> Result<HttpResponse, Error> {
     let route = Route::Chat(azure::PROVIDER, Wire::Chat);
-    let (user, body) = admit(caller, &context, body, usize::MAX, route).await?;
+    let Admitted { user, body, .. } = admit(caller, &context, body, usize::MAX, route).await?;
     let body = Rc::new(body);
     let model = body.chat()?.chat()?.model;
     let profile = user.profile()?;

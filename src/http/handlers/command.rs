@@ -9,7 +9,7 @@ use crate::{
     credentials::Key,
     error::Error,
     http::{
-        admit::{Route, admit},
+        admit::{Admitted, Route, admit},
         body::{self, UnreadBody},
         context::ChatContext,
         user::{Caller, User},
@@ -47,7 +47,7 @@ struct Answer {
 ///
 /// Differs: the original calls [`MODEL`] with a limit of 4,096 tokens, which today's models spend on thinking.
 pub async fn reply(caller: Caller, context: ChatContext, unread: UnreadBody) -> Result<HttpResponse, Error> {
-    let (user, body) = admit(caller, &context, unread, body::QUESTION, Route::Command).await?;
+    let Admitted { user, body, .. } = admit(caller, &context, unread, body::QUESTION, Route::Command).await?;
     let profile = user.profile()?;
     let accesses = accesses(&user, &context)?;
     let question: Question<'_> = body.object("input")?;

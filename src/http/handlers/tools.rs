@@ -13,7 +13,7 @@ use crate::{
     db::{Db, models},
     error::Error,
     http::{
-        admit::{Route, admit},
+        admit::{Admitted, Named, Route, admit},
         body::{Body, UnreadBody},
         context::ChatContext,
         opening::Opener,
@@ -52,10 +52,10 @@ pub async fn reply(
     turns: Data<Turns>,
     body: UnreadBody,
 ) -> Result<HttpResponse, Error> {
-    let (user, body) = admit(caller, &context, body, usize::MAX, Route::Tools).await?;
+    let Admitted { user, body, named } = admit(caller, &context, body, usize::MAX, Route::Tools).await?;
     let body = Rc::new(body);
     let posted = body.chat()?;
-    let ways = ways(&body, &user, &db, &context).await?;
+    let ways = ways(&body, &user, named, &db, &context).await?;
     match ways.first() {
         // A deployment's name tells nothing of the model.
         (azure::PROVIDER, _) => context.note(azure::PROVIDER, &posted.chat()?.model),
@@ -130,25 +130,25 @@ fn usable(mut offer: Offer, client: &ToolClient) -> Offer {
 }
 
 /// Finds the ways to the model that the client named.
-async fn ways(body: &Rc<Body>, user: &User, db: &Db, context: &ChatContext) -> Result<Ways, Error> {
+async fn ways(body: &Rc<Body>, user: &User, named: Named, db: &Db, context: &ChatContext) -> Result<Ways, Error> {
     let posted = body.chat()?;
-    let named = posted.chat()?.model;
+    let model = posted.chat()?.model;
     let incoming = context.incoming(user, body, Posted::Tools);
     // The front end posts an empty id for a model that is not custom.
     if let Some(id) = posted.custom_model_id().filter(|id| !id.is_empty()) {
         let id = Uuid::try_parse(&id).map_err(|_| Error::ModelNotFound)?;
-        let model = models::find(db, user.id, id).await?.ok_or(Error::ModelNotFound)?;
+        let model = named.model(db, user.id, id).await?;
         return custom(&model, db, context, incoming).await;
     }
-    match vendor(&named) {
+    match vendor(&model) {
         Some(Vendor::OpenAi) if user.profile()?.use_azure_openai && user.profile()?.key(Key::OpenAi).is_none() => {
-            let deployment = azure::deployment(user.profile()?, &named)?;
+            let deployment = azure::deployment(user.profile()?, &model)?;
             let access = azure::access(user.profile()?)?;
             incoming.azure(&deployment, &access)
         }
         Some(vendor) => incoming.hosted(vendor),
         // The front end posts a custom model by its name, too.
-        None => match models::find_by_name(db, user.id, &named).await? {
+        None => match models::find_by_name(db, user.id, &model).await? {
             Some(model) => custom(&model, db, context, incoming).await,
             None => incoming.hosted(Vendor::OpenAi),
         },
