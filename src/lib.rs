@@ -10,7 +10,7 @@
 //! 3. The handler makes an [`llm::Call`] of it: a row of [`llm::providers`] and the client's messages.
 //! 4. [`llm::send`] calls the provider through [`http_client`]; URLs that users choose pass its guard against
 //!    server-side request forgery.
-//! 5. [`llm::relay`] takes the answer back: bytes → events ([`llm::sse`]) → text ([`llm::openai`]) → the client's
+//! 5. [`llm::relay`] takes the answer back: bytes → events ([`llm::sse`]) → text ([`llm::answer`]) → the client's
 //!    connection.
 //! 6. A failure on the way is an [`error::Error`]: a status and a sentence.
 //!
@@ -21,7 +21,8 @@
 //! describes the API, [`playground`] is a page to try it; [`cli`] has the commands, [`demo`] everything that only the
 //! demo and the tests need: a private Postgres and stand-ins for Supabase and providers.
 //!
-//! Imports run one way, from the end of this list to its beginning; a test checks the layers (`tests/api/layers.rs`).
+//! Imports run one way, from the end of this list to its beginning, and in no circle between a room's files; a test
+//! checks both (`tests/api/layers.rs`).
 
 // Layer by layer, the lowest first.
 pub mod error;

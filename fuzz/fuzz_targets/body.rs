@@ -6,11 +6,13 @@
 use chatbot_ui_api::{
     http::body::Body,
     llm::{
-        Wire, anthropic,
+        Wire,
+        access::Access,
+        anthropic,
         catalogue::catalogue,
         dispatch::Attempt,
         google,
-        providers::{Access, CUSTOM, OPENAI},
+        providers::{CUSTOM, OPENAI},
         request::{Extras, Prompt},
     },
 };

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use serde_json::{Value, value::RawValue};
 
-use super::{Wire, members::Members};
+use super::{members::Members, wire::Wire};
 
 /// The names that a limit of output tokens has on one wire or another.
 pub const LIMITS: [&str; 3] = ["max_tokens", "max_completion_tokens", "max_output_tokens"];

@@ -6,12 +6,13 @@ use serde::Serialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{
-    ATTEMPTS, Call, Chat, Failure,
+    access::{Access, endpoint, key_is_incorrect, secret_header},
+    attempt::Attempt,
+    call::{self, ATTEMPTS, Call},
     catalogue::Model,
-    dispatch::Attempt,
-    history,
-    providers::{self, Access, endpoint, key_is_incorrect, secret_header},
-    request,
+    chat::Chat,
+    failure::Failure,
+    history, request,
 };
 use crate::error::Error;
 
@@ -70,7 +71,7 @@ pub fn call(chat: &Chat<'_>, attempt: &Attempt<'_>, access: &Access) -> Result<C
         (HeaderName::from_static("x-api-key"), secret_header(NAME, "", &access.key)?),
     ]);
     let url = endpoint(&access.base_url, "/v1/messages")?;
-    Ok(Call { url, headers, body: Some(providers::json(&body)?), guarded: false, attempts: ATTEMPTS })
+    Ok(Call { url, headers, body: Some(call::json(&body)?), guarded: false, attempts: ATTEMPTS })
 }
 
 /// Writing to the cache costs a quarter more than a prompt, and reading from
@@ -138,7 +139,7 @@ pub fn error(failure: Failure) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::llm::{Wire, catalogue::catalogue, request::Extras};
+    use crate::llm::{catalogue::catalogue, request::Extras, wire::Wire};
 
     fn request(messages: Value, model: &str) -> Result<Value, Error> {
         let messages = serde_json::value::to_raw_value(&messages).expect("JSON");

@@ -8,11 +8,13 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
 use super::{
-    ATTEMPTS, Call, Providers, Wire,
-    dispatch::{Attempt, ModelRequest},
-    providers::{endpoint, json, secret_header},
+    access::{endpoint, secret_header},
+    attempt::Attempt,
+    call::{ATTEMPTS, Call, json},
+    clients::Providers,
     request::{self, Extras, Prompt},
-    routing::Wanted,
+    routing::{ModelRequest, Wanted},
+    wire::Wire,
 };
 use crate::{
     credentials::{Key, Profile},

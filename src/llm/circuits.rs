@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::Failure;
+use super::failure::Failure;
 use crate::credentials::{Key, Keys, TABLE};
 
 /// Failures are counted anew after this time.

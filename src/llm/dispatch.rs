@@ -3,18 +3,22 @@
 
 use serde::de::DeserializeOwned;
 
+pub use super::attempt::Attempt;
 use super::{
-    Call, Failure, Providers, Reading, Wire,
     adaptation::limit_output,
-    answer::{Reader, openai::Habits},
-    catalogue::{Date, Model, catalogue},
-    complete_body,
-    learnt::Scope,
+    answer::{openai::Habits, reader::Reader},
+    azure,
+    call::Call,
+    catalogue::{Date, catalogue},
+    clients::Providers,
+    failure::Failure,
+    limits::Limits,
     members::Members,
     refusal::{self, Refusal, Refused},
-    relay,
-    routing::{Candidate, Wanted},
-    send,
+    routing::{Candidate, ModelRequest},
+    send::send,
+    whole::{Reading, complete_body},
+    wire::Wire,
 };
 use crate::{error::Error, http_client::http1::Body, telemetry::RequestLog};
 
@@ -23,40 +27,6 @@ const MAX_TRIES: usize = 3;
 
 /// Builds the call of one attempt. It owns the prompt, or borrows it.
 pub type MakeCall<'a> = Box<dyn Fn(&Attempt<'_>) -> Result<Call, Error> + 'a>;
-
-/// A request for which the model is not chosen yet.
-#[derive(Debug, Clone)]
-pub struct ModelRequest {
-    /// The provider, by its name in the catalogue; empty if it is not known.
-    pub provider: &'static str,
-    /// The server and the key, for what is learnt of them.
-    pub scope: Scope,
-    /// The model that the client named. Of several, the first that the account may use is called.
-    pub models: Vec<String>,
-    /// The API, unless a model needs another one.
-    pub wire: Wire,
-    /// A server that once had Perplexity's names may still speak its older
-    /// API: it is tried first, with the name as it stands.
-    pub chat_first: bool,
-    /// Capabilities that the request needs.
-    pub wanted: Wanted,
-    /// An answer may be complete without a mark of its end.
-    pub any_end: bool,
-}
-
-/// One way to send a request.
-pub struct Attempt<'a> {
-    /// The model's id.
-    pub model: &'a str,
-    /// The API.
-    pub wire: Wire,
-    /// The catalogue's entry of the model or its family.
-    pub rules: Option<&'static Model>,
-    /// The client named a model whose purpose is to search the web.
-    pub search: bool,
-    /// The server only knows its older paths.
-    pub old_path: bool,
-}
 
 /// An answer that has begun.
 pub struct Answer {
@@ -67,7 +37,7 @@ pub struct Answer {
     /// Reader of its events.
     pub reader: Reader,
     /// Limits on reading it.
-    pub limits: relay::Limits,
+    pub limits: Limits,
 }
 
 /// Reason for which a request has no answer.
@@ -137,7 +107,7 @@ pub async fn dispatch(
         if let Some(most) = most {
             let named = lesson.adaptation.limit.map(|(name, _)| name);
             let name = named.unwrap_or(match request.provider {
-                "openai" | super::azure::PROVIDER => "max_completion_tokens",
+                "openai" | azure::PROVIDER => "max_completion_tokens",
                 _ => "max_tokens",
             });
             call.body = call.body.map(|body| limit_output(body, attempt.wire, name, most));
@@ -172,9 +142,7 @@ pub async fn dispatch(
                 follow = next;
             }
             Refusal::Wire(wire) if lesson.wire.is_none() => lesson.wire = Some(wire),
-            Refusal::Path
-                if request.provider == super::azure::PROVIDER && !lesson.old_path && attempt.wire == Wire::Chat =>
-            {
+            Refusal::Path if request.provider == azure::PROVIDER && !lesson.old_path && attempt.wire == Wire::Chat => {
                 lesson.old_path = true;
             }
             Refusal::Path
@@ -253,8 +221,7 @@ fn searches(request: &ModelRequest) -> bool {
 fn note(log: &RequestLog, request: &ModelRequest, attempt: &Attempt<'_>) {
     let mut facts = log.note();
     // A deployment's name is the operator's or the user's own, and tells nothing of the model.
-    facts.effective_model =
-        (request.provider != super::azure::PROVIDER).then(|| attempt.model.chars().take(100).collect());
+    facts.effective_model = (request.provider != azure::PROVIDER).then(|| attempt.model.chars().take(100).collect());
     // One label for each entry of the catalogue, so that clients cannot create labels.
     let known = catalogue().model_or_family(request.provider, attempt.model);
     facts.model_label = Some(known.and_then(|model| model.ids.first().copied()).unwrap_or("other"));

@@ -7,9 +7,9 @@ use std::{
 };
 
 use super::{
-    Failure,
     circuits::{Cause, Circuit, Circuits, Permit},
     dispatch::Unanswered,
+    failure::Failure,
 };
 use crate::{
     credentials::{Key, Profile},

@@ -5,10 +5,10 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::answer::calls::FunctionCall;
+use super::{answer::calls::FunctionCall, members::Members};
 
 /// The forms of function calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -263,29 +263,6 @@ fn google_part(part: Value) -> Value {
     match data {
         Some((media, data)) => json!({ "inlineData": { "mimeType": media, "data": data } }),
         None => json!({ "text": part["text"].as_str().unwrap_or_default() }),
-    }
-}
-
-/// The members of an object, in their order.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct All;
-        impl<'de> serde::de::Visitor<'de> for All {
-            type Value = Members<'de>;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(All)
     }
 }
 

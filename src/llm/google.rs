@@ -11,11 +11,12 @@ use serde_json::{Map, Value, json, value::RawValue};
 use url::Url;
 
 use super::{
-    Call, Chat, Failure,
-    dispatch::Attempt,
-    history,
-    providers::{self, Access, endpoint, key_is_incorrect, secret_header},
-    request,
+    access::{Access, endpoint, key_is_incorrect, secret_header},
+    attempt::Attempt,
+    call::{self, Call},
+    chat::Chat,
+    failure::Failure,
+    history, request,
 };
 use crate::error::Error;
 
@@ -63,7 +64,7 @@ pub fn call(chat: &Chat<'_>, attempt: &Attempt<'_>, access: &Access) -> Result<C
     Ok(Call {
         url: url(&access.base_url, attempt.model)?,
         headers,
-        body: Some(providers::json(&body)?),
+        body: Some(call::json(&body)?),
         guarded: false,
         attempts: 1,
     })
@@ -192,7 +193,7 @@ fn words(body: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::llm::{Wire, request::Extras};
+    use crate::llm::{request::Extras, wire::Wire};
 
     fn request(messages: Value, model: &str) -> Result<(String, Value), Error> {
         let messages = serde_json::value::to_raw_value(&messages).expect("JSON");

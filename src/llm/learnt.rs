@@ -10,7 +10,7 @@ use std::{
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Wire, adaptation::Adaptation};
+use super::{adaptation::Adaptation, wire::Wire};
 
 /// Lifetime of a lesson: accounts get access to models, and servers are updated.
 const LIFETIME: Duration = Duration::from_secs(60 * 60);

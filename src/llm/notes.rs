@@ -4,8 +4,8 @@
 //! with them, so that no model reads them as its own words.
 
 use super::{
-    Failure,
-    answer::{Finish, sources},
+    answer::{output::Finish, sources},
+    failure::Failure,
 };
 
 const BEFORE: &str = "\n\n*The answer stops here: ";

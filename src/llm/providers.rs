@@ -3,18 +3,10 @@
 //! [`BaseUrls`], its key a row of [`crate::credentials::TABLE`], and its tests are to
 //! be written: `docs/providers.md` goes through all of it.
 
-use bytes::Bytes;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use secrecy::{ExposeSecret, SecretString};
-use serde::Serialize;
 use url::Url;
 
-use super::{
-    ATTEMPTS, BaseUrls, Call, Failure, Wire,
-    dispatch::Attempt,
-    request::{self, Extras, Prompt},
-};
-use crate::{credentials::Key, error::Error};
+use super::{base_urls::BaseUrls, wire::Wire};
+use crate::credentials::Key;
 
 /// A provider that speaks OpenAI's wire: what is its own.
 #[derive(Debug)]
@@ -253,105 +245,11 @@ pub fn vendor(model: &str) -> Option<Vendor> {
     PREFIXES.iter().find(|(prefix, _)| model.starts_with(prefix)).map(|(_, vendor)| *vendor)
 }
 
-/// Address and credentials for calling a provider.
-#[derive(Clone)]
-pub struct Access {
-    /// The base URL.
-    pub base_url: String,
-    /// May be empty.
-    pub key: SecretString,
-    /// The user's OpenAI organization.
-    pub organization: Option<SecretString>,
-    /// Optional parameters.
-    pub extras: Extras,
-}
-
 impl Provider {
-    /// Builds the call for a prompt.
-    ///
-    /// # Errors
-    /// If the base URL is none, or the key cannot stand in a header.
-    pub fn call(&self, mut prompt: Prompt<'_>, attempt: &Attempt<'_>, access: &Access) -> Result<Call, Error> {
-        prompt.temperature = prompt.temperature.filter(|_| self.temperature);
-        let body = request::body(&prompt, attempt, &access.extras)?;
-        let path = match attempt.wire {
-            Wire::Responses if access.base_url.trim_end_matches('/').ends_with("/v1") => "/responses",
-            Wire::Responses if provider_at(&access.base_url) == "perplexity" => "/v1/responses",
-            Wire::Responses => self.responses,
-            _ => "/chat/completions",
-        };
-        self.post_body(&access.base_url, path, body, &access.key, access.organization.as_ref())
-    }
-
     /// Returns whether its older API is tried first: Perplexity's own is gone,
     /// but another server under this name may still have it.
     pub fn is_chat_first(&self, base_url: &str) -> bool {
         self.path == "perplexity" && provider_at(base_url) != "perplexity"
-    }
-
-    /// A request to one of the provider's paths.
-    ///
-    /// # Errors
-    /// As [`Provider::call`].
-    pub fn post(
-        &self,
-        base_url: &str,
-        path: &str,
-        body: &impl Serialize,
-        key: &SecretString,
-        organization: Option<&SecretString>,
-    ) -> Result<Call, Error> {
-        self.post_body(base_url, path, json(body)?, key, organization)
-    }
-
-    fn post_body(
-        &self,
-        base_url: &str,
-        path: &str,
-        body: Bytes,
-        key: &SecretString,
-        organization: Option<&SecretString>,
-    ) -> Result<Call, Error> {
-        let mut headers = self.headers(key, organization)?;
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Ok(Call { url: endpoint(base_url, path)?, headers, body: Some(body), guarded: false, attempts: ATTEMPTS })
-    }
-
-    /// What every request to the provider carries.
-    ///
-    /// # Errors
-    /// A key that cannot stand in a header.
-    pub fn headers(&self, key: &SecretString, organization: Option<&SecretString>) -> Result<HeaderMap, Error> {
-        let mut headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
-        if !key.expose_secret().trim().is_empty() {
-            headers.insert(AUTHORIZATION, secret_header(self.name, "Bearer ", key)?);
-        }
-        if let Some(organization) = organization.filter(|_| self.organization) {
-            headers.insert(HeaderName::from_static("openai-organization"), secret_header(self.name, "", organization)?);
-        }
-        Ok(headers)
-    }
-
-    /// A failure in this route's words.
-    pub fn error(&self, failure: Failure) -> Error {
-        let (status, message) = match failure.words() {
-            Ok(words) => words,
-            Err(error) => return error,
-        };
-        let lower = message.to_lowercase();
-        let wrong_key = match self.wrong_key {
-            WrongKey::Words => lower.contains("incorrect api key"),
-            WrongKey::Unauthorized => status == 401,
-            WrongKey::OwnWords => false,
-        };
-        let message = if lower.contains("api key not found") {
-            Error::KeyNotFound(self.name).to_string()
-        } else if wrong_key {
-            key_is_incorrect(self.name)
-        } else {
-            message
-        };
-        Error::Provider { status, message }
     }
 }
 
@@ -370,38 +268,9 @@ pub fn provider_at(base_url: &str) -> &'static str {
     }
 }
 
-/// Joins a base URL, with or without a slash at its end, and a path.
-///
-/// # Errors
-/// The original's words, where the result is no URL.
-pub fn endpoint(base_url: &str, path: &str) -> Result<Url, Error> {
-    let base = base_url.trim();
-    let base = base.strip_suffix('/').unwrap_or(base);
-    Url::parse(&format!("{base}{path}")).map_err(|_| Error::Provider { status: 500, message: "Invalid URL".to_owned() })
-}
-
-/// A key as a header's value. Keys are pasted with what stood around them, so
-/// white space at the ends goes; within, a key is wrong.
-pub(super) fn secret_header(provider: &str, scheme: &str, secret: &SecretString) -> Result<HeaderValue, Error> {
-    let secret = secret.expose_secret().trim();
-    let value = HeaderValue::from_str(&format!("{scheme}{secret}")).ok().filter(|_| secret.is_ascii());
-    let mut value = value.ok_or_else(|| Error::Provider { status: 401, message: key_is_incorrect(provider) })?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-pub(super) fn key_is_incorrect(provider: &str) -> String {
-    format!("{provider} API Key is incorrect. Please fix it in your profile settings.")
-}
-
-pub(super) fn json(body: &impl Serialize) -> Result<Bytes, Error> {
-    serde_json::to_vec(body).map(Bytes::from).map_err(|error| Error::Internal(error.to_string()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::llm::request::Turns;
 
     #[test]
     fn a_models_name_tells_its_provider() {
@@ -418,63 +287,6 @@ mod tests {
             ("my-own", None),
         ] {
             assert_eq!(vendor(model), expected, "{model}");
-        }
-    }
-
-    fn call(provider: &Provider, base_url: &str, key: &str) -> Result<Call, Error> {
-        let prompt = Prompt { turns: Turns::Values(&[]), temperature: None, tools: None, stream: true, quick: false };
-        let attempt = Attempt { model: "m", wire: Wire::Chat, rules: None, search: false, old_path: false };
-        let (base_url, key) = (base_url.to_owned(), key.into());
-        provider.call(prompt, &attempt, &Access { base_url, key, organization: None, extras: Extras::default() })
-    }
-
-    #[test]
-    fn base_urls_join_with_one_slash() {
-        for (base, url) in [
-            ("http://h/v1", "http://h/v1/chat/completions"),
-            ("http://h/v1/", "http://h/v1/chat/completions"),
-            (" http://h ", "http://h/chat/completions"),
-        ] {
-            assert_eq!(call(&CUSTOM, base, "k").expect(base).url.as_str(), url);
-        }
-        assert_eq!(call(&CUSTOM, "h/v1", "k").expect_err("no URL").to_string(), "Invalid URL");
-    }
-
-    #[test]
-    fn a_key_with_a_newline_is_no_panic_and_does_not_show() {
-        let openai = &OPENAI;
-        let pasted = call(openai, "http://h", " sk-1\n").expect("trimmed");
-        assert_eq!(pasted.headers[AUTHORIZATION], "Bearer sk-1");
-        assert!(!format!("{pasted:?}").contains("sk-1"));
-        for broken in ["sk-\n1", "sk-1\r\nx: y", "sk-\u{0}1", "sk-é"] {
-            let error = call(openai, "http://h", broken).expect_err("refused").to_string();
-            assert_eq!(error, "OpenAI API Key is incorrect. Please fix it in your profile settings.");
-        }
-        assert!(!call(&CUSTOM, "http://h", "").expect("no key").headers.contains_key(AUTHORIZATION));
-    }
-
-    #[test]
-    fn every_row_says_its_own_name() {
-        for provider in PROVIDERS.iter().chain([&OPENAI, &CUSTOM]) {
-            let words = |status, words: &str| {
-                let body = format!(r#"{{"error":{{"message":"{words}"}}}}"#);
-                provider.error(Failure::Status { status, body, retry_after: None }).to_string()
-            };
-            let missing = format!("{} API Key not found. Please set it in your profile settings.", provider.name);
-            let wrong = format!("{} API Key is incorrect. Please fix it in your profile settings.", provider.name);
-            assert_eq!(words(400, "an API key NOT found here"), missing);
-            assert_eq!(words(429, "slow down"), "429 slow down");
-            let (by_words, by_status) = (words(400, "Incorrect API key provided"), words(401, "who?"));
-            match provider.wrong_key {
-                WrongKey::Words => assert_eq!((by_words, by_status), (wrong, "401 who?".to_owned())),
-                WrongKey::Unauthorized => {
-                    assert_eq!((by_words, by_status), ("400 Incorrect API key provided".to_owned(), wrong))
-                }
-                WrongKey::OwnWords => assert_eq!(
-                    (by_words, by_status),
-                    ("400 Incorrect API key provided".to_owned(), "401 who?".to_owned())
-                ),
-            }
         }
     }
 }

@@ -15,9 +15,16 @@ use futures::Stream;
 use serde_json::value::RawValue;
 
 use super::{
-    Failure, MAX_ERROR_BYTES,
-    answer::{Finish, Output, Reader, Wanted, calls::Calls, sources::Sources},
-    openai, sse,
+    answer::{
+        calls::Calls,
+        output::{Finish, Output, Wanted},
+        reader::Reader,
+        sources::Sources,
+    },
+    error_body::error_message,
+    failure::Failure,
+    limits::{Limits, MAX_ERROR_BYTES},
+    sse,
     tokens::tokens,
 };
 use crate::{
@@ -30,24 +37,6 @@ const YIELD_AFTER: usize = 64 * 1024;
 /// How long, and for how many bytes, a provider's answer is read on after it
 /// said that nothing follows, so that its connection can be used again.
 const DRAIN: (Duration, usize) = (Duration::from_secs(1), 64 * 1024);
-
-/// What of an answer is read at most, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Of one event, its unfinished line included. The largest honest ones
-    /// carry an image as base64; beyond this the provider is broken or
-    /// hostile.
-    pub event: usize,
-    /// In which no text and no thought is.
-    pub without_text: usize,
-}
-
-impl Limits {
-    /// For the providers that the configuration names.
-    pub const TRUSTED: Self = Self { event: 16 * 1024 * 1024, without_text: 64 * 1024 * 1024 };
-    /// For servers that users choose.
-    pub const GUARDED: Self = Self { event: 4 * 1024 * 1024, without_text: 4 * 1024 * 1024 };
-}
 
 /// A piece of an answer. Without `Debug`, as it holds the answer.
 pub enum Piece {
@@ -218,7 +207,7 @@ impl Relay {
                 self.has_text |= !self.out.text.is_empty();
                 self.out.judge(self.has_text)
             }
-            Ok(()) if !is_stream => Err(Failure::Stream(openai::error_message(&String::from_utf8_lossy(&self.head)))),
+            Ok(()) if !is_stream => Err(Failure::Stream(error_message(&String::from_utf8_lossy(&self.head)))),
             Ok(()) => {
                 self.reader.finish(is_complete, &mut self.out);
                 self.has_text |= !self.out.text.is_empty();

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::{Chat, Wire, catalogue::Model, dispatch::Attempt, openai::ChatRequest, providers, responses};
+use super::{attempt::Attempt, call, catalogue::Model, chat::Chat, responses, wire::Wire};
 use crate::error::Error;
 
 /// A conversation to be answered, and how.
@@ -75,6 +75,40 @@ pub struct Extras {
     pub user: Option<String>,
 }
 
+/// The body of a request for a chat, its members in the original's order.
+/// Without `Debug`, as it holds the prompt.
+#[derive(Serialize)]
+struct ChatRequest<'a> {
+    /// The model's id (for Azure the deployment's).
+    model: &'a str,
+    /// The conversation.
+    messages: &'a Turns<'a>,
+    /// The client's temperature.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<&'a RawValue>,
+    /// Effort of thinking.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_effort: Option<&'static str>,
+    /// Form of the thoughts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_format: Option<&'static str>,
+    /// The functions that the model may call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tools: Option<&'a [Value]>,
+    /// Request the answer as events.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    stream: bool,
+    /// Request counts of tokens at the stream's end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_options: Option<Value>,
+    /// Requests with the same key reach the same cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_cache_key: Option<&'a str>,
+    /// A pseudonym of the user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    safety_identifier: Option<&'a str>,
+}
+
 /// Writes a request's body.
 ///
 /// # Errors
@@ -91,7 +125,7 @@ pub fn body(prompt: &Prompt<'_>, attempt: &Attempt<'_>, extras: &Extras) -> Resu
     let (cache_key, user) = (extras.cache_key.as_deref(), extras.user.as_deref());
     if attempt.wire == Wire::Responses {
         let web_search = attempt.search.then(|| json!({ "type": "web_search" }));
-        return providers::json(&responses::Request {
+        return call::json(&responses::Request {
             model: attempt.model,
             input: responses::input(prompt.turns.objects()?),
             temperature: temperature.as_deref(),
@@ -104,7 +138,7 @@ pub fn body(prompt: &Prompt<'_>, attempt: &Attempt<'_>, extras: &Extras) -> Resu
             safety_identifier: user,
         });
     }
-    providers::json(&ChatRequest {
+    call::json(&ChatRequest {
         model: attempt.model,
         messages: &prompt.turns,
         temperature: temperature.as_deref(),

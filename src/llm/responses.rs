@@ -5,7 +5,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::{Failure, unusable};
+use super::failure::{Failure, unusable};
 
 /// A request. Without `Debug`, as it holds the prompt.
 #[derive(Serialize)]

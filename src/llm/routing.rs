@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use super::{
-    Wire,
     catalogue::{Catalogue, Date, Model, catalogue},
     circuits::Circuits,
-    learnt::Learnt,
+    learnt::{Learnt, Scope},
     offers::{Fallback, Hosted, Offer},
+    wire::Wire,
 };
 
 /// Maximum number of models that are tried in place of one.
@@ -63,6 +63,26 @@ pub struct Wanted {
     pub images: bool,
     /// Functions are offered.
     pub functions: bool,
+}
+
+/// A request for which the model is not chosen yet.
+#[derive(Debug, Clone)]
+pub struct ModelRequest {
+    /// The provider, by its name in the catalogue; empty if it is not known.
+    pub provider: &'static str,
+    /// The server and the key, for what is learnt of them.
+    pub scope: Scope,
+    /// The model that the client named. Of several, the first that the account may use is called.
+    pub models: Vec<String>,
+    /// The API, unless a model needs another one.
+    pub wire: Wire,
+    /// A server that once had Perplexity's names may still speak its older
+    /// API: it is tried first, with the name as it stands.
+    pub chat_first: bool,
+    /// Capabilities that the request needs.
+    pub wanted: Wanted,
+    /// An answer may be complete without a mark of its end.
+    pub any_end: bool,
 }
 
 impl Routing {

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::{
-    Failure,
-    answer::{Output, Reader, anthropic, google, openai},
+    answer::{anthropic, google, openai, output::Output, reader::Reader},
+    failure::Failure,
     sse,
 };
 

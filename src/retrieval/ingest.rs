@@ -85,10 +85,13 @@ impl Ingest {
     }
 }
 
-/// The original answers with 500 whatever is wrong with a file; of a file without text it says nothing.
+/// The original answers with 500 whatever is wrong with a file, and says nothing of one without text.
+///
+/// Differs: a file without text, or with too much of it, is the user's to mend.
 fn status(error: &extract::Error) -> u16 {
     match error {
         extract::Error::NoText | extract::Error::NoPdfText => 422,
+        extract::Error::TooLarge => 413,
         _ => 500,
     }
 }

@@ -18,7 +18,10 @@ use actix_web::{
 };
 use futures::{StreamExt, stream};
 
-use super::header_timeout::{ActiveRequest, ConnectionWatch};
+use super::{
+    header_timeout::{ActiveRequest, ConnectionWatch},
+    pipelining::Pacer,
+};
 use crate::{
     drain::{Drain, InFlight, InFlightCounter},
     error::Error,
@@ -104,7 +107,14 @@ fn hold_payload(request: &mut ServiceRequest) -> Option<Rc<RefCell<Payload>>> {
     }
     let held = Rc::new(RefCell::new(payload));
     let read = held.clone();
-    let chunks = stream::poll_fn(move |cx| read.borrow_mut().poll_next_unpin(cx));
+    let pacer = request.conn_data::<Rc<Pacer>>().cloned();
+    let chunks = stream::poll_fn(move |cx| {
+        let chunk = read.borrow_mut().poll_next_unpin(cx);
+        if let (true, Some(pacer)) = (chunk.is_pending(), &pacer) {
+            pacer.read_on();
+        }
+        chunk
+    });
     request.set_payload(Payload::Stream { payload: Box::pin(chunks) });
     Some(held)
 }

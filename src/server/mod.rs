@@ -6,6 +6,7 @@ mod cors;
 mod header_filter;
 mod header_timeout;
 mod metrics_listener;
+mod pipelining;
 mod security_headers;
 
 use std::{
@@ -15,9 +16,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use actix_http::HttpService;
+use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::{
-    App, HttpServer,
-    dev::{Server, ServerHandle},
+    App,
+    dev::{AppConfig, Server, ServerHandle},
     middleware::{Condition, from_fn},
     rt::net::TcpStream,
     web::ServiceConfig,
@@ -35,6 +38,7 @@ use crate::{
 };
 use components::Components;
 use header_timeout::{ConnectionWatch, Limits};
+use pipelining::Paced;
 
 /// Serves on `listener` until `stop` resolves. Then new requests are refused, and those in flight have
 /// [`Config::shutdown_grace`] to finish. When `stop` resolves a second time, it stops at once.
@@ -116,11 +120,12 @@ fn build(
     // kernel's queue.
     let connections = config.max_requests.saturating_mul(2).div_ceil(workers).max(64);
     let (client_timeout, grace) = (config.client_timeout, config.shutdown_grace);
-    let limits = Limits { idle: config.keep_alive_timeout, crowded: config.max_requests };
+    let keep_alive = config.keep_alive_timeout;
+    let limits = Limits { idle: keep_alive, crowded: config.max_requests };
     let (origins, has_front_end) = (config.cors_origins.clone(), config.frontend_url.is_some());
     let playground = config.playground.clone();
     let (components, drain) = (components.clone(), components.drain.clone());
-    let server = HttpServer::new(move || {
+    let app = move || {
         let mut app = App::new().configure(|app| components.install(app));
         if let Some(settings) = &playground {
             app = app.configure(|routes| playground::configure(routes, settings));
@@ -136,28 +141,48 @@ fn build(
             .wrap(Condition::new(!origins.is_empty(), cors::allow(&origins)))
             .wrap(from_fn(security_headers::add))
             .wrap(from_fn(telemetry::record_request))
-    });
-    let server = server
-        .workers(workers)
-        .max_connections(connections)
-        // Otherwise actix treats the FIN of a disconnecting client as half-closed and keeps reading from the provider.
-        .h1_allow_half_closed(false)
-        // Otherwise every other small write waits for an acknowledgement, up to 40 ms.
-        .tcp_nodelay(true)
-        .on_connect(move |connection, data| {
-            data.insert(drain.connection());
-            if let Some(stream) = connection.downcast_ref::<TcpStream>() {
-                detect_vanished_client(stream, client_timeout);
-                ConnectionWatch::new(stream, limits, drain.clone().into_inner()).map(|watch| data.insert(watch));
-            }
+            .wrap(from_fn(pipelining::pace))
+    };
+    let address = listener.local_addr()?;
+    // What `HttpServer` does, but for `Paced` around the connection.
+    let service = move || {
+        let drain = drain.clone();
+        let app = app().into_factory().map_err(|error| error.error_response());
+        let http = HttpService::build()
+            .keep_alive(keep_alive)
+            .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+            // Otherwise actix treats the FIN of a disconnecting client as half-closed and keeps reading from the
+            // provider.
+            .h1_allow_half_closed(false)
+            .local_addr(address)
+            .on_connect_ext(move |connection: &Paced<TcpStream>, data| {
+                data.insert(connection.pacer());
+                data.insert(drain.connection());
+                detect_vanished_client(connection.stream(), client_timeout);
+                ConnectionWatch::new(connection.stream(), limits, drain.clone().into_inner())
+                    .map(|watch| data.insert(watch));
+            })
+            .h1(map_config(app, |()| AppConfig::default()));
+        fn_service(async |stream: TcpStream| {
+            // Otherwise every other small write waits for an acknowledgement, up to 40 ms.
+            let _ = stream.set_nodelay(true);
+            let peer = stream.peer_addr().ok();
+            Ok((Paced::new(stream), peer))
         })
-        .keep_alive(config.keep_alive_timeout)
+        .and_then(http)
+    };
+    let server = Server::build()
+        .workers(workers)
+        .max_concurrent_connections(connections)
         // Longer than our own limit in `serve_with`.
         .shutdown_timeout(grace.as_secs() + 1)
         .disable_signals()
-        .listen(listener)?;
+        .listen("http", listener, service)?;
     Ok(server.run())
 }
+
+/// The time for which a closed connection may take the rest of its response.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// By then, requests that arrived before draining began have been read.
 const SETTLE: Duration = Duration::from_millis(100);

@@ -134,6 +134,26 @@ async fn raw(app: &App, request: &[u8]) -> String {
 }
 
 #[tokio::test]
+async fn pipelined_requests_are_all_answered_in_their_order() {
+    let app = App::start(&[("CORS_ORIGINS", "http://page.example")]).await;
+    let user = app.user(&[]).await;
+    let head = format!("POST /api/username/available HTTP/1.1\r\nhost: h\r\nauthorization: {}\r\n", user.bearer());
+    // Bodies with blank lines of their own, whole and in chunks, and requests that no handler sees.
+    let body = format!("{}{{\"username\":\"x\"}}", "\r\n\r\n".repeat(9));
+    let whole = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+    let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    let missing = "GET /api/nothing HTTP/1.1\r\nhost: h\r\n\r\n";
+    let preflight = "OPTIONS /api/keys HTTP/1.1\r\nhost: h\r\norigin: http://page.example\r\n\
+                     access-control-request-method: POST\r\n\r\n";
+    let requests = [&whole, &chunked, missing, preflight].map(str::to_owned).concat().repeat(25);
+    let last = "GET /healthz HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+    let answers = raw(&app, format!("{requests}{last}").as_bytes()).await;
+    let statuses: Vec<_> = answers.split("HTTP/1.1 ").skip(1).filter_map(|answer| answer.get(..3)).collect();
+    let expected = ["200", "200", "404", "200"].repeat(25);
+    assert_eq!(statuses.split_last(), Some((&"200", &expected[..])), "{answers}");
+}
+
+#[tokio::test]
 async fn a_request_id_is_never_the_clients() {
     let app = App::start(&[]).await;
     for name in ["x-request-id", "X-Request-ID", "request-id", "x-correlation-id", "traceparent"] {

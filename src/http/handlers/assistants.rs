@@ -9,10 +9,7 @@ use crate::{
     credentials::Key,
     error::Error,
     http::{context::ChatContext, user::User},
-    llm::{
-        self, ATTEMPTS, Call, Failure, Reading, openai,
-        providers::{OPENAI, endpoint},
-    },
+    llm::{self, ATTEMPTS, Call, Failure, Reading, access::endpoint, openai, providers::OPENAI},
 };
 
 #[derive(Deserialize)]

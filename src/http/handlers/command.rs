@@ -16,13 +16,14 @@ use crate::{
     },
     llm::{
         Call, Wire,
-        dispatch::{Attempt, ModelRequest},
+        access::Access,
+        dispatch::Attempt,
         failover::{self, failover},
         openai,
-        providers::{Access, OPENAI},
+        providers::OPENAI,
         pseudonym::pseudonym,
         request::{Extras, Prompt, Turns},
-        routing::Wanted,
+        routing::{ModelRequest, Wanted},
     },
 };
 

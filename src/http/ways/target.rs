@@ -9,14 +9,16 @@ use crate::{
     error::Error,
     http::body::Body,
     llm::{
-        Call, Chat, Failure, Wire, anthropic, azure,
-        dispatch::{Attempt, ModelRequest},
+        Call, Chat, Failure, Wire,
+        access::Access,
+        anthropic, azure,
+        dispatch::Attempt,
         functions::{Form, google_messages, openai_messages},
         google, openai,
-        providers::{Access, CUSTOM, OPENAI, Provider, Vendor, provider_at},
+        providers::{CUSTOM, OPENAI, Provider, Vendor, provider_at},
         pseudonym::pseudonym,
         request::{self, Extras, Prompt},
-        routing::Wanted,
+        routing::{ModelRequest, Wanted},
     },
 };
 

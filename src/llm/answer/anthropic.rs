@@ -4,11 +4,14 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::{Finish, Output, is_done_mark, not_understood};
+use super::{
+    event_data::{is_done_mark, not_understood},
+    output::{Finish, Output},
+};
 use crate::llm::{
-    Failure,
     content::{self, Content},
-    openai::{error_message, truthy},
+    error_body::{error_message, truthy},
+    failure::Failure,
     sse::Event,
 };
 
@@ -250,7 +253,7 @@ fn finish(reason: &str, details: Option<&RawValue>) -> Finish {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Wanted, *};
+    use super::{super::output::Wanted, *};
 
     fn read(events: &[(&str, &str)], wanted: Wanted) -> Result<Output, Failure> {
         let (mut reader, mut out) = (Reader::default(), Output::new(wanted));

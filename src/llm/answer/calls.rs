@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::llm::Failure;
+use crate::llm::failure::Failure;
 
 /// The most calls of one answer.
 const MAX_CALLS: usize = 512;

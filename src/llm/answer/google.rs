@@ -3,12 +3,15 @@
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use super::{Finish, Output, is_done_mark, not_understood};
+use super::{
+    event_data::{is_done_mark, not_understood},
+    output::{Finish, Output},
+};
 use crate::llm::{
-    Failure,
     content::{self, Content},
+    error_body::error_message,
+    failure::Failure,
     google::PREFIX,
-    openai::error_message,
     sse::Event,
 };
 
@@ -181,7 +184,7 @@ fn blocked(reason: Option<&str>, message: Option<&str>) -> Failure {
 mod tests {
     use serde_json::json;
 
-    use super::{super::Wanted, *};
+    use super::{super::output::Wanted, *};
 
     fn output(events: &[&str], wanted: Wanted) -> Result<Output, Failure> {
         let mut out = Output::new(wanted);

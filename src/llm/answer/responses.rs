@@ -3,11 +3,14 @@
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use super::{Finish, Output, is_done_mark, not_understood};
+use super::{
+    event_data::{is_done_mark, not_understood},
+    output::{Finish, Output},
+};
 use crate::llm::{
-    Failure,
     content::{self, Content},
-    openai::error_message,
+    error_body::error_message,
+    failure::Failure,
     responses::output_text,
     sse::Event,
 };
@@ -137,7 +140,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::llm::answer::Wanted;
+    use crate::llm::answer::output::Wanted;
 
     fn read(events: &[Value]) -> Result<Output, Failure> {
         let (mut reader, mut out) = (Reader::default(), Output::new(Wanted { reasoning: true, calls: false }));

@@ -6,9 +6,9 @@ mod tests;
 mod words;
 
 use super::{
-    Wire,
     adaptation::{Adaptation, LIMITS},
     members::Members,
+    wire::Wire,
 };
 use words::Words;
 

@@ -91,7 +91,7 @@ impl Config {
 /// A loaded model.
 pub struct Model {
     tokenizer: Tokenizer,
-    /// The tokens before and after every text: [CLS] and [SEP].
+    /// The tokens before and after every text: `[CLS]` and `[SEP]`.
     frame: [u32; 2],
     /// The most tokens between them.
     room: usize,

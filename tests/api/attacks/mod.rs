@@ -341,7 +341,7 @@ async fn one_user_cannot_stop_the_server_or_others() {
             let address = scene.url.trim_start_matches("http://");
             let requests = "GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n".repeat(2000);
             let mut connections = Vec::new();
-            for _ in 0..8 {
+            for _ in 0..50 {
                 let mut connection = TcpStream::connect(address).await.expect("connects");
                 let _ = tokio::time::timeout(Duration::from_secs(1), connection.write_all(requests.as_bytes())).await;
                 connections.push(connection);

@@ -4,8 +4,8 @@
 use serde_json::Value;
 
 use crate::llm::{
-    answer::Finish,
-    openai::{error_message, truthy},
+    answer::output::Finish,
+    error_body::{error_message, truthy},
 };
 
 /// The words of an event that is an error though it has no member `error`:

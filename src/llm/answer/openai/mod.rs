@@ -17,15 +17,16 @@ use self::{
     envelope::Envelope,
 };
 use super::{
-    Finish, Output, is_done_mark, not_understood,
+    event_data::{is_done_mark, not_understood},
+    output::{Finish, Output},
     think_tags::{Piece, ThinkTags},
 };
 use crate::{
     js,
     llm::{
-        Failure,
         content::{self, Content},
-        openai::{error_message, truthy},
+        error_body::{error_message, truthy},
+        failure::Failure,
         sse::Event,
     },
 };

@@ -1,4 +1,4 @@
-use super::{super::Wanted, *};
+use super::{super::output::Wanted, *};
 
 fn read(events: &[&str]) -> Result<String, Failure> {
     let mut reader = Reader::default();

@@ -18,6 +18,9 @@ use super::{inline_images, stream};
 const FORMS: usize = 12;
 /// How many graphics states may be saved.
 const SAVED: usize = 1 << 12;
+/// How many glyphs of a file may stand beyond its pages: as many as 2,000 passages hold. They are read and then left
+/// out, which is work for nothing.
+const UNSEEN: usize = 8_000_000;
 
 /// The part of the graphics state that text depends on.
 #[derive(Clone, Default)]
@@ -59,12 +62,15 @@ pub(super) struct Reader<'a, 'b> {
     seen: Rect,
     /// Glyphs of this page so far.
     glyphs: usize,
+    /// Glyphs of the file so far that stood beyond the pages.
+    unseen: usize,
 }
 
 impl<'a, 'b> Reader<'a, 'b> {
     pub(super) fn new(budget: &'b Budget) -> Self {
         let seen = Rect::new(0.0, 0.0, 0.0, 0.0);
-        Self { fonts: Fonts::new(), budget, empty_forms: HashSet::new(), lines: Lines::default(), seen, glyphs: 0 }
+        let (fonts, empty_forms, lines) = (Fonts::new(), HashSet::new(), Lines::default());
+        Self { fonts, budget, empty_forms, lines, seen, glyphs: 0, unseen: 0 }
     }
 
     /// The text that the page shows.
@@ -252,7 +258,8 @@ impl<'a, 'b> Reader<'a, 'b> {
             || origin.y.max(end.y) < box_.y0
             || origin.y.min(end.y) > box_.y1;
         if beyond {
-            return Ok(());
+            self.unseen += 1;
+            return if self.unseen > UNSEEN { Err(Error::TooLarge) } else { Ok(()) };
         }
         font.with_text(code, |text| {
             let glyph = Glyph {

@@ -323,6 +323,22 @@ fn bombs_are_refused_or_cost_little() {
     }
 }
 
+#[test]
+fn text_beyond_the_page_is_left_out_and_not_read_for_ever() {
+    let line = |times: usize| format!("({}) Tj 0 -10 Td ", "a".repeat(times));
+    let content = |times: usize| format!("BT /F 9 Tf 10 50 Td (seen) Tj 0 -1000 Td {} ET", line(500).repeat(times));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let read = |times: usize| {
+        let page = "<< /Type /Page /Parent 2 0 R /Contents 4 0 R /MediaBox [0 0 9999 99] >>";
+        let mut objects: Vec<Vec<u8>> = [CATALOG, PAGES, page].map(|object| object.as_bytes().to_vec()).into();
+        objects.push(stream("", content(times)));
+        objects.push(HELVETICA.as_bytes().to_vec());
+        text(FileKind::Pdf, &file(&objects), deadline)
+    };
+    assert_eq!(read(9), Ok("seen".to_owned()));
+    assert_eq!(read(16_001), Err(Error::TooLarge));
+}
+
 /// A file whose catalog is in the first of these streams, says its cross-reference stream.
 fn table_of_streams(streams: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let mut file = b"%PDF-1.7\n".to_vec();
