@@ -7,7 +7,7 @@ use sqlx::{Connection, PgConnection, migrate::Migrator};
 use super::progress;
 use crate::{
     config::{self, Config},
-    db::{self, chatbot_ui, usage},
+    db::{self, missing_migrations, usage},
 };
 
 /// The result of [`apply`].
@@ -73,7 +73,7 @@ pub fn run(usage: bool) -> ExitCode {
 pub async fn apply(connection: &mut PgConnection) -> Result<Outcome, String> {
     let applied = exists(connection, "chatbot_ui_api.migrations").await?;
     if !applied {
-        let missing = chatbot_ui::missing_migrations(connection).await.map_err(cannot_list)?;
+        let missing = missing_migrations::find(connection).await.map_err(cannot_list)?;
         match missing {
             Some(missing) if missing.is_empty() => return Ok(Outcome::LeftAlone),
             Some(missing) => return Ok(Outcome::Incomplete(missing)),

@@ -23,7 +23,9 @@ pub fn run(playground: bool) -> ExitCode {
                 return Err("--playground and FRONTEND_URL both need the page at /: use only one of them".to_owned());
             }
             let auth::Settings { public_supabase_url, anon_key, .. } = &config.sessions;
-            config.playground = Some(playground::Settings::of_a_project(public_supabase_url, anon_key.as_deref())?);
+            let local = cfg!(feature = "local-embeddings") && config.local_embeddings_dir.is_some();
+            let page = playground::Settings::of_a_project(public_supabase_url, anon_key.as_deref(), local)?;
+            config.playground = Some(page);
         }
         // A stream takes three file descriptors; many systems start a process with a limit of 1,024.
         if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {

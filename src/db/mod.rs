@@ -2,10 +2,10 @@
 //! the statement.
 
 pub mod accounts;
-pub mod chatbot_ui;
 mod connection;
 pub mod files;
 pub mod inspect;
+pub mod missing_migrations;
 pub mod models;
 pub mod offered;
 mod pool;

@@ -3,6 +3,28 @@
 /// The markers that the front end puts around each passage of a file.
 const SOURCE: (&str, &str) = ("<BEGIN SOURCE>", "</END SOURCE>");
 
+/// A bit of everything that Markdown has.
+const MARKDOWN: &str = r#"## What Markdown looks like
+
+Words in **bold**, in *italics* and as `code`; a [link](https://commonmark.org/). HTML is shown, not run: <b>bold</b>.
+
+1. first
+2. second
+   - inside the second
+
+| fruit | kilos |
+|---|---:|
+| apples | 12 |
+| pears | 7 |
+
+```rust
+fn main() {
+    println!("This can be copied: {}", 6 * 7);
+}
+```
+
+> And this is quoted."#;
+
 /// The outcome of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -32,17 +54,25 @@ pub fn answer(said: &[String]) -> Answer {
     Answer::Whole(echo(question, said))
 }
 
+/// Tells if a question is for the answer in Markdown, which comes with a thought and a source.
+pub fn shows_markdown(question: &str) -> bool {
+    question.to_lowercase().contains("markdown")
+}
+
 fn echo(question: &str, said: &[String]) -> String {
     let words: Vec<&str> = question.split_whitespace().collect();
     let lower = question.to_lowercase();
     let number = |word: &&str| word.trim_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().ok();
+    if shows_markdown(question) {
+        return MARKDOWN.to_owned();
+    }
     if lower.contains("count") {
         let to = words.iter().find_map(number).unwrap_or(10).min(1000);
         let numbers: Vec<String> = (1..=to).map(|number| number.to_string()).collect();
         return format!("{} – that is all.", numbers.join(" "));
     }
     if words_of(&lower).iter().any(|word| ["hello", "hi", "hey"].contains(&word.as_str())) {
-        return "Hello! I am the demo's provider. I run on this machine, cost nothing and know nothing, but I stream like the real ones.\n\nAsk me to count to 50, for an error, or to be cut off. Give me a file and ask about it. Or say anything, and I will tell it back to you.".to_owned();
+        return "Hello! I am the demo's provider. I run on this machine, cost nothing and know nothing, but I stream like the real ones.\n\nAsk me to count to 50, for Markdown, for an error, or to be cut off. Give me a file and ask about it. Or say anything, and I will tell it back to you.".to_owned();
     }
     if words.is_empty() {
         return "You said nothing, and I have nothing to add.".to_owned();
@@ -115,6 +145,7 @@ mod tests {
     #[test]
     fn it_depends_on_the_question() {
         assert_eq!(text(&["Count to 3, please"]), "1 2 3 – that is all.");
+        assert_eq!(text(&["Show me Markdown"]), MARKDOWN);
         assert!(text(&["Oh, hi!"]).starts_with("Hello!"));
         assert!(text(&["which of these is longest"]).contains("“longest”"));
         assert!(text(&[""]).contains("nothing") && text(&[]).contains("nothing"));

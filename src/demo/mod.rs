@@ -102,7 +102,8 @@ async fn serve_demo(
         session::access_token(session::Signer::Secret(secret.as_bytes()), USER, DEMO_USER.email, session, LIFETIME)?;
     let pool =
         PgPoolOptions::new().max_connections(2).connect_lazy(&database.url).map_err(|error| error.to_string())?;
-    let supabase = Data::new(Supabase::new(pool, secret.to_owned(), (USER, DEMO_USER)));
+    let tool = format!("{provider_url}{}", dice::DOCUMENT_PATH);
+    let supabase = Data::new(Supabase::new(pool, secret.to_owned(), (USER, DEMO_USER), tool.clone()));
     config.service_role_key = Some(supabase.service_key.as_str().into());
     config.playground = Some(playground::Settings::of_the_demo(DEMO_USER));
 
@@ -120,7 +121,7 @@ async fn serve_demo(
     if address.ip().is_unspecified() {
         address.set_ip(Ipv4Addr::LOCALHOST.into());
     }
-    say(&what_to_try(&format!("http://{address}"), &token, &format!("{provider_url}{}", dice::DOCUMENT_PATH)));
+    say(&what_to_try(&format!("http://{address}"), &token, &tool));
     if open_to_others {
         say("Anyone who can reach this address can use the demo: HOST is not a local address.\n");
     }

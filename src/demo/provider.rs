@@ -18,7 +18,7 @@ use futures::stream;
 use serde_json::{Map, Value, json};
 
 use super::{
-    answer::{Answer, answer, words_of},
+    answer::{Answer, answer, shows_markdown, words_of},
     dice,
 };
 
@@ -88,15 +88,17 @@ async fn open_ai(request: Json<Value>, answers: Data<Answers>) -> HttpResponse {
         event(json!({ "choices": [{ "index": 0, "delta": delta, "finish_reason": finish }] }))
     };
     let answer = answer_with_tools(&request["messages"], &said);
-    let (call, text) = match (call(&request, &said), &answer) {
-        (Some(call), _) => (Some(call), ""),
-        (None, Answer::Whole(text) | Answer::Cut(text)) => (None, text.as_str()),
-        (None, Answer::Refused(_)) => (None, ""),
-    };
-    let (asked, given) = (said.iter().map(|text| words_in(text)).sum::<usize>(), words_in(text).max(1));
+    let shows_all = said.last().is_some_and(|question| shows_markdown(question));
+    let call = call(&request, &said);
+    let (asked, given) = words_of_both(&said, &answer);
+    let given = if call.is_some() { 1 } else { given };
     let usage = json!({ "prompt_tokens": asked, "completion_tokens": given, "total_tokens": asked + given });
     let end = event(json!({ "usage": usage })) + "data: [DONE]\n\n";
-    let first = chunk(json!({ "role": "assistant", "content": "" }), Value::Null);
+    let mut first = chunk(json!({ "role": "assistant", "content": "" }), Value::Null);
+    if shows_all {
+        first += &chunk(json!({ "reasoning_content": "A bit of everything will show it best." }), Value::Null);
+        first += &event(json!({ "search_results": [{ "url": "https://commonmark.org/", "title": "CommonMark" }] }));
+    }
     let word = |word: &str| chunk(json!({ "content": word }), Value::Null);
     match call {
         Some(call) => {
@@ -115,7 +117,22 @@ fn answer_with_tools(messages: &Value, said: &[String]) -> Answer {
             let result: String = text(&message["content"]).chars().take(1000).collect();
             Answer::Whole(format!("The tool returned {result}"))
         }
-        _ => answer(said),
+        Some(message) => about_pictures(message, answer(said)),
+        None => answer(said),
+    }
+}
+
+/// Returns the answer, which says how many pictures came with the question.
+fn about_pictures(message: &Value, answer: Answer) -> Answer {
+    let parts = message["content"].as_array().or_else(|| message["parts"].as_array());
+    let is_picture = |part: &&Value| {
+        matches!(part["type"].as_str(), Some("image_url" | "image" | "input_image")) || part["inlineData"].is_object()
+    };
+    match (parts.into_iter().flatten().filter(is_picture).count(), answer) {
+        (count @ 1.., Answer::Whole(text)) => {
+            Answer::Whole(format!("You showed me {count} {}. {text}", if count == 1 { "picture" } else { "pictures" }))
+        }
+        (_, answer) => answer,
     }
 }
 
@@ -136,31 +153,48 @@ fn call(request: &Value, said: &[String]) -> Option<Value> {
     Some(json!({ "index": 0, "id": "call_1", "type": "function", "function": function }))
 }
 
-/// Counts words, which the demo takes for tokens.
-fn words_in(text: &str) -> usize {
-    text.split_whitespace().count()
+/// Counts words of question and answer, which the demo takes for tokens.
+fn words_of_both(said: &[String], answer: &Answer) -> (usize, usize) {
+    let words_in = |text: &str| text.split_whitespace().count();
+    let given = match answer {
+        Answer::Whole(text) | Answer::Cut(text) => words_in(text),
+        Answer::Refused(_) => 0,
+    };
+    (said.iter().map(|text| words_in(text)).sum(), given.max(1))
 }
 
 async fn anthropic(request: Json<Value>, answers: Data<Answers>) -> HttpResponse {
     let event = |data: Value| format!("event: {}\ndata: {data}\n\n", data["type"].as_str().unwrap_or_default());
-    let message = json!({ "role": "assistant", "model": request["model"], "content": [], "usage": {} });
+    let said = said(&request["messages"], "content");
+    let answer = answer_with_tools(&request["messages"], &said);
+    let (asked, given) = words_of_both(&said, &answer);
+    let usage = json!({ "input_tokens": asked, "output_tokens": 1 });
+    let message = json!({ "role": "assistant", "model": request["model"], "content": [], "usage": usage });
     let first = event(json!({ "type": "message_start", "message": message }))
         + &event(json!({ "type": "content_block_start", "index": 0, "content_block": { "type": "text", "text": "" } }));
     let word = |word: &str| {
         let delta = json!({ "type": "text_delta", "text": word });
         event(json!({ "type": "content_block_delta", "index": 0, "delta": delta }))
     };
-    let last = event(json!({ "type": "content_block_stop", "index": 0 })) + &event(json!({ "type": "message_stop" }));
-    paced(answer(&said(&request["messages"], "content")), answers, &first, word, &last)
+    let delta =
+        json!({ "type": "message_delta", "delta": { "stop_reason": "end_turn" }, "usage": { "output_tokens": given } });
+    let last = event(json!({ "type": "content_block_stop", "index": 0 }))
+        + &event(delta)
+        + &event(json!({ "type": "message_stop" }));
+    paced(answer, answers, &first, word, &last)
 }
 
 async fn google(request: Json<Value>, answers: Data<Answers>) -> HttpResponse {
+    let said = said(&request["contents"], "parts");
+    let answer = answer_with_tools(&request["contents"], &said);
+    let (asked, given) = words_of_both(&said, &answer);
+    let usage = json!({ "promptTokenCount": asked, "candidatesTokenCount": given, "totalTokenCount": asked + given });
     let event = |text: &str, finish: Value| {
         let content = json!({ "role": "model", "parts": [{ "text": text }] });
-        format!("data: {}\n\n", json!({ "candidates": [{ "content": content, "finishReason": finish }] }))
+        let candidate = json!({ "content": content, "finishReason": finish });
+        format!("data: {}\n\n", json!({ "candidates": [candidate], "usageMetadata": usage }))
     };
-    let said = said(&request["contents"], "parts");
-    paced(answer(&said), answers, "", |word| event(word, Value::Null), &event("", json!("STOP")))
+    paced(answer, answers, "", |word| event(word, Value::Null), &event("", json!("STOP")))
 }
 
 fn refusal(words: &str) -> HttpResponse {
@@ -306,6 +340,22 @@ mod tests {
         assert_eq!(call(&json!({ "messages": [{ "role": "user" }] }), &said), None);
         let told = answer_with_tools(&json!([{ "role": "tool", "content": "[4]" }]), &said);
         assert_eq!(told, Answer::Whole("The tool returned [4]".to_owned()));
+    }
+
+    #[test]
+    fn pictures_are_noticed() {
+        let told = |message: Value| answer_with_tools(&json!([message]), &["Hello".to_owned()]);
+        let text = json!({ "type": "text", "text": "Hello" });
+        for message in [
+            json!({ "content": [text, { "type": "image_url", "image_url": { "url": "data:," } }] }),
+            json!({ "content": [text, { "type": "image", "source": {} }] }),
+            json!({ "parts": [{ "text": "Hello" }, { "inlineData": { "data": "" } }] }),
+        ] {
+            assert!(
+                matches!(told(message), Answer::Whole(text) if text.starts_with("You showed me 1 picture. Hello!"))
+            );
+        }
+        assert!(matches!(told(json!({ "content": [text] })), Answer::Whole(text) if text.starts_with("Hello!")));
     }
 
     #[test]

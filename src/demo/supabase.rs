@@ -1,4 +1,4 @@
-//! Stand-ins for the parts of Supabase that the playground's page calls: signing in (GoTrue), two tables (PostgREST)
+//! Stand-ins for the parts of Supabase that the playground's page calls: signing in (GoTrue), three tables (PostgREST)
 //! and uploading (Storage). Their responses have the original format, for the demo's one user only.
 
 use std::{
@@ -25,6 +25,9 @@ const LIFETIME: Duration = Duration::from_hours(1);
 /// Size limit of all uploads together, which are kept in memory.
 const ROOM: usize = 64 * 1024 * 1024;
 
+/// The id of the user's tool.
+const TOOL: Uuid = Uuid::from_u128(0xdec0_0000_0000_4000_8000_0000_0000_0003);
+
 /// The stand-ins' shared state.
 pub struct Supabase {
     /// The demo's database, as its superuser.
@@ -33,6 +36,8 @@ pub struct Supabase {
     pub jwt_secret: String,
     /// The user who can sign in.
     pub user: (Uuid, DemoUser),
+    /// The address of the OpenAPI document of the user's one tool.
+    pub tool: String,
     /// The key that the server sends to read an upload.
     pub service_key: String,
     kept: Mutex<Kept>,
@@ -47,9 +52,9 @@ struct Kept {
 
 impl Supabase {
     /// Creates stand-ins that know `user` and have no sessions yet.
-    pub fn new(db: PgPool, jwt_secret: String, user: (Uuid, DemoUser)) -> Self {
+    pub fn new(db: PgPool, jwt_secret: String, user: (Uuid, DemoUser), tool: String) -> Self {
         let service_key = format!("sb_secret_{}", Uuid::new_v4().simple());
-        Self { db, jwt_secret, user, service_key, kept: Mutex::default() }
+        Self { db, jwt_secret, user, tool, service_key, kept: Mutex::default() }
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -87,6 +92,7 @@ pub fn for_the_page(routes: &mut ServiceConfig, supabase: Data<Supabase>) {
         .route("/auth/v1/token", web::post().to(token))
         .route("/auth/v1/logout", web::post().to(sign_out))
         .route("/rest/v1/models", web::get().to(models))
+        .route("/rest/v1/tools", web::get().to(tools))
         .route("/rest/v1/files", web::post().to(add_file))
         .route("/storage/v1/object/files/{path:.*}", web::post().to(upload));
 }
@@ -137,6 +143,12 @@ async fn models(supabase: Data<Supabase>, user: User) -> Result<HttpResponse, Er
     let rows: Vec<(Uuid, String, String)> = sqlx::query_as(sql).bind(user.id).fetch_all(&supabase.db).await?;
     let row = |(id, name, model): &(Uuid, String, String)| json!({ "id": id, "name": name, "model_id": model });
     Ok(HttpResponse::Ok().json(rows.iter().map(row).collect::<Vec<_>>()))
+}
+
+/// Responds with the one tool, which is in no table.
+async fn tools(supabase: Data<Supabase>, _user: User) -> HttpResponse {
+    let tool = json!({ "id": TOOL, "name": "Dice", "schema": supabase.tool, "custom_headers": {} });
+    HttpResponse::Ok().json([tool])
 }
 
 #[derive(Deserialize)]

@@ -1,8 +1,11 @@
 //! The playground: one page at `/` for trying the server, and an example of a client. Its files are stored next to this
-//! one and served unchanged; they only call this server's public routes and the Supabase project.
+//! one and served unchanged; they only call this server's public routes and the Supabase project. `vendor/` has the one
+//! library that is not ours, which reads Markdown, with its licence.
 //!
 //! Its routes are separate from [`crate::http`]: they are installed only if
 //! [`Config::playground`](crate::config::Config::playground) is set.
+
+use std::collections::BTreeMap;
 
 use actix_web::{
     HttpResponse,
@@ -14,13 +17,32 @@ use serde::Serialize;
 use serde_json::Value;
 use url::Url;
 
-use crate::error::Error;
+use crate::{
+    error::Error,
+    llm::catalogue::{Catalogue, Date, catalogue},
+};
+
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const JSON: &str = "application/json";
 
 /// Path, media type, content.
-const FILES: [(&str, &str, &str); 4] = [
+const FILES: [(&str, &str, &str); 17] = [
     ("/", "text/html; charset=utf-8", include_str!("index.html")),
     ("/playground/style.css", "text/css; charset=utf-8", include_str!("style.css")),
-    ("/playground/script.js", "text/javascript; charset=utf-8", include_str!("script.js")),
+    ("/playground/script.js", SCRIPT, include_str!("script.js")),
+    ("/playground/page.js", SCRIPT, include_str!("page.js")),
+    ("/playground/choice.js", SCRIPT, include_str!("choice.js")),
+    ("/playground/conversation.js", SCRIPT, include_str!("conversation.js")),
+    ("/playground/turn.js", SCRIPT, include_str!("turn.js")),
+    ("/playground/markdown.js", SCRIPT, include_str!("markdown.js")),
+    ("/playground/picture.js", SCRIPT, include_str!("picture.js")),
+    ("/playground/problems.js", SCRIPT, include_str!("problems.js")),
+    ("/playground/usage.js", SCRIPT, include_str!("usage.js")),
+    ("/playground/supabase.js", SCRIPT, include_str!("supabase.js")),
+    ("/playground/server.js", SCRIPT, include_str!("server.js")),
+    ("/playground/request.js", SCRIPT, include_str!("request.js")),
+    ("/playground/vendor/markdown-it.js", SCRIPT, include_str!("vendor/markdown-it.js")),
+    ("/playground/vendor/LICENSE.txt", "text/plain; charset=utf-8", include_str!("vendor/LICENSE.txt")),
     ("/playground/icon.svg", "image/svg+xml", include_str!("icon.svg")),
 ];
 
@@ -32,6 +54,8 @@ pub struct Settings {
     supabase_url: String,
     anon_key: String,
     demo_user: Option<DemoUser>,
+    /// Files can be embedded on the server too.
+    local_embeddings: bool,
     #[serde(skip)]
     policy: String,
 }
@@ -46,12 +70,12 @@ pub struct DemoUser {
 
 impl Settings {
     /// Creates the settings for the users of a Supabase project: its address as seen from browsers, and its anonymous
-    /// (or publishable) key.
+    /// (or publishable) key; `local_embeddings`: the server has the model for them.
     ///
     /// # Errors
     /// If the key is missing, or gives access to the whole project, since everyone who loads the page can read it: a
     /// sentence.
-    pub fn of_a_project(supabase_url: &Url, anon_key: Option<&str>) -> Result<Self, String> {
+    pub fn of_a_project(supabase_url: &Url, anon_key: Option<&str>, local_embeddings: bool) -> Result<Self, String> {
         let key = anon_key.ok_or(
             "--playground needs SUPABASE_ANON_KEY or NEXT_PUBLIC_SUPABASE_ANON_KEY: its page signs in with it",
         )?;
@@ -62,6 +86,7 @@ impl Settings {
             supabase_url: supabase_url.as_str().trim_end_matches('/').to_owned(),
             anon_key: key.to_owned(),
             demo_user: None,
+            local_embeddings,
             policy: policy(&format!("'self' {}", supabase_url.origin().ascii_serialization())),
         })
     }
@@ -72,15 +97,17 @@ impl Settings {
             supabase_url: String::new(),
             anon_key: "demo".to_owned(),
             demo_user: Some(user),
+            local_embeddings: false,
             policy: policy("'self'"),
         }
     }
 }
 
-/// Returns the content security policy: the page's own script, and requests to `allowed` only.
+/// Returns the content security policy: the page's own scripts, pictures that are on the page already, and requests to
+/// `allowed` only. So an answer can neither run anything nor have the browser fetch anything.
 fn policy(allowed: &str) -> String {
     format!(
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src {allowed}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src {allowed}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 }
 
@@ -91,19 +118,55 @@ fn is_secret(key: &str) -> bool {
     key.starts_with("sb_secret_") || claims.is_some_and(|claims| claims["role"] == "service_role")
 }
 
+/// A model that the page offers, with list prices in US dollars for a million tokens.
+#[derive(Debug, Serialize)]
+struct Offered {
+    id: &'static str,
+    images: bool,
+    input: Option<f64>,
+    cached: Option<f64>,
+    output: Option<f64>,
+}
+
+/// Returns a catalogue's models that are served on this day, by provider; the newest lines first. Families and models for
+/// embeddings are none that can be chosen.
+fn models(catalogue: &Catalogue, today: Date) -> BTreeMap<&'static str, Vec<Offered>> {
+    let mut models: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for model in catalogue.models().iter().rev().filter(|model| !model.is_retired(today)) {
+        let ids = model.ids.iter().filter(|id| !id.ends_with('*') && !id.starts_with("text-embedding"));
+        let (images, prices) = (model.images, model.prices);
+        models.entry(model.provider).or_default().extend(ids.map(|id| Offered {
+            id,
+            images,
+            input: prices.input,
+            cached: prices.cached,
+            output: prices.output,
+        }));
+    }
+    models
+}
+
 /// Installs the page.
 pub fn configure(routes: &mut ServiceConfig, settings: &Settings) {
     for (path, media, content) in FILES {
-        serve(routes, path, media, content, &settings.policy);
+        serve(routes, path, media, &settings.policy, move || content.into());
     }
-    match serde_json::to_string(settings) {
-        Ok(json) => serve(routes, "/playground/settings.json", "application/json", json, &settings.policy),
-        Err(error) => tracing::error!(%error, "the playground has no settings"),
-    }
+    let json = |value: Result<String, _>| value.unwrap_or_else(|error| format!("\"{error}\""));
+    let page = web::Bytes::from(json(serde_json::to_string(settings)));
+    serve(routes, "/playground/settings.json", JSON, &settings.policy, move || page.clone());
+    // Made anew each time, since models retire while the server runs.
+    let current = move || json(serde_json::to_string(&models(catalogue(), Date::today()))).into();
+    serve(routes, "/playground/models.json", JSON, &settings.policy, current);
 }
 
-fn serve(routes: &mut ServiceConfig, path: &str, media: &'static str, content: impl Into<web::Bytes>, policy: &str) {
-    let (content, policy) = (content.into(), policy.to_owned());
+fn serve(
+    routes: &mut ServiceConfig,
+    path: &str,
+    media: &'static str,
+    policy: &str,
+    content: impl Fn() -> web::Bytes + Clone + 'static,
+) {
+    let policy = policy.to_owned();
     let answer = move || {
         let mut response = HttpResponse::Ok();
         response
@@ -112,7 +175,7 @@ fn serve(routes: &mut ServiceConfig, path: &str, media: &'static str, content: i
             .insert_header((REFERRER_POLICY, "no-referrer"))
             // Revalidated, because another version of the server has another page.
             .insert_header((CACHE_CONTROL, "no-cache"));
-        std::future::ready(response.body(content.clone()))
+        std::future::ready(response.body(content()))
     };
     let resource = web::resource(path)
         .route(web::get().to(answer.clone()))
@@ -126,7 +189,7 @@ mod tests {
     use super::*;
 
     fn project(key: Option<&str>) -> Result<Settings, String> {
-        Settings::of_a_project(&Url::parse("https://abc.supabase.co").expect("a URL"), key)
+        Settings::of_a_project(&Url::parse("https://abc.supabase.co").expect("a URL"), key, true)
     }
 
     #[test]
@@ -168,6 +231,28 @@ mod tests {
         let settings: Value = test::call_and_read_body_json(&server, settings).await;
         assert_eq!(settings["demoUser"]["email"], "e");
         assert_eq!(settings["supabaseUrl"], "");
+        let models = test::TestRequest::get().uri("/playground/models.json").to_request();
+        let models: Value = test::call_and_read_body_json(&server, models).await;
+        assert!(models["openai"][0]["id"].is_string(), "{models}");
+    }
+
+    #[test]
+    fn only_models_that_are_served_are_offered() {
+        let today = Date::parse("2026-11-29").expect("a day");
+        let models = models(catalogue(), today);
+        for provider in ["openai", "anthropic", "google", "groq", "mistral", "perplexity"] {
+            assert!(models[provider].iter().any(|model| model.output.is_some()), "{provider}");
+        }
+        for (provider, models) in &models {
+            for Offered { id, .. } in models {
+                assert!(!id.contains("embedding") && !id.contains('*'), "{id}");
+                assert!(!catalogue().model(provider, id).expect("a line").is_retired(today), "{id}");
+            }
+        }
+        let openai: Vec<&str> = models["openai"].iter().map(|model| model.id).collect();
+        assert!(openai.contains(&"gpt-6.1-sol") && !openai.contains(&"gpt-4"), "{openai:?}");
+        let later = Date::parse("2027-02-01").expect("a day");
+        assert!(!super::models(catalogue(), later)["openai"].iter().any(|model| model.id == "gpt-4o"));
     }
 
     #[test]

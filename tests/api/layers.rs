@@ -13,10 +13,10 @@ use std::{
 const LAYERS: [&[&str]; 12] = [
     &["error", "js"],
     &["allowance"],
-    &["credentials", "drain", "http_client", "playground", "telemetry"],
+    &["credentials", "drain", "http_client", "telemetry"],
     &["auth", "db", "rate_limit", "tools"],
     &["llm"],
-    &["openapi", "retrieval", "usage"],
+    &["openapi", "playground", "retrieval", "usage"],
     &["http"],
     &["reverse_proxy"],
     &["config"],

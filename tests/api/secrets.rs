@@ -513,9 +513,14 @@ async fn fail_to_refresh(client: &Client, url: &str, expired: &str, upstream: &U
 
 /// The page shows what is public, and nothing of what came with the request.
 async fn look_at_the_playground(client: &Client, url: &str) {
-    for path in
-        ["/", "/playground/settings.json", "/playground/script.js", "/playground/style.css", "/playground/icon.svg"]
-    {
+    for path in [
+        "/",
+        "/playground/settings.json",
+        "/playground/models.json",
+        "/playground/script.js",
+        "/playground/style.css",
+        "/playground/icon.svg",
+    ] {
         let request = client.get(format!("{url}{path}?MARKEDquery")).header(COOKIE, "sb-127-auth-token=MARKEDcookie");
         let answer = request.send().await.expect("an answer");
         assert_eq!(answer.status(), 200, "{path}");

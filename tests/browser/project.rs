@@ -55,13 +55,14 @@ async fn users_of_a_project_sign_in_with_a_password() {
     on_a_page(server, url, async |page| {
         page.until("!document.getElementById('sign-in').hidden").await;
         assert_eq!(page.value("document.getElementById('demo-sign-in').hidden").await, true);
+        assert_eq!(page.value("document.getElementById('welcome-demo').hidden").await, true, "this is no demo");
         page.is_quiet(&[&page.url]).await;
         page.click("label[for=sign-in-email]").await;
         page.press(EMAIL).await;
         page.click("label[for=sign-in-password]").await;
         page.press("wrong").await;
         page.click("#sign-in button").await;
-        page.until("document.querySelector('#toast p')?.textContent === 'Invalid login credentials'").await;
+        page.until("document.querySelector('#sign-in-error p')?.textContent === 'Invalid login credentials'").await;
         let _ = page.driver.browser_log().await;
 
         page.value("document.getElementById('sign-in-password').value = ''").await;
@@ -75,7 +76,16 @@ async fn users_of_a_project_sign_in_with_a_password() {
         // The user has no key, and the server's sentence says so.
         page.ask("Hello").await;
         let sentence = "OpenAI API Key not found. Please set it in your profile settings.";
-        page.until(&format!("document.querySelector('#toast p')?.textContent === '{sentence}'")).await;
+        page.until(&format!("document.querySelector('.answer .problem p')?.textContent === '{sentence}'")).await;
+        assert_eq!(page.text("#key-note").await, "With the key in your profile, if it has one");
+        page.click("#open-settings").await;
+        page.until("document.getElementById('usage').textContent === 'Usage is not counted on this server.'").await;
+        assert_eq!(page.text("#tools-note").await, "You have no tools: add one in chatbot-ui.");
+        assert_eq!(
+            page.value("document.getElementById('embeddings').options.length").await,
+            1,
+            "no local model is set"
+        );
 
         page.driver.refresh().await.expect("loads again");
         page.until("document.getElementById('email').textContent === 'ada@example.com'").await;

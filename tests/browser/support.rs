@@ -198,6 +198,8 @@ impl Page {
     }
 
     pub async fn click(&self, selector: &str) {
+        // Else it may be below one of the bars, where the driver does not scroll it away.
+        self.value(&format!("document.querySelector({selector:?})?.scrollIntoView({{ block: 'center' }})")).await;
         self.driver.find(By::Css(selector)).await.expect(selector).click().await.expect(selector);
     }
 
@@ -210,7 +212,7 @@ impl Page {
         self.until("!document.getElementById('demo-sign-in').hidden").await;
         self.click("#demo-sign-in").await;
         self.until("document.activeElement.id === 'question'").await;
-        self.until("document.getElementById('custom-model').options.length > 0").await;
+        self.until("document.getElementById('model').options.length > 1").await;
     }
 
     /// Types a question and sends it.
@@ -226,6 +228,15 @@ impl Page {
         self.text(".answer:last-child .said").await
     }
 
+    /// The sentences about what went wrong, each with the place that it is in.
+    pub async fn problems(&self) -> Value {
+        self.value(
+            "[...document.querySelectorAll('.problem > p:first-child')].map((p) => \
+             [p.closest('.turn')?.className ?? p.closest('[id]').id, p.textContent])",
+        )
+        .await
+    }
+
     /// Asserts that the console is empty and that requests went to these addresses only.
     pub async fn is_quiet(&self, addresses: &[&str]) {
         let said = self.driver.browser_log().await.expect("a log");
@@ -237,7 +248,9 @@ impl Page {
         assert!(!urls.is_empty());
         for url in &urls {
             let url = url.as_str().expect("a URL");
-            assert!(addresses.iter().any(|address| url.starts_with(&format!("{address}/"))), "{url}");
+            // Pictures that are on the page already.
+            let is_within = url.starts_with("data:");
+            assert!(is_within || addresses.iter().any(|address| url.starts_with(&format!("{address}/"))), "{url}");
         }
     }
 }

@@ -104,7 +104,9 @@ impl Project {
             ("POST", "/auth/v1/token") if has_key(request, &data.anon_key) => data.session(request),
             ("GET", "/auth/v1/settings") if has_key(request, &data.anon_key) => Reply::json(200, &json!({})),
             ("GET", "/storage/v1/bucket/files") if has_key(request, &data.service_key) => Reply::json(200, &json!({})),
-            ("GET", "/rest/v1/models") if has_key(request, &data.anon_key) => Reply::json(200, &json!([])),
+            ("GET", "/rest/v1/models" | "/rest/v1/tools") if has_key(request, &data.anon_key) => {
+                Reply::json(200, &json!([]))
+            }
             ("GET", path) => match path.strip_prefix("/storage/v1/object/files/") {
                 Some(path) => data.object(request, path),
                 None if path.starts_with("/storage/") => unseen_bucket(request),

@@ -9,9 +9,9 @@ use crate::{
     cli::models::sync,
     config::Config,
     db::{
-        self, Settings, chatbot_ui,
+        self, Settings,
         inspect::{self, Source},
-        offered,
+        missing_migrations, offered,
     },
     http_client::ssrf_guard,
 };
@@ -226,7 +226,7 @@ impl Refusal {
 
 /// Names the migrations of chatbot-ui that its database lacks.
 async fn migrations(connection: &mut PgConnection) -> sqlx::Result<Option<Line>> {
-    let missing = chatbot_ui::missing_migrations(connection).await?;
+    let missing = missing_migrations::find(connection).await?;
     Ok(missing.map(|missing| match missing.as_slice() {
         [] => ok("tables: chatbot-ui's migrations were applied"),
         missing => fail(

@@ -32,7 +32,7 @@ const MIGRATIONS: [(&str, &str); 21] = [
 ///
 /// # Errors
 /// If the database does not answer.
-pub async fn missing_migrations(connection: &mut PgConnection) -> sqlx::Result<Option<Vec<&'static str>>> {
+pub async fn find(connection: &mut PgConnection) -> sqlx::Result<Option<Vec<&'static str>>> {
     // Only this project's migrations make that function.
     let of_chatbot_ui = "select exists (select from pg_class where relnamespace = 'public'::regnamespace and relname in ('profiles', 'workspaces')) \
          and not exists (select from pg_proc where pronamespace = 'public'::regnamespace and proname = 'chatbot_ui_api_updated_at')";
