@@ -22,10 +22,11 @@ struct Turn<'a> {
 }
 
 /// Mends messages of OpenAI's form: empty turns of the assistant are left out,
-/// and what this server added to answers. The other messages stay as they are,
-/// to the byte.
+/// and what this server added to answers, and images without a URL. The other
+/// messages stay as they are, to the byte.
 ///
-/// Differs: the original sends everything; Mistral and Perplexity refuse it.
+/// Differs: the original sends everything; Mistral and Perplexity refuse empty
+/// turns, and every provider the image.
 pub fn mended(messages: &RawValue) -> Cow<'_, RawValue> {
     let Ok(raw_turns) = serde_json::from_str::<Vec<&RawValue>>(messages.get()) else {
         return Cow::Borrowed(messages);
@@ -44,7 +45,7 @@ fn mended_turn(raw: &RawValue) -> Option<Cow<'_, str>> {
     let unchanged = Some(Cow::Borrowed(raw.get()));
     let Ok(turn) = serde_json::from_str::<Turn<'_>>(raw.get()) else { return unchanged };
     if turn.role.as_deref() != Some("assistant") || turn.tool_calls.is_some() || turn.function_call.is_some() {
-        return unchanged;
+        return without_lost_images(raw, turn.content).map(Cow::Owned).or(unchanged);
     }
     // Longer texts than the shortest blanks are parsed only if something in
     // them may have to go.
@@ -65,6 +66,23 @@ fn mended_turn(raw: &RawValue) -> Option<Cow<'_, str>> {
     } else {
         Some(Cow::Owned(Value::Object(message).to_string()))
     }
+}
+
+/// A message without its images that have no URL; `None` if it has no such image.
+fn without_lost_images(raw: &RawValue, content: Option<&RawValue>) -> Option<String> {
+    // As the front end writes it; nothing else is parsed.
+    let _ = content.filter(|content| content.get().starts_with('[') && content.get().contains(r#""url":"""#))?;
+    let mut message: Map<String, Value> = serde_json::from_str(raw.get()).ok()?;
+    let parts = message.get_mut("content")?.as_array_mut()?;
+    let count = parts.len();
+    parts.retain(|part| !is_lost_image(part));
+    (parts.len() < count).then(|| Value::Object(message).to_string())
+}
+
+/// Tells if a part is an image that the front end could not load: it goes on sending it in every turn, without a URL or
+/// data.
+fn is_lost_image(part: &Value) -> bool {
+    part["image_url"]["url"] == "" || part["inlineData"].get("data").is_some_and(Value::is_null)
 }
 
 /// As [`mended`], for messages that are taken apart, of OpenAI's form or
@@ -108,8 +126,11 @@ pub fn is_blank(content: Option<&Value>) -> bool {
     }
 }
 
-/// Whether a part is a blank text.
+/// Whether a part is a blank text, or an image without a URL.
 pub fn is_blank_part(part: &Value) -> bool {
+    if is_lost_image(part) {
+        return true;
+    }
     let text = part.as_str().or_else(|| {
         let members = part.as_object()?;
         // A part with anything else is no mere text.
@@ -199,6 +220,24 @@ mod tests {
         }
         let alone = json!([{ "role": "assistant", "content": note }]);
         assert_eq!(mended(&raw(&alone)).get(), "[]");
+    }
+
+    #[test]
+    fn images_that_were_lost_are_left_out() {
+        let text = json!({ "type": "text", "text": "look" });
+        let image = |url: &str| json!({ "type": "image_url", "image_url": { "url": url } });
+        let turn = |parts: &[&Value]| json!([{ "role": "user", "content": parts }, { "role": "user", "content": "b" }]);
+        let lost = turn(&[&text, &image(""), &image("data:image/png;base64,QUJD"), &image("")]);
+        let left = turn(&[&text, &image("data:image/png;base64,QUJD")]);
+        assert_eq!(mended(&raw(&lost)).get(), left.to_string());
+        let whole = json!([{ "role": "user", "content": [{ "type": "text", "text": r#"What is "url":""?"# }] }]);
+        assert_eq!(mended(&raw(&whole)).get(), whole.to_string());
+        assert_eq!(
+            joined(
+                &json!([{ "role": "user", "parts": [{ "text": "a" }, { "inlineData": { "data": null, "mimeType": null } }] }])
+            ),
+            json!([{ "role": "user", "parts": [{ "text": "a" }] }])
+        );
     }
 
     fn joined(messages: &Value) -> Value {

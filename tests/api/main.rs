@@ -5,6 +5,7 @@ mod access;
 mod allowances;
 #[cfg(target_os = "linux")]
 mod attacks;
+mod bodies;
 mod chat;
 mod check;
 mod clients;

@@ -280,6 +280,7 @@ async fn a_tool_that_cannot_be_used_is_named() {
     ] {
         let (status, said) = ask(&app, &user, &[broken]).await;
         assert!(status == 400 && said.contains(words), "{status} {said}");
+        assert!(said.ends_with(". After a change, choose the tool again."), "{said}");
     }
     // It does not spoil the others, and clients that take events are told.
     upstream.script(KEY, vec![hello(), hello()]);

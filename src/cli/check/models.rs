@@ -61,7 +61,11 @@ fn named_lines(named: &[NamedModels], substitute: bool, today: Date) -> Vec<Line
             "unset MODEL_ALIASES=off, or choose others there: the provider refuses these"
         };
         lines.push(warn(
-            format!("models: {rows} rows of {} name models that are retired: {}", table.place, names.join(", ")),
+            if rows == 1 {
+                format!("models: a row of {} names a model that is retired: {}", table.place, names.join(", "))
+            } else {
+                format!("models: {rows} rows of {} name models that are retired: {}", table.place, names.join(", "))
+            },
             todo,
         ));
     }
@@ -96,6 +100,8 @@ mod tests {
             found[0].what,
             "models: 4 rows of presets.model name models that are retired: gpt-4 (3; gpt-5.6-sol is called), claude-2.1 (1; claude-sonnet-5-5 is called)"
         );
+        let one = lines(&[("gpt-4", 1)], true);
+        assert!(one[0].what.starts_with("models: a row of presets.model names a model that is retired: gpt-4 (1; "));
         let off = lines(&[("gpt-4", 3)], false);
         assert!(off[0].what.ends_with("gpt-4 (3)") && off[0].to_string().contains("MODEL_ALIASES=off"));
         assert_eq!(lines(&[("gpt-4o", 7)], true)[0].level, Level::Ok);

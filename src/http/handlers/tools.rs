@@ -72,7 +72,8 @@ pub async fn reply(
     let names = Names::new(ways.may_be_google());
     let Offer { functions, unusable, partial } = usable(offered(tools, names, user.id, &turns).await?, &client);
     if any_selected && functions.is_empty() {
-        return Err(Error::BadRequest(unusable.join(" ")));
+        // The front end sends a tool as it was when the user chose it, not as it was saved since.
+        return Err(Error::BadRequest(format!("{} After a change, choose the tool again.", unusable.join(" "))));
     }
     if !unusable.is_empty() {
         tracing::info!(tools = unusable.len(), "selected tools cannot be used");
