@@ -158,7 +158,7 @@ fn text(bytes: Vec<u8>) -> Result<String, Error> {
 }
 
 /// Maps the reason why a body could not be read.
-fn broken(error: &PayloadError) -> Error {
+pub fn broken(error: &PayloadError) -> Error {
     match error {
         PayloadError::Io(error) if error.kind() == io::ErrorKind::TimedOut => Error::BodyTooSlow,
         _ => Error::BadRequest("The request body could not be read completely".to_owned()),

@@ -29,7 +29,12 @@ use tokio::{sync::oneshot, time::timeout};
 use crate::{
     drain::Drain,
     error::Error,
-    http::{body::in_time, installed, path::is_api, table},
+    http::{
+        body::{broken, in_time},
+        installed,
+        path::is_api,
+        table,
+    },
     http_client,
     telemetry::RequestLog,
 };
@@ -79,7 +84,10 @@ async fn pass_on(request: HttpRequest, payload: Payload) -> Result<HttpResponse,
     if has_body(&request)
         && let Some(payload) = payload.take()
     {
-        outgoing = outgoing.body(body(in_time(&request, payload), sent, limit));
+        let mut pieces = Box::pin(in_time(&request, payload));
+        // So that the front end sees nothing of a request that is malformed from the start.
+        let first = pieces.next().await.transpose().map_err(|error| broken(&error))?;
+        outgoing = outgoing.body(body(stream::iter(first.map(Ok)).chain(pieces), sent, limit));
     } else {
         drop(sent);
     }

@@ -110,8 +110,8 @@ fn hold_payload(request: &mut ServiceRequest) -> Option<Rc<RefCell<Payload>>> {
     let pacer = request.conn_data::<Rc<Pacer>>().cloned();
     let chunks = stream::poll_fn(move |cx| {
         let chunk = read.borrow_mut().poll_next_unpin(cx);
-        if let (true, Some(pacer)) = (chunk.is_pending(), &pacer) {
-            pacer.read_on();
+        if let Some(pacer) = &pacer {
+            pacer.await_body(chunk.is_pending());
         }
         chunk
     });

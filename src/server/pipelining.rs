@@ -14,7 +14,10 @@ use std::{
 use actix_web::{
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
-    http::header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    http::{
+        Method,
+        header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE},
+    },
     middleware::Next,
 };
 use memchr::memchr_iter;
@@ -29,14 +32,17 @@ enum Pace {
     Body { left: u64, is_answered: bool },
     /// A chunked body, up to a blank line: the end has one.
     Chunked,
-    /// Nothing, until there is a response or a chunked body is seen to be incomplete.
+    /// Nothing, until there is a response, or a chunked body is waited for that may not be at its end.
     Nothing { in_chunks: bool },
+    /// Everything: another protocol follows.
+    Open,
 }
 
 /// Tells a connection how far to read. Stored in the connection's data.
 #[derive(Debug)]
 pub struct Pacer {
     pace: Cell<Pace>,
+    is_body_awaited: Cell<bool>,
     /// The connection's task, if it waits.
     reader: RefCell<Option<Waker>>,
 }
@@ -49,26 +55,33 @@ impl Pacer {
         }
     }
 
+    /// Reads the body of a request, whose length actix has verified.
     fn begin(&self, request: &ServiceRequest) {
-        let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let header = |name| request.headers().get(name)?.to_str().ok().map(str::trim);
+        let length: Option<u64> = header(CONTENT_LENGTH).and_then(|length| length.parse().ok());
+        let is_upgraded = header(UPGRADE).is_some_and(|protocol| protocol.eq_ignore_ascii_case("websocket"));
         self.set(match length {
             _ if request.headers().contains_key(TRANSFER_ENCODING) => Pace::Chunked,
-            None | Some(0) => Pace::Nothing { in_chunks: false },
-            Some(left) => Pace::Body { left, is_answered: false },
+            Some(left @ 1..) => Pace::Body { left, is_answered: false },
+            None if is_upgraded => Pace::Open,
+            _ if request.method() == Method::CONNECT => Pace::Open,
+            _ => Pace::Nothing { in_chunks: false },
         });
     }
 
     fn answered(&self) {
         self.set(match self.pace.get() {
             Pace::Body { left, .. } => Pace::Body { left, is_answered: true },
+            Pace::Open => Pace::Open,
             _ => Pace::Head,
         });
     }
 
-    /// Reads on in a body that is incomplete.
-    pub fn read_on(&self) {
-        if self.pace.get() == (Pace::Nothing { in_chunks: true }) {
-            self.set(Pace::Chunked);
+    /// Tells if more of the body is being waited for.
+    pub fn await_body(&self, is_awaited: bool) {
+        self.is_body_awaited.set(is_awaited);
+        if is_awaited {
+            self.set(self.pace.get());
         }
     }
 }
@@ -106,7 +119,11 @@ pub struct Paced<T> {
 impl<T> Paced<T> {
     /// Paces a new connection.
     pub fn new(stream: T) -> Self {
-        let pacer = Rc::new(Pacer { pace: Cell::new(Pace::Head), reader: RefCell::default() });
+        let pacer = Rc::new(Pacer {
+            pace: Cell::new(Pace::Head),
+            is_body_awaited: Cell::default(),
+            reader: RefCell::default(),
+        });
         Self { stream, pacer, held: Vec::new(), last: [0; 2] }
     }
 
@@ -133,6 +150,7 @@ impl<T> Paced<T> {
                 (taken, then)
             }
             Pace::Nothing { .. } => return 0,
+            Pace::Open => (bytes.len(), Pace::Open),
             pace => match self.blank_line(bytes) {
                 Some(end) => (end, Pace::Nothing { in_chunks: pace == Pace::Chunked }),
                 None => (bytes.len(), pace),
@@ -165,7 +183,13 @@ impl<T> Paced<T> {
 impl<T: AsyncRead + Unpin> AsyncRead for Paced<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if let Pace::Nothing { .. } = this.pacer.pace.get() {
+        if let Pace::Nothing { in_chunks } = this.pacer.pace.get() {
+            if in_chunks && this.pacer.is_body_awaited.get() {
+                // After actix has parsed what it has: the body may be at its end.
+                this.pacer.pace.set(Pace::Chunked);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             *this.pacer.reader.borrow_mut() = Some(cx.waker().clone());
             if this.held.is_empty() {
                 // So that a client is seen to leave.
@@ -279,7 +303,7 @@ mod tests {
                 match read(&mut connection, most) {
                     Some(part) if part.is_empty() => break,
                     Some(part) => got.extend(part),
-                    None => connection.pacer().read_on(),
+                    None => connection.pacer().await_body(true),
                 }
             }
             prop_assert_eq!(got, bytes.as_bytes());

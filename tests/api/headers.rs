@@ -139,7 +139,8 @@ async fn pipelined_requests_are_all_answered_in_their_order() {
     let user = app.user(&[]).await;
     let head = format!("POST /api/username/available HTTP/1.1\r\nhost: h\r\nauthorization: {}\r\n", user.bearer());
     // Bodies with blank lines of their own, whole and in chunks, and requests that no handler sees.
-    let body = format!("{}{{\"username\":\"x\"}}", "\r\n\r\n".repeat(9));
+    let blank = "\r\n\r\n".repeat(9);
+    let body = format!("{blank}{{\"username\":\"x\"}}{blank}");
     let whole = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
     let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
     let missing = "GET /api/nothing HTTP/1.1\r\nhost: h\r\n\r\n";
