@@ -20,7 +20,7 @@ use futures::{StreamExt, stream};
 
 use super::{
     header_timeout::{ActiveRequest, ConnectionWatch},
-    pipelining::Pacer,
+    pipelining::Answering,
 };
 use crate::{
     drain::{Drain, InFlight, InFlightCounter},
@@ -81,6 +81,7 @@ pub async fn admit(
         Ok(admitted) => (next.call(request).await?.map_into_boxed_body(), admitted),
     };
     let slot = response.request().extensions_mut().remove::<Slot>();
+    let answering = response.request().extensions_mut().remove::<Answering>();
     let log = response.request().extensions().get::<RequestLog>().cloned();
     if drain.is_draining() {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
@@ -93,6 +94,7 @@ pub async fn admit(
             _admitted: admitted,
             _slot: slot,
             _payload: payload,
+            _answering: answering,
             _log: log,
         })
     }))
@@ -107,14 +109,7 @@ fn hold_payload(request: &mut ServiceRequest) -> Option<Rc<RefCell<Payload>>> {
     }
     let held = Rc::new(RefCell::new(payload));
     let read = held.clone();
-    let pacer = request.conn_data::<Rc<Pacer>>().cloned();
-    let chunks = stream::poll_fn(move |cx| {
-        let chunk = read.borrow_mut().poll_next_unpin(cx);
-        if let Some(pacer) = &pacer {
-            pacer.await_body(chunk.is_pending());
-        }
-        chunk
-    });
+    let chunks = stream::poll_fn(move |cx| read.borrow_mut().poll_next_unpin(cx));
     request.set_payload(Payload::Stream { payload: Box::pin(chunks) });
     Some(held)
 }
@@ -127,6 +122,7 @@ struct GuardedBody {
     _admitted: Option<InFlight>,
     _slot: Option<Slot>,
     _payload: Option<Rc<RefCell<Payload>>>,
+    _answering: Option<Answering>,
     /// Kept so that the request's log line is written at the end of the response.
     _log: Option<RequestLog>,
 }

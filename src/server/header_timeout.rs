@@ -18,6 +18,7 @@ use actix_web::rt::{self, net::TcpStream, task::JoinHandle};
 use socket2::{SockRef, Socket};
 use tokio::time::{Instant, sleep};
 
+use super::pipelining::{Paced, Pacer};
 use crate::drain::Drain;
 
 /// The time for which a connection may be idle once many are open.
@@ -42,6 +43,7 @@ pub struct ConnectionWatch {
 struct Connection {
     /// A duplicate of the socket: actix does not hand out its own.
     socket: Socket,
+    pacer: Rc<Pacer>,
     active: Cell<usize>,
     idle_since: Cell<Instant>,
 }
@@ -49,14 +51,19 @@ struct Connection {
 impl ConnectionWatch {
     /// Watches a connection. If this process cannot open another file, the connection is closed instead and `None`
     /// returned.
-    pub fn new(stream: &TcpStream, limits: Limits, drain: Arc<Drain>) -> Option<Self> {
-        let stream = SockRef::from(stream);
+    pub fn new(stream: &Paced<TcpStream>, limits: Limits, drain: Arc<Drain>) -> Option<Self> {
+        let pacer = stream.pacer();
+        let stream = SockRef::from(stream.stream());
         let socket = stream.try_clone().inspect_err(|error| {
             tracing::warn!(%error, "a connection cannot be watched and is closed (ulimit -n)");
             let _ = stream.shutdown(Shutdown::Both);
         });
-        let connection =
-            Rc::new(Connection { socket: socket.ok()?, active: Cell::new(0), idle_since: Cell::new(Instant::now()) });
+        let connection = Rc::new(Connection {
+            socket: socket.ok()?,
+            pacer,
+            active: Cell::new(0),
+            idle_since: Cell::new(Instant::now()),
+        });
         Some(Self { task: rt::spawn(close_when_idle(Rc::downgrade(&connection), limits, drain)), connection })
     }
 
@@ -102,6 +109,8 @@ async fn close_when_idle(connection: Weak<Connection>, limits: Limits, drain: Ar
             if let Err(error) = connection.socket.shutdown(Shutdown::Read) {
                 tracing::debug!(%error, "closing an idle connection");
             }
+            // Also if it has sent something that is not read.
+            connection.pacer.end();
             return;
         }
         if closing {

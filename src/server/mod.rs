@@ -144,7 +144,8 @@ fn build(
             .wrap(from_fn(pipelining::pace))
     };
     let address = listener.local_addr()?;
-    // What `HttpServer` does, but for `Paced` around the connection.
+    // What `HttpServer` does, but for `Paced` around the connection, and for its signal of shutting down: that is given by
+    // `ConnectionWatch` and the head of each response.
     let service = move || {
         let drain = drain.clone();
         let app = app().into_factory().map_err(|error| error.error_response());
@@ -159,8 +160,7 @@ fn build(
                 data.insert(connection.pacer());
                 data.insert(drain.connection());
                 detect_vanished_client(connection.stream(), client_timeout);
-                ConnectionWatch::new(connection.stream(), limits, drain.clone().into_inner())
-                    .map(|watch| data.insert(watch));
+                ConnectionWatch::new(connection, limits, drain.clone().into_inner()).map(|watch| data.insert(watch));
             })
             .h1(map_config(app, |()| AppConfig::default()));
         fn_service(async |stream: TcpStream| {
