@@ -195,7 +195,8 @@ mod tests {
     #[test]
     fn images_become_sources() {
         let image = |url: &str| json!({ "type": "image_url", "image_url": { "url": url } });
-        let parts = json!([{ "type": "text", "text": "what?" }, image("data:image/png;base64,QUJD"), image("https://h/x.png"), image("x.png")]);
+        let odd = json!({ "type": "image_url", "image_url": {} });
+        let parts = json!([{ "type": "text", "text": "what?" }, image("data:image/png;base64,QUJD"), image("https://h/x.png"), odd.clone()]);
         let body = request(json!([{ "content": "" }, { "role": "user", "content": parts }]), "m").expect("a request");
         assert_eq!(
             body["messages"][0]["content"],
@@ -203,7 +204,7 @@ mod tests {
                 { "type": "text", "text": "what?" },
                 { "type": "image", "source": { "type": "base64", "media_type": "image/png", "data": "QUJD" } },
                 { "type": "image", "source": { "type": "url", "url": "https://h/x.png" } },
-                image("x.png"),
+                odd,
             ])
         );
     }
