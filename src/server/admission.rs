@@ -74,8 +74,6 @@ pub async fn admit(
     let admitted = admission.admit(request.path(), &drain);
     let active = request.conn_data::<ConnectionWatch>().map(ConnectionWatch::request);
     let payload = hold_payload(&mut request);
-    // The requests of a pipeline would be answered in one go otherwise, while other connections wait.
-    tokio::task::yield_now().await;
     let (mut response, admitted) = match admitted {
         Err(refused) => (request.error_response(refused), None),
         Ok(admitted) => (next.call(request).await?.map_into_boxed_body(), admitted),

@@ -1,8 +1,8 @@
 //! Pipelined requests, one after another.
 //!
 //! actix parses every head in its read buffer, however many wait for the first one's response: 7 KB of memory for a
-//! request of 18 bytes, and a buffer holds thousands. [`Paced`] hands it one head, then its body, and the next head after
-//! the response.
+//! request of 18 bytes, and a buffer holds thousands. [`Paced`] hands it one head, then its body, and the next head
+//! after the response.
 
 use std::{
     cell::RefCell,
@@ -32,7 +32,7 @@ use crate::http_client::http1::framing::{Chunked, Framing};
 const MOST_HELD: usize = 16 * 1024;
 
 /// The part of a connection's bytes that may be read now.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, PartialEq)]
 enum Pace {
     /// A head: everything up to a blank line, which is none as long as nothing has come before it.
     Head { last: Option<[u8; 2]> },
@@ -58,9 +58,14 @@ pub struct Pacer {
 
 impl Pacer {
     fn set(&self, pace: Pace) {
-        let mut current = self.pace.borrow_mut();
-        if *current != Pace::End {
-            *current = pace;
+        self.change(|current| *current = pace);
+    }
+
+    /// Changes the pace, unless the end is reached, and wakes the connection's task.
+    fn change(&self, change: impl FnOnce(&mut Pace)) {
+        let mut pace = self.pace.borrow_mut();
+        if *pace != Pace::End {
+            change(&mut pace);
         }
         if let Some(reader) = self.reader.take() {
             reader.wake();
@@ -86,12 +91,11 @@ impl Pacer {
     }
 
     fn answered(&self) {
-        let pace = match &*self.pace.borrow() {
-            Pace::Body { framing, .. } => Pace::Body { framing: framing.clone(), is_answered: true },
-            Pace::Open => Pace::Open,
-            _ => HEAD,
-        };
-        self.set(pace);
+        self.change(|pace| match pace {
+            Pace::Body { is_answered, .. } => *is_answered = true,
+            Pace::Open => {}
+            pace => *pace = HEAD,
+        });
     }
 
     /// Ends the connection for its reader.
@@ -122,8 +126,11 @@ pub async fn pace(
     let has_body = pacer.begin(&request);
     request.extensions_mut().insert(Answering(pacer));
     if has_body {
-        // What has come of it is parsed first: actix closes the connection after a response that it has before a body.
-        tokio::task::yield_now().await;
+        // What has come of it is parsed first, since actix closes the connection after a response that it has before the
+        // body. It polls a new request twice before it parses on.
+        for _ in 0..2 {
+            tokio::task::yield_now().await;
+        }
     }
     let response = next.call(request).await?;
     drop(response.request().extensions_mut().remove::<Answering>());
