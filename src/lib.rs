@@ -5,8 +5,8 @@
 //! 1. [`server`] accepts it, gives it an id ([`telemetry`]), admits it, counts it as in flight ([`drain`]) and finds
 //!    its route in the table of [`http`].
 //! 2. A handler that needs a user takes [`http::user::User`]: cookie or bearer → token → signature ([`auth`]), the
-//!    user's limits ([`rate_limit`]), then one SQL statement ([`db::accounts`]) for the user, the session and the profile
-//!    with its keys ([`credentials`]).
+//!    user's limits ([`rate_limit`]), then one SQL statement ([`db::accounts`]) for the user, the session and the
+//!    profile with its keys ([`credentials`]).
 //! 3. The handler makes an [`llm::Call`] of it: a row of [`llm::providers`] and the client's messages.
 //! 4. [`llm::send`] calls the provider through [`http_client`]; URLs that users choose pass its guard against
 //!    server-side request forgery.

@@ -1,12 +1,12 @@
 //! The cost of the relay, next to nginx as a plain proxy and to no proxy at all: `cargo bench --bench relay`. Takes
-//! about eight minutes; `ROUNDS=1` takes four, `ONLY=paced` (or another word of a row) one part of it, `ONLY=far` the one
-//! with a database and a provider that are not on this machine.
+//! about eight minutes; `ROUNDS=1` takes four, `ONLY=paced` (or another word of a row) one part of it, `ONLY=far` the
+//! one with a database and a provider that are not on this machine.
 //!
 //! Everything runs on this machine: a scripted provider, a Postgres, the release server with the session check and the
 //! database read in each request, and, where it is installed, nginx in front of the same provider with buffering off.
-//! `BESIDE=name=path,name=path` adds other builds of this server, `PEER=host:port` another gateway. The provider and the clients share one process and
-//! two threads. Rounds alternate between the servers, and the table has the median round of each; figures move with the
-//! machine, the ratios less so.
+//! `BESIDE=name=path,name=path` adds other builds of this server, `PEER=host:port` another gateway. The provider and
+//! the clients share one process and two threads. Rounds alternate between the servers, and the table has the median
+//! round of each; figures move with the machine, the ratios less so.
 
 mod distance;
 mod far;

@@ -6,11 +6,10 @@
 use chatbot_ui_api::{
     http::body::Body,
     llm::{
-        Wire,
+        Attempt, Wire,
         access::Access,
         anthropic,
         catalogue::catalogue,
-        dispatch::Attempt,
         google,
         providers::{CUSTOM, OPENAI},
         request::{Extras, Prompt},

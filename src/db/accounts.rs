@@ -111,8 +111,8 @@ static WITH_MORE: LazyLock<[[[String; 2]; 2]; 3]> = LazyLock::new(|| {
     })
 });
 
-/// Adds a reservation in the ledger to a statement, and the row of a custom model. The reservation's argument is text for
-/// Postgres too, which else takes it for JSON where the statement is prepared ahead.
+/// Adds a reservation in the ledger to a statement, and the row of a custom model. The reservation's argument is text
+/// for Postgres too, which else takes it for JSON where the statement is prepared ahead.
 fn with_more(statement: &str, reserves: bool, has_model: bool) -> String {
     let (answer, id) = match reserves {
         true => (

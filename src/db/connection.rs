@@ -25,8 +25,8 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// Opens connections with `options`. Without a pooler in transaction mode (`own_session`), the `known` statements are
-    /// prepared.
+    /// Opens connections with `options`. Without a pooler in transaction mode (`own_session`), the `known` statements
+    /// are prepared.
     pub fn new(options: PgConnectOptions, own_session: bool, known: KnownStatements) -> Self {
         Self { options, own_session, known }
     }

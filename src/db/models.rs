@@ -35,8 +35,8 @@ impl From<Row> for CustomModel {
     }
 }
 
-/// Reads the model of a row that has [`allowed`] joined to it: the first `None` if it has not, the second if no model was
-/// found.
+/// Reads the model of a row that has [`allowed`] joined to it: the first `None` if it has not, the second if no model
+/// was found.
 pub(super) fn joined(row: &PgRow) -> sqlx::Result<Option<Option<CustomModel>>> {
     match row.try_get::<Option<String>, _>("base_url") {
         Err(sqlx::Error::ColumnNotFound(_)) => Ok(None),

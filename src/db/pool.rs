@@ -214,8 +214,8 @@ impl Db {
         within(limit, all).await
     }
 
-    /// Runs `work` on a connection: on another one if that has died. All of the pool may have died while they were idle,
-    /// and new ones may too, where somebody ends them.
+    /// Runs `work` on a connection: on another one if that has died. All of the pool may have died while they were
+    /// idle, and new ones may too, where somebody ends them.
     async fn run<T>(&self, work: impl AsyncFn(&mut PgConnection) -> sqlx::Result<T>) -> Result<sqlx::Result<T>, Error> {
         let mut tries = self.size.saturating_add(2);
         loop {

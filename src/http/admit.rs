@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::{
-    body::{Body, UnreadBody},
+    body::{Body, ChatBody, UnreadBody},
     context::ChatContext,
     installed,
     user::{Caller, Read, User},
@@ -25,8 +25,8 @@ use crate::{
     usage::{Ledger, Plan, estimate},
 };
 
-/// A body of more bytes, or of unknown size, is read only once the account is known, and what it reserves, and the custom
-/// model that it names, take statements of their own.
+/// A body of more bytes, or of unknown size, is read only once the account is known, and what it reserves, and the
+/// custom model that it names, take statements of their own.
 const READ_FIRST: usize = 64 * 1024;
 
 /// The provider and the form of a route's requests.
@@ -74,6 +74,11 @@ impl Admitted {
 }
 
 impl Route {
+    /// Parses the body of a chat.
+    fn chat(self, body: &Body) -> Option<ChatBody<'_>> {
+        if matches!(self, Self::Command) { None } else { body.chat().ok() }
+    }
+
     /// Tells if a body may name a custom model by its id.
     fn names_models(self) -> bool {
         matches!(self, Self::Tools) || matches!(self, Self::Chat(provider, _) if provider == CUSTOM.path)
@@ -99,15 +104,16 @@ pub async fn admit(
     if !needs_body || unread.announced().is_none_or(|bytes| bytes > READ_FIRST) {
         let read = caller.user(Along::default()).await?;
         let body = unread.read(read.user.id, limit).await?;
-        if is_on && let Some(plan) = plan(&caller, context, &body, route) {
+        if is_on && let Some(plan) = plan(&caller, context, &body, route.chat(&body).as_ref(), route) {
             ledger.reserve(read.user.id, plan, &context.log).await?;
         }
         return Ok(Admitted::new(read, body));
     }
     let body = unread.read(caller.id(), limit).await?;
-    let model = if route.names_models() { custom_model(&body) } else { None };
+    let posted = route.chat(&body);
+    let model = posted.as_ref().filter(|_| route.names_models()).and_then(ChatBody::custom_model);
     let along = Along { model, reservation: None };
-    let plan = if is_on { plan(&caller, context, &body, route) } else { None };
+    let plan = if is_on { plan(&caller, context, &body, posted.as_ref(), route) } else { None };
     // A body that is none is refused by the handler, for a user who is one.
     let Some(plan) = plan else {
         return Ok(Admitted::new(caller.user(along).await?, body));
@@ -134,13 +140,14 @@ pub async fn admit(
     }
 }
 
-/// Returns the id of the custom model that a body names.
-fn custom_model(body: &Body) -> Option<Uuid> {
-    Uuid::try_parse(&body.chat().ok()?.custom_model_id()?).ok()
-}
-
-/// Returns what a request is going to be; `None` if its body is not one.
-fn plan(caller: &Caller, context: &ChatContext, body: &Body, route: Route) -> Option<Plan> {
+/// Returns what a request is going to be; `None` if its body is not one. `posted` is the body of a chat.
+fn plan(
+    caller: &Caller,
+    context: &ChatContext,
+    body: &Body,
+    posted: Option<&ChatBody<'_>>,
+    route: Route,
+) -> Option<Plan> {
     let pattern = caller.request().match_pattern().unwrap_or_default();
     if matches!(route, Route::Command) {
         let model = context.providers.routing.settings.command.first().cloned().unwrap_or_default();
@@ -148,7 +155,7 @@ fn plan(caller: &Caller, context: &ChatContext, body: &Body, route: Route) -> Op
         let estimate = estimate::chat(OPENAI.path, rules, &body.0);
         return Some(Plan { route: pattern, provider: OPENAI.path, models: vec![model], estimate });
     }
-    let posted = body.chat().ok()?;
+    let posted = posted?;
     let chat = posted.chat().ok()?;
     let (provider, wire) = match route {
         Route::Chat(provider, wire) => (provider, wire),

@@ -298,6 +298,11 @@ impl<'a> ChatBody<'a> {
         Ok(tools.into_iter().map(|tool| serde_json::from_str(tool.get()).unwrap_or_default()).collect())
     }
 
+    /// Returns the custom model's id, if it is a UUID.
+    pub fn custom_model(&self) -> Option<Uuid> {
+        Uuid::try_parse(&self.custom_model_id()?).ok()
+    }
+
     /// Returns the custom model's id, if it is a string.
     pub fn custom_model_id(&self) -> Option<String> {
         serde_json::from_str(self.custom_model_id?.get()).ok()

@@ -27,10 +27,10 @@ use crate::{
     allowance::{Buffers, Charge},
     error::Error,
     llm::{
-        Call, Failure, Providers, Reading, Wire,
+        Attempt, Call, Failure, Providers, Reading, Wire,
         answer::{Finish, Wanted},
         catalogue::catalogue,
-        dispatch::{Attempt, Unanswered, dispatch_whole},
+        dispatch::{Unanswered, dispatch_whole},
         offers::Hosted,
         openai,
         relay::{End, Piece, record_end},

@@ -9,9 +9,9 @@ use crate::{
     allowance::Charge,
     error::Error,
     llm::{
-        Call, Failure, Providers,
+        Attempt, Call, Failure, Providers,
         answer::Wanted,
-        dispatch::{Attempt, Unanswered, dispatch},
+        dispatch::{Unanswered, dispatch},
         failover::{self, Way, failover},
         functions::Form,
         relay::Relay,

@@ -12,9 +12,9 @@ use crate::{
     allowance::Charge,
     error::Error,
     llm::{
-        Call, Failure, Wire,
+        Attempt, Call, Failure, Wire,
         answer::{Finish, calls::FunctionCall},
-        dispatch::{Attempt, Unanswered},
+        dispatch::Unanswered,
         functions::{Added, Form, Offered, Round},
         relay::{End, Piece, Relay, record_end},
     },

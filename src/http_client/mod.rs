@@ -139,8 +139,8 @@ impl ClientFactory {
     }
 }
 
-/// Draws a random number, aside: for the first one in a process AWS-LC gathers entropy for a tenth of a second and more,
-/// for which the first handshake would have to wait.
+/// Draws a random number, aside: for the first one in a process AWS-LC gathers entropy for a tenth of a second and
+/// more, for which the first handshake would have to wait.
 fn draw_ahead(tls: &ClientConfig) {
     let random = tls.crypto_provider().secure_random;
     // Without the thread it only comes later.

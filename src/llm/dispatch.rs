@@ -3,10 +3,10 @@
 
 use serde::de::DeserializeOwned;
 
-pub use super::attempt::Attempt;
 use super::{
     adaptation::limit_output,
     answer::{openai::Habits, reader::Reader},
+    attempt::Attempt,
     azure,
     call::Call,
     catalogue::{Date, catalogue},

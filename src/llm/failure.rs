@@ -81,9 +81,7 @@ impl Failure {
             Self::Overloaded => "the allowance of bytes is used up".to_owned(),
         }
     }
-}
 
-impl Failure {
     /// A status and words, as most routes show them; each route changes what
     /// is its own before or after.
     ///

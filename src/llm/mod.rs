@@ -46,6 +46,7 @@ mod whole;
 mod wire;
 
 pub use self::{
+    attempt::Attempt,
     base_urls::BaseUrls,
     call::{ATTEMPTS, Call},
     chat::Chat,

@@ -9,8 +9,8 @@ use crate::{
     credentials::{Key, Profile},
     error::Error,
     llm::{
-        self, ATTEMPTS, Call, Failure, Providers, Reading, azure,
-        dispatch::{Attempt, Unanswered, dispatch_whole},
+        self, ATTEMPTS, Attempt, Call, Failure, Providers, Reading, azure,
+        dispatch::{Unanswered, dispatch_whole},
         failover::{self, failover},
         providers::OPENAI,
         tokens::tokens,

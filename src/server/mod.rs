@@ -144,8 +144,8 @@ fn build(
             .wrap(from_fn(pipelining::pace))
     };
     let address = listener.local_addr()?;
-    // What `HttpServer` does, but for `Paced` around the connection, and for its signal of shutting down: that is given by
-    // `ConnectionWatch` and the head of each response.
+    // What `HttpServer` does, but for `Paced` around the connection, and for its signal of shutting down: that is given
+    // by `ConnectionWatch` and the head of each response.
     let service = move || {
         let drain = drain.clone();
         let app = app().into_factory().map_err(|error| error.error_response());

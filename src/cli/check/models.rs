@@ -61,10 +61,9 @@ fn named_lines(named: &[NamedModels], substitute: bool, today: Date) -> Vec<Line
             "unset MODEL_ALIASES=off, or choose others there: the provider refuses these"
         };
         lines.push(warn(
-            if rows == 1 {
-                format!("models: a row of {} names a model that is retired: {}", table.place, names.join(", "))
-            } else {
-                format!("models: {rows} rows of {} name models that are retired: {}", table.place, names.join(", "))
+            match (rows, names.join(", ")) {
+                (1, names) => format!("models: a row of {} names a model that is retired: {names}", table.place),
+                (_, names) => format!("models: {rows} rows of {} name models that are retired: {names}", table.place),
             },
             todo,
         ));

@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use actix_web::{HttpResponse, web::Data};
-use uuid::Uuid;
 
 use crate::{
     db::{Db, models, offered},
@@ -52,7 +51,7 @@ pub async fn reply_custom(
     let body = Rc::new(body);
     let posted = body.chat()?;
     posted.chat()?;
-    let id = posted.custom_model_id().and_then(|id| Uuid::try_parse(&id).ok()).ok_or(Error::ModelNotFound)?;
+    let id = posted.custom_model().ok_or(Error::ModelNotFound)?;
     let model = named.model(&db, user.id, id).await?;
     let ways = custom(&model, &db, &context, context.incoming(&user, &body, Posted::Chat)).await?;
     drop((user, model, body));

@@ -15,9 +15,8 @@ use crate::{
         user::{Caller, User},
     },
     llm::{
-        Call, Wire,
+        Attempt, Call, Wire,
         access::Access,
-        dispatch::Attempt,
         failover::{self, failover},
         openai,
         providers::OPENAI,

@@ -226,8 +226,8 @@ impl Storing<'_> {
             Replaced::Whole => {
                 let said =
                     if chunks.is_empty() { "Embed Successful: the document has no text" } else { "Embed Successful" };
-                // The front end does not read this body, and Chromium does not end a request whose body is neither read nor
-                // may be stored. A response to a POST is in no cache.
+                // The front end does not read this body, and Chromium does not end a request whose body is neither read
+                // nor may be stored. A response to a POST is in no cache.
                 let caching = (CACHE_CONTROL, "private, no-cache");
                 Ok(HttpResponse::Ok().content_type(ContentType::plaintext()).insert_header(caching).body(said))
             }

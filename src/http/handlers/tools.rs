@@ -136,8 +136,8 @@ async fn ways(body: &Rc<Body>, user: &User, named: Named, db: &Db, context: &Cha
     let model = posted.chat()?.model;
     let incoming = context.incoming(user, body, Posted::Tools);
     // The front end posts an empty id for a model that is not custom.
-    if let Some(id) = posted.custom_model_id().filter(|id| !id.is_empty()) {
-        let id = Uuid::try_parse(&id).map_err(|_| Error::ModelNotFound)?;
+    if posted.custom_model_id().is_some_and(|id| !id.is_empty()) {
+        let id = posted.custom_model().ok_or(Error::ModelNotFound)?;
         let model = named.model(db, user.id, id).await?;
         return custom(&model, db, context, incoming).await;
     }

@@ -9,10 +9,9 @@ use crate::{
     error::Error,
     http::body::Body,
     llm::{
-        Call, Chat, Failure, Wire,
+        Attempt, Call, Chat, Failure, Wire,
         access::Access,
         anthropic, azure,
-        dispatch::Attempt,
         functions::{Form, google_messages, openai_messages},
         google, openai,
         providers::{CUSTOM, OPENAI, Provider, Vendor, provider_at},
