@@ -53,6 +53,7 @@ pub fn table() -> Vec<Row> {
         get("/api/keys", Anyone, keys::list),
         // The API's description is public.
         get("/openapi.json", Anyone, docs::document),
+        get("/openapi-3.0.json", Anyone, docs::document_3_0),
         get("/api/docs", Anyone, docs::read),
         // Load balancers and orchestrators have no session.
         get("/healthz", Anyone, health::alive),

@@ -1,10 +1,11 @@
 //! The API's description: an OpenAPI document, written by hand in `document.json`, and an HTML page generated from it
-//! ([`page`]).
+//! ([`page`]). [`version_3_0`] is the same in an older version of OpenAPI.
 //!
 //! By hand, because the important parts (sentences, examples, the meaning of each status) are not part of any type; a
 //! test compares it with the route table.
 
 pub mod page;
+mod version_3_0;
 
 use std::sync::LazyLock;
 
@@ -28,6 +29,12 @@ pub fn document() -> &'static Value {
         document
     });
     &DOCUMENT
+}
+
+/// Returns the document in OpenAPI 3.0, as JSON text.
+pub fn text_3_0() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| version_3_0::version_3_0(document()).to_string());
+    &TEXT
 }
 
 /// Returns the document as JSON text.

@@ -44,7 +44,7 @@ impl<'a> Page<'a> {
         }
         self.put("<h2><a href=\"#requestBodies\">Shared requests</a></h2>\n<h2><a href=\"#responses\">Shared responses</a></h2>\n<h2><a href=\"#schemas\">Schemas</a></h2>\n</nav>\n<main>\n");
         self.prose(&info["description"]);
-        self.put("<p>The document itself: <a href=\"/openapi.json\">openapi.json</a>.</p>\n");
+        self.put("<p>The document itself: <a href=\"/openapi.json\">openapi.json</a>, and in OpenAPI 3.0: <a href=\"/openapi-3.0.json\">openapi-3.0.json</a>.</p>\n");
         for tag in tags {
             let _ = writeln!(self.html, "<h2>{}</h2>", escape(text(&tag["name"])));
             self.prose(&tag["description"]);

@@ -20,6 +20,9 @@ async fn the_document_and_its_page_are_for_everybody() {
         (document["openapi"].as_str(), document["info"]["version"].as_str()),
         (Some("3.1.0"), Some(env!("CARGO_PKG_VERSION")))
     );
+    let older = client().get(app.url("/openapi-3.0.json")).send().await.expect("an answer");
+    let older: Value = serde_json::from_str(&older.text().await.expect("text")).expect("JSON");
+    assert_eq!((older["openapi"].as_str(), &older["servers"]), (Some("3.0.3"), &document["servers"]));
 
     let page = client().get(app.url("/api/docs")).send().await.expect("an answer");
     assert_eq!(

@@ -290,7 +290,7 @@ async fn requests(
             }
             "/api/username/available" => add(ask(json!({ "username": "MARKEDname" }).to_string())),
             "/api/username/get" => add(ask(json!({ "userId": user.id }).to_string())),
-            "/api/usage" | "/api/assistants/openai" | "/api/keys" | "/healthz" | "/readyz" | "/openapi.json" | "/api/docs" => add(ask(String::new())),
+            "/api/usage" | "/api/assistants/openai" | "/api/keys" | "/healthz" | "/readyz" | "/openapi.json" | "/openapi-3.0.json" | "/api/docs" => add(ask(String::new())),
             other => panic!("{other}: say here how it is asked"),
         }
         if row.access == Access::User {

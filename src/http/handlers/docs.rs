@@ -1,4 +1,4 @@
-//! `GET /openapi.json` and `GET /api/docs`: the API's description, for programs and for people.
+//! `GET /openapi.json`, `GET /openapi-3.0.json` and `GET /api/docs`: the API's description, for programs and for people.
 
 use actix_web::{
     HttpResponse,
@@ -10,6 +10,11 @@ use crate::openapi::{self, page};
 /// Responds with the OpenAPI document.
 pub async fn document() -> HttpResponse {
     HttpResponse::Ok().content_type(ContentType::json()).body(openapi::text())
+}
+
+/// Responds with the same in OpenAPI 3.0.
+pub async fn document_3_0() -> HttpResponse {
+    HttpResponse::Ok().content_type(ContentType::json()).body(openapi::text_3_0())
 }
 
 /// Responds with the same as a page.
