@@ -68,6 +68,7 @@ async fn states(app: &App) -> Vec<(u64, String)> {
 
 #[tokio::test]
 async fn a_thousand_chats_and_none_fails() {
+    const ROUND_TRIP: Duration = Duration::from_millis(200);
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();
     let upstream = Upstream::answering_for_long(Duration::from_secs(60), move |request| {
@@ -77,7 +78,8 @@ async fn a_thousand_chats_and_none_fails() {
         // Half of them, and in no order that a request could fall in with.
         let number = count.fetch_add(1, Ordering::Relaxed) as u64;
         let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
-        if mixed.count_ones().is_multiple_of(2) { error(529, "Overloaded") } else { answer("Hello") }
+        let reply = if mixed.count_ones().is_multiple_of(2) { error(529, "Overloaded") } else { answer("Hello") };
+        Reply { before_head: ROUND_TRIP, ..reply }
     });
     let (app, _) = start(&upstream, &[("OPENAI_API_KEY", &format!("{DEAD},{GOOD}"))]).await;
     let mut users = Vec::new();
@@ -88,13 +90,15 @@ async fn a_thousand_chats_and_none_fails() {
         let started = Instant::now();
         let answer = ask(&app, &users[number % users.len()], "openai", "gpt-4o").await;
         assert_eq!(answer.status(), 200, "{number}");
+        let first_text = started.elapsed();
         assert_eq!(answer.text().await.expect("text"), "Hello");
-        started.elapsed()
+        first_text
     };
-    let mut took: Vec<Duration> = stream::iter(0..1000).map(chat).buffer_unordered(8).collect().await;
+    let mut took: Vec<Duration> = stream::iter(0..1000).map(chat).buffer_unordered(32).collect().await;
     took.sort_unstable();
-    // Half of them at the first request, a quarter at the next, for which nobody waits.
-    assert!(took[500] < Duration::from_secs(1), "{:?}", took[500]);
+    // Half of them at the first request, a quarter at the next, for which nobody waits: a chat with a provider that
+    // always answers takes a round trip, and what this machine is busy with.
+    assert!(took[500] < 2 * ROUND_TRIP + Duration::from_millis(100), "{:?}", took[500]);
     let requests = asked.load(Ordering::Relaxed);
     assert!((1_500..3_000).contains(&requests), "{requests} requests");
     assert_eq!(states(&app).await, [(1, "resting".to_owned()), (2, "ok".to_owned())]);

@@ -1,6 +1,7 @@
 //! Servers that die, a database that is away, and what lies between them.
 
 use std::{
+    collections::HashSet,
     net::SocketAddr,
     sync::{
         Arc,
@@ -10,14 +11,15 @@ use std::{
 };
 
 use chatbot_ui_api::http_client::ssrf_guard;
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use reqwest::{Response, header::AUTHORIZATION};
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy},
     net::{TcpListener, TcpStream},
 };
 
-use super::{DELTA, DONE, USAGE, budget, report, settled};
+use super::{DELTA, DONE, Row, USAGE, budget, report, settled};
 use crate::{
     process::{ended, serve, signal},
     support::{
@@ -25,7 +27,7 @@ use crate::{
         gate::Gate,
         pgbouncer::PgBouncer,
         postgres,
-        upstream::{Reply, Step, Upstream},
+        upstream::{End, Reply, Step, Upstream},
     },
 };
 
@@ -85,6 +87,103 @@ async fn the_requests_of_a_server_that_was_killed_are_rows_and_hold_nothing() {
         last = count;
     }
     assert_eq!((last, chat(&url, &user).await.status().as_u16()), (10, 429));
+}
+
+/// What the provider answers a chat, by its number.
+fn scripted(number: usize) -> Reply {
+    let write = |event: &str| Step::Write(event.as_bytes().to_vec());
+    let pause = || Step::Wait(Duration::from_millis(20));
+    match number % 5 {
+        0 => Reply { steps: vec![write(DELTA), pause(), write(DELTA), write(USAGE), write(DONE)], ..Reply::default() },
+        1 => Reply { steps: vec![write(DELTA), pause(), write(DELTA), write(DONE)], ..Reply::default() },
+        2 => Reply { end: End::Reset, ..Reply::events(&[DELTA], pause()) },
+        3 => Reply::json(401, &json!({ "error": { "message": "no" } })),
+        _ => Reply { steps: vec![write(DELTA), Step::WaitForever], ..Reply::default() },
+    }
+}
+
+/// Has each of the users chat, and stops most of them at some moment. Returns which answers came whole.
+async fn chats_with_stops(url: &str, users: &[User], first: usize) -> Vec<bool> {
+    let chats = users.iter().zip(first..).map(async |(user, number)| {
+        tokio::time::sleep(Duration::from_millis(number as u64 * 131 % 400)).await;
+        let mut body = chat_body();
+        body["messages"][0]["content"] = format!("number {number}.").into();
+        let request = client().post(format!("{url}/api/chat/openai")).header(AUTHORIZATION, user.bearer());
+        let whole = async { request.body(body.to_string()).send().await.ok()?.text().await.ok() };
+        let stopped = match number % 3 {
+            0 => Duration::from_secs(1),
+            _ => Duration::from_micros(number as u64 * 7919 % 120_000),
+        };
+        tokio::time::timeout(stopped, whole).await.is_ok_and(|text| text.is_some())
+    });
+    join_all(chats).await
+}
+
+#[tokio::test]
+async fn whatever_ends_a_chat_it_is_one_row() {
+    const CHATS: usize = 100;
+    let number = |body: &[u8]| {
+        let body = String::from_utf8_lossy(body).into_owned();
+        let digits = body.split("number ").nth(1).and_then(|rest| rest.split('.').next());
+        digits.and_then(|digits| digits.parse().ok()).expect("a chat's number")
+    };
+    let upstream = Upstream::answering(move |request| scripted(number(&request.body)));
+    let base = format!("{}/v1", upstream.url());
+    let database = postgres::database_with_ledger().await;
+    let settings = [
+        ("DATABASE_URL", database.role_url.as_str()),
+        ("OPENAI_BASE_URL", &base),
+        ("OPENAI_API_KEY", "sk-case-any-end"),
+        ("MODEL_ALIASES", "off"),
+    ];
+    budget(&database.pool, None, None, "requests", 1000.0).await;
+    let mut users = Vec::new();
+    for _ in 0..3 * CHATS {
+        users.push(User::create(&database.pool, &[]).await);
+    }
+    let mut whole = Vec::new();
+    let (mut child, url) = serve(&settings).await;
+    whole.extend(chats_with_stops(&url, &users[..CHATS], 0).await);
+    let ((), under_load) = join(
+        async {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            signal(&child, "KILL");
+            ended(&mut child).await;
+        },
+        chats_with_stops(&url, &users[CHATS..2 * CHATS], CHATS),
+    )
+    .await;
+    whole.extend(under_load);
+    let passed = "update chatbot_ui_api.reservations set expires_at = expires_at - interval '1 minute'";
+    sqlx::query(passed).execute(&database.pool).await.expect("updated");
+    let (_child, url) = serve(&settings).await;
+    whole.extend(chats_with_stops(&url, &users[2 * CHATS..], 2 * CHATS).await);
+
+    let reserved = "select count(*) from chatbot_ui_api.reservations";
+    let all_settled = async {
+        while sqlx::query_scalar::<_, i64>(reserved).fetch_one(&database.pool).await.expect("a count") > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), all_settled).await.expect("nothing stays reserved");
+    let asked: HashSet<usize> = upstream.all().iter().map(|request| number(&request.body)).collect();
+    assert!(asked.len() > CHATS, "only {} chats came to the provider", asked.len());
+    let rows = sqlx::query_as::<_, Row>("select * from chatbot_ui_api.usage").fetch_all(&database.pool).await;
+    let rows = rows.expect("rows");
+    for (number, user) in users.iter().enumerate() {
+        let of_user: Vec<&Row> = rows.iter().filter(|row| row.user_id == user.id).collect();
+        let case = format!("chat {number}, whole: {}: {of_user:?}", whole[number]);
+        assert!(of_user.len() <= 1 && (!of_user.is_empty() || !asked.contains(&number)), "{case}");
+        let Some(row) = of_user.first() else { continue };
+        let (counts, is_lost) = ((row.input_tokens, row.output_tokens), row.ended == "server lost");
+        match number % 5 {
+            0 if whole[number] && !is_lost => assert!(!row.estimated && counts == (9, 5), "{case}"),
+            3 if whole[number] && !is_lost => assert_eq!((row.ended.as_str(), counts.1), ("refused", 0), "{case}"),
+            _ if row.estimated => assert!(counts.0 <= 100 && (is_lost || counts.1 <= 10), "{case}"),
+            0 => assert_eq!(counts, (9, 5), "{case}"),
+            _ => assert_eq!(counts, (0, 0), "{case}"),
+        }
+    }
 }
 
 #[tokio::test]
