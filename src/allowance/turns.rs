@@ -9,6 +9,8 @@ use std::{
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use crate::error::Error;
+
 /// The turns of one server.
 #[derive(Debug)]
 pub struct Turns {
@@ -59,6 +61,24 @@ impl Turns {
             // The sender is dropped only with this object, which `self` keeps.
             Err(_) => std::future::pending().await,
         }
+    }
+
+    /// Runs `work` on a blocking thread, in a turn of the user's. It runs to its end even if nobody waits for it any
+    /// more.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if it panics, which is a bug.
+    pub async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        user: Uuid,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let turn = self.wait(user).await;
+        let done = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            work()
+        });
+        done.await.map_err(|error| Error::Internal(error.to_string()))
     }
 
     /// Gives free turns to those who wait.

@@ -3,7 +3,8 @@
 use uuid::Uuid;
 
 use super::{
-    body::{Body, ChatBody, UnreadBody},
+    body::{self, Body, UnreadBody},
+    chat_body::ChatBody,
     context::ChatContext,
     installed,
     user::{Caller, Read, User},
@@ -22,30 +23,31 @@ use crate::{
         providers::{CUSTOM, OPENAI, Vendor, vendor},
         routing::Wanted,
     },
-    usage::{Ledger, Plan, estimate},
+    usage::{
+        Ledger, Plan,
+        estimate::{self, Size},
+    },
 };
 
 /// A body of more bytes, or of unknown size, is read only once the account is known, and what it reserves, and the
 /// custom model that it names, take statements of their own.
 const READ_FIRST: usize = 64 * 1024;
 
-/// The provider and the form of a route's requests.
+/// The provider and the form of a chat route's requests.
 #[derive(Debug, Clone, Copy)]
 pub enum Route {
     /// A chat with this provider, on this API.
     Chat(&'static str, Wire),
     /// A chat with the provider that the model's name tells.
     Tools,
-    /// The command palette.
-    Command,
 }
 
 /// An admitted request.
-pub struct Admitted {
+pub struct Admitted<B> {
     /// Its user.
     pub user: User,
     /// Its body.
-    pub body: Body,
+    pub body: B,
     /// The custom model that the body names.
     pub named: Named,
 }
@@ -67,55 +69,98 @@ impl Named {
     }
 }
 
-impl Admitted {
-    fn new(Read { user, model, .. }: Read, body: Body) -> Self {
+impl<B> Admitted<B> {
+    fn new(Read { user, model, .. }: Read, body: B) -> Self {
         Self { user, body, named: Named(model) }
     }
 }
 
 impl Route {
-    /// Parses the body of a chat.
-    fn chat(self, body: &Body) -> Option<ChatBody<'_>> {
-        if matches!(self, Self::Command) { None } else { body.chat().ok() }
-    }
-
     /// Tells if a body may name a custom model by its id.
     fn names_models(self) -> bool {
         matches!(self, Self::Tools) || matches!(self, Self::Chat(provider, _) if provider == CUSTOM.path)
     }
 }
 
-/// Reads the account of a caller and the body, of at most `limit` bytes. In the same statement room is reserved in the
-/// budgets, and the custom model is found that the body names: where there is either, the body is read first, if it is
-/// small. Else the account is first.
+/// Admits a chat. A body that is none is left to the handler to refuse.
 ///
 /// # Errors
 /// If the user is refused, the body cannot be read, or a budget has no room.
-pub async fn admit(
+pub async fn admit_chat(
+    caller: Caller,
+    context: &ChatContext,
+    unread: UnreadBody,
+    route: Route,
+) -> Result<Admitted<Result<ChatBody, Error>>, Error> {
+    let reads = Reads {
+        limit: usize::MAX,
+        parse: |body| ChatBody::parse(&body),
+        model: route.names_models().then_some(ChatBody::custom_model),
+    };
+    admit(caller, context, unread, reads, |keys, pattern, posted| plan(keys, context, pattern, posted, route)).await
+}
+
+/// Admits a request of the command palette.
+///
+/// # Errors
+/// As [`admit_chat`].
+pub async fn admit_command(
+    caller: Caller,
+    context: &ChatContext,
+    unread: UnreadBody,
+) -> Result<Admitted<Result<Body, Error>>, Error> {
+    let reads = Reads { limit: body::QUESTION, parse: Ok, model: None };
+    admit(caller, context, unread, reads, |_, route, body| {
+        let model = context.providers.routing.settings.command.first().cloned().unwrap_or_default();
+        let rules = catalogue().model_or_family(OPENAI.path, &model);
+        let estimate = estimate::chat(OPENAI.path, rules, Size::of(&body.0));
+        Plan { route, provider: OPENAI.path, models: vec![model], estimate }
+    })
+    .await
+}
+
+/// How a route's bodies are read.
+struct Reads<B> {
+    /// The most bytes.
+    limit: usize,
+    /// Parses a body.
+    parse: fn(Body) -> Result<B, Error>,
+    /// Returns the id of the custom model that a body names, where one can.
+    model: Option<fn(&B) -> Option<Uuid>>,
+}
+
+/// Reads the account of a caller and the body. In the same statement room is reserved in the budgets for what is
+/// planned, and the custom model is found that the body names: where there is either, the body is read first, if it is
+/// small. Else the account is first.
+async fn admit<B: Send + 'static>(
     mut caller: Caller,
     context: &ChatContext,
     unread: UnreadBody,
-    limit: usize,
-    route: Route,
-) -> Result<Admitted, Error> {
+    Reads { limit, parse, model }: Reads<B>,
+    plan: impl Fn(&Keys, String, &B) -> Plan,
+) -> Result<Admitted<Result<B, Error>>, Error> {
     let ledger = installed::<Ledger>(caller.request())?.clone();
+    let keys = installed::<Keys>(caller.request())?.clone();
+    let pattern = caller.request().match_pattern().unwrap_or_default();
     let is_on = ledger.is_on().await?;
-    let needs_body = is_on || route.names_models();
+    let planned = |body: &Result<B, Error>| {
+        let body = body.as_ref().ok().filter(|_| is_on)?;
+        Some(plan(&keys, pattern.clone(), body))
+    };
+    let needs_body = is_on || model.is_some();
     if !needs_body || unread.announced().is_none_or(|bytes| bytes > READ_FIRST) {
         let read = caller.user(Along::default()).await?;
-        let body = unread.read(read.user.id, limit).await?;
-        if is_on && let Some(plan) = plan(&caller, context, &body, route.chat(&body).as_ref(), route) {
+        let body = unread.parse(read.user.id, limit, move |body| Ok(parse(body))).await?;
+        if let Some(plan) = planned(&body) {
             ledger.reserve(read.user.id, plan, &context.log).await?;
         }
         return Ok(Admitted::new(read, body));
     }
-    let body = unread.read(caller.id(), limit).await?;
-    let posted = route.chat(&body);
-    let model = posted.as_ref().filter(|_| route.names_models()).and_then(ChatBody::custom_model);
+    let body = unread.parse(caller.id(), limit, move |body| Ok(parse(body))).await?;
+    let model = model.zip(body.as_ref().ok()).and_then(|(model, body)| model(body));
     let along = Along { model, reservation: None };
-    let plan = if is_on { plan(&caller, context, &body, posted.as_ref(), route) } else { None };
     // A body that is none is refused by the handler, for a user who is one.
-    let Some(plan) = plan else {
+    let Some(plan) = planned(&body) else {
         return Ok(Admitted::new(caller.user(along).await?, body));
     };
     let reservation = ledger.begin(caller.id(), plan);
@@ -140,40 +185,26 @@ pub async fn admit(
     }
 }
 
-/// Returns what a request is going to be; `None` if its body is not one. `posted` is the body of a chat.
-fn plan(
-    caller: &Caller,
-    context: &ChatContext,
-    body: &Body,
-    posted: Option<&ChatBody<'_>>,
-    route: Route,
-) -> Option<Plan> {
-    let pattern = caller.request().match_pattern().unwrap_or_default();
-    if matches!(route, Route::Command) {
-        let model = context.providers.routing.settings.command.first().cloned().unwrap_or_default();
-        let rules = catalogue().model_or_family(OPENAI.path, &model);
-        let estimate = estimate::chat(OPENAI.path, rules, &body.0);
-        return Some(Plan { route: pattern, provider: OPENAI.path, models: vec![model], estimate });
-    }
-    let posted = posted?;
-    let chat = posted.chat().ok()?;
+/// Returns what a chat is going to be.
+fn plan(keys: &Keys, context: &ChatContext, pattern: String, posted: &ChatBody, route: Route) -> Plan {
+    let chat = posted.chat();
     let (provider, wire) = match route {
         Route::Chat(provider, wire) => (provider, wire),
         // The front end posts an empty id for a model that is not custom.
         _ if posted.custom_model_id().is_some_and(|id| !id.is_empty()) => (CUSTOM.path, Wire::Chat),
-        _ => by_name(&chat.model, installed::<Keys>(caller.request()).ok()?),
+        _ => by_name(&chat.model, keys),
     };
-    let wanted = Wanted { images: chat.has_images(), functions: matches!(route, Route::Tools) };
+    let wanted = Wanted { images: posted.has_images(), functions: matches!(route, Route::Tools) };
     let called = called(context, provider, wire, &chat, wanted);
     // Azure's deployments are of OpenAI's models.
     let of = if provider == azure::PROVIDER { OPENAI.path } else { provider };
     let rules = catalogue().model_or_family(of, &called);
-    let estimate = estimate::chat(of, rules, chat.messages.get());
+    let estimate = estimate::chat(of, rules, posted.size());
     let mut models = vec![chat.model];
     if models[0] != called {
         models.push(called);
     }
-    Some(Plan { route: pattern, provider, models, estimate })
+    Plan { route: pattern, provider, models, estimate }
 }
 
 /// Returns the model that is called for the one that the client named.

@@ -3,8 +3,6 @@
 //! The front end's `fetch` sends strings, which makes the type `text/plain`, and the original never checks it.
 
 use std::{
-    borrow::Cow,
-    fmt,
     future::{Ready, ready},
     io,
     time::{Duration, Instant},
@@ -14,10 +12,7 @@ use actix_web::{
     FromRequest, HttpMessage, HttpRequest, dev::Payload, error::PayloadError, http::header::CONTENT_LENGTH, web::Bytes,
 };
 use futures::{Stream, StreamExt, stream};
-use serde::{
-    Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, Visitor},
-};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -25,8 +20,6 @@ use super::installed;
 use crate::{
     allowance::{Buffers, Turns, json},
     error::Error,
-    llm::Chat,
-    tools::SelectedTool,
 };
 
 /// Limits on request bodies.
@@ -48,8 +41,8 @@ pub const QUESTION: usize = 1024 * 1024;
 pub const FORM: usize = 64 * 1024;
 /// The most JSON values in one body: a chat of a thousand messages has some ten thousand.
 const MAX_NODES: usize = 200_000;
-/// Size in bytes from which a body is checked on a blocking thread.
-const BLOCKING_FROM: usize = 256 * 1024;
+/// Size in bytes from which a body is parsed, and a request made of it, on a blocking thread.
+pub const BLOCKING_FROM: usize = 256 * 1024;
 
 /// A request's unread body: it is read only for a user with a valid token who is admitted.
 pub struct UnreadBody {
@@ -80,18 +73,25 @@ impl UnreadBody {
     /// # Errors
     /// If it is too large, too slow, incomplete, has too many values, or the user's allowance of bytes is used up.
     pub async fn read(self, user: Uuid, limit: usize) -> Result<Body, Error> {
+        self.parse(user, limit, Ok).await
+    }
+
+    /// Reads a body as [`UnreadBody::read`] does, and parses it: a large one on a blocking thread.
+    ///
+    /// # Errors
+    /// As [`UnreadBody::read`], and those of `parse`.
+    pub async fn parse<T: Send + 'static>(
+        self,
+        user: Uuid,
+        limit: usize,
+        parse: impl FnOnce(Body) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         let (request, bytes) = self.read_bytes(user, limit).await?;
-        let text = if bytes.len() < BLOCKING_FROM {
-            text(bytes)?
-        } else {
-            let turn = installed::<Turns>(&request)?.wait(user).await;
-            let looked_through = tokio::task::spawn_blocking(move || {
-                let _turn = turn;
-                text(bytes)
-            });
-            looked_through.await.map_err(|error| Error::Internal(error.to_string()))??
-        };
-        Ok(Body(text))
+        if bytes.len() < BLOCKING_FROM {
+            return parse(Body(text(bytes)?));
+        }
+        let turns = installed::<Turns>(&request)?;
+        turns.run(user, || parse(Body(text(bytes)?))).await?
     }
 
     /// Reads a body as bytes; see [`UnreadBody::read`].
@@ -186,63 +186,7 @@ where
     .fuse()
 }
 
-/// The body of a chat request. Unknown members are ignored.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ChatBody<'a> {
-    #[serde(borrow, default)]
-    chat_settings: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    messages: Option<&'a RawValue>,
-    /// A row of `models`; for custom models only.
-    #[serde(borrow, default)]
-    custom_model_id: Option<&'a RawValue>,
-    /// For the tools route only.
-    #[serde(borrow, default)]
-    selected_tools: Option<&'a RawValue>,
-}
-
-#[derive(Default)]
-struct Settings<'a> {
-    model: Option<String>,
-    temperature: Option<&'a RawValue>,
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Settings<'a> {
-    // By hand, because of a key that is there twice the last counts, as in
-    // JavaScript.
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
-            type Value = Settings<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the settings of a chat")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut settings = Settings::default();
-                while let Some(name) = map.next_key::<Cow<'de, str>>()? {
-                    match name.as_ref() {
-                        "model" => settings.model = map.next_value()?,
-                        "temperature" => settings.temperature = map.next_value()?,
-                        _ => drop(map.next_value::<IgnoredAny>()?),
-                    }
-                }
-                Ok(settings)
-            }
-        }
-        deserializer.deserialize_map(Members)
-    }
-}
-
 impl Body {
-    /// Parses the body of a chat route.
-    ///
-    /// # Errors
-    /// As in [`Body::object`].
-    pub fn chat(&self) -> Result<ChatBody<'_>, Error> {
-        self.object("chatSettings")
-    }
-
     /// Parses the body as a JSON object.
     ///
     /// # Errors
@@ -260,51 +204,5 @@ impl Body {
                 no_json(error)
             }
         })
-    }
-}
-
-impl<'a> ChatBody<'a> {
-    /// Returns the chat to complete.
-    ///
-    /// # Errors
-    /// [`Error::BadRequest`] if a member is missing or invalid; the sentence names it.
-    pub fn chat(&self) -> Result<Chat<'a>, Error> {
-        let bad = |sentence: &str| Error::BadRequest(sentence.to_owned());
-        let settings = self.chat_settings.ok_or_else(|| bad("chatSettings is missing: it names the model"))?;
-        if !settings.get().starts_with('{') {
-            return Err(bad("chatSettings must be an object that names the model"));
-        }
-        let settings: Settings<'_> =
-            serde_json::from_str(settings.get()).map_err(|_| bad("chatSettings.model must be a string"))?;
-        let model = settings.model.ok_or_else(|| bad("chatSettings.model is missing"))?;
-        let messages = self.messages.ok_or_else(|| bad("messages is missing: it must be an array"))?;
-        if !messages.get().starts_with('[') {
-            return Err(bad("messages must be an array"));
-        }
-        Ok(Chat { model, temperature: settings.temperature, messages })
-    }
-
-    /// Returns the tools that the model may call. What is no tool stays as one without
-    /// anything, to be refused by name.
-    ///
-    /// # Errors
-    /// [`Error::BadRequest`] if they are missing or no array.
-    pub fn selected_tools(&self) -> Result<Vec<SelectedTool<'a>>, Error> {
-        let tools = self
-            .selected_tools
-            .ok_or_else(|| Error::BadRequest("selectedTools is missing: it must be an array".to_owned()))?;
-        let tools: Vec<&RawValue> = serde_json::from_str(tools.get())
-            .map_err(|_| Error::BadRequest("selectedTools must be an array of tools".to_owned()))?;
-        Ok(tools.into_iter().map(|tool| serde_json::from_str(tool.get()).unwrap_or_default()).collect())
-    }
-
-    /// Returns the custom model's id, if it is a UUID.
-    pub fn custom_model(&self) -> Option<Uuid> {
-        Uuid::try_parse(&self.custom_model_id()?).ok()
-    }
-
-    /// Returns the custom model's id, if it is a string.
-    pub fn custom_model_id(&self) -> Option<String> {
-        serde_json::from_str(self.custom_model_id?.get()).ok()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     future::{Future, Ready, ready},
-    rc::Rc,
+    sync::Arc,
 };
 
 use actix_web::{
@@ -16,7 +16,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    body::Body,
+    chat_body::ChatBody,
     installed,
     opening::Opener,
     respond::{AnswerSettings, respond},
@@ -24,13 +24,13 @@ use super::{
     ways::{Incoming, Posted, Ways},
 };
 use crate::{
-    allowance::{Buffers, Charge},
+    allowance::{Buffers, Charge, Turns},
     error::Error,
     llm::{
         Attempt, Call, Failure, Providers, Reading, Wire,
         answer::{Finish, Wanted},
         catalogue::catalogue,
-        dispatch::{Unanswered, dispatch_whole},
+        dispatch::{MakeCall, Unanswered, dispatch_whole},
         offers::Hosted,
         openai,
         relay::{End, Piece, record_end},
@@ -42,7 +42,7 @@ use crate::{
     telemetry::RequestLog,
     usage::{
         Ledger, Plan,
-        estimate::{self, Estimate},
+        estimate::{self, Estimate, Size},
     },
 };
 
@@ -52,6 +52,7 @@ pub struct ChatContext {
     pub providers: Data<Providers>,
     /// The request's record.
     pub log: RequestLog,
+    turns: Data<Turns>,
     request: HttpRequest,
     as_events: bool,
     settings: AnswerSettings,
@@ -68,7 +69,8 @@ impl FromRequest for ChatContext {
             let log = log.ok_or_else(|| Error::Internal("the request has no record".to_owned()))?;
             let settings = *installed::<AnswerSettings>(request)?.get_ref();
             let as_events = accepts_events(request.headers());
-            Ok(Self { providers, log, request: request.clone(), as_events, settings })
+            let turns = installed::<Turns>(request)?.clone();
+            Ok(Self { providers, log, turns, request: request.clone(), as_events, settings })
         }))
     }
 }
@@ -97,8 +99,8 @@ impl ChatContext {
     }
 
     /// Returns a chat as it was posted, to find ways to have it answered.
-    pub fn incoming<'a>(&'a self, user: &'a User, body: &'a Rc<Body>, posted: Posted) -> Incoming<'a> {
-        Incoming { user, body, posted, providers: &self.providers, log: &self.log }
+    pub fn incoming<'a>(&'a self, user: &'a User, body: &'a Arc<ChatBody>, posted: Posted) -> Incoming<'a> {
+        Incoming { user, body, posted, turns: &self.turns, providers: &self.providers, log: &self.log }
     }
 
     /// Has a chat answered by one of the ways, and relays the answer as it comes.
@@ -127,10 +129,10 @@ impl ChatContext {
     ///
     /// # Errors
     /// If a budget has no room, or the database does not answer.
-    pub async fn reserve_offered(&self, user: &User, offered: &Hosted, messages: &str) -> Result<(), Error> {
+    pub async fn reserve_offered(&self, user: &User, offered: &Hosted, size: Size) -> Result<(), Error> {
         let provider = offered.vendor.name();
         let rules = catalogue().model_or_family(provider, &offered.model);
-        self.reserve(user, provider, &offered.model, || estimate::chat(provider, rules, messages)).await
+        self.reserve(user, provider, &offered.model, || estimate::chat(provider, rules, size)).await
     }
 
     async fn reserve(
@@ -221,7 +223,8 @@ impl ChatContext {
         make_call: impl Fn(&Attempt<'_>) -> Result<Call, Error>,
     ) -> Result<Value, Unanswered> {
         let reading = Reading::json(self.charge_to(user).map_err(Unanswered::Invalid)?);
-        let answer = Box::pin(dispatch_whole(&self.providers, request, Box::new(make_call), &self.log, reading)).await;
+        let make_call = MakeCall::Inline(Box::new(make_call));
+        let answer = Box::pin(dispatch_whole(&self.providers, request, make_call, &self.log, reading)).await;
         let (completion, wire): (Value, Wire) = answer?;
         self.log.count(tokens(&completion["usage"].to_string()), true);
         let message = match wire {

@@ -1,6 +1,6 @@
 //! Opening an answer: one way after another, up to the answer's first text.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use actix_web::web::Data;
 
@@ -11,7 +11,7 @@ use crate::{
     llm::{
         Attempt, Call, Failure, Providers,
         answer::Wanted,
-        dispatch::{Unanswered, dispatch},
+        dispatch::{MakeCall, Unanswered, dispatch},
         failover::{self, Way, failover},
         functions::Form,
         relay::Relay,
@@ -74,14 +74,14 @@ impl Opener {
         &mut self,
         mut charge: Option<Charge>,
         is_last: bool,
-        make: impl Fn(&MakeRound, Form, &Attempt<'_>) -> Result<Call, Error>,
+        make: impl Fn(&MakeRound, Form, &Attempt<'_>) -> Result<Call, Error> + Clone + Send + Sync + 'static,
     ) -> Result<Relay, Unanswered> {
         let Self { providers, ways, left, words, log, wanted, offers_functions } = self;
         let (providers, log) = (&*providers, &*log);
         let all = ways.as_ref().map(Ways::ways).unwrap_or_default();
         let list: Vec<Way> = left.iter().filter_map(|at| all.get(*at).copied()).collect();
         let mut called: Vec<Option<String>> = vec![None; list.len()];
-        let (make, called_models, are_several) = (&make, &mut called, list.len() > 1);
+        let (called_models, are_several) = (&mut called, list.len() > 1);
         let circuits = &providers.routing.circuits;
         let opened = failover(circuits, &list, log, async |failover::Attempt { at, is_only }| {
             let target = ways.as_ref().ok_or_else(no_way).and_then(|ways| ways.target(left[at]));
@@ -92,9 +92,14 @@ impl Opener {
             }
             let (mut request, make_call, form) = (target.request, target.make_call, target.form);
             request.wanted.functions = *offers_functions;
+            let make = make.clone();
             let call = move |attempt: &Attempt<'_>| {
                 let call = make(&make_call, form, attempt)?;
                 Ok(if is_only { call } else { Call { attempts: 1, ..call } })
+            };
+            let make_call = match ways.as_ref().and_then(Ways::blocking) {
+                Some((turns, user)) => MakeCall::Blocking(Arc::new(call), turns, user),
+                None => MakeCall::Inline(Box::new(call)),
             };
             // All moved in, so that neither the calls nor the prompt are held once the provider has begun to answer,
             // unless another one may be asked.
@@ -105,7 +110,7 @@ impl Opener {
             }
             let sent = Box::pin(async move {
                 let _charged = charged;
-                dispatch(providers, request, Box::new(call), log).await
+                dispatch(providers, request, make_call, log).await
             });
             let answer = sent.await;
             called_models[at] = log.note().effective_model.clone();

@@ -1,7 +1,10 @@
 //! A chat whose model may call functions: it is asked, what it calls is
 //! called, and it is asked again with what came of that, until it answers.
 
-use std::{cell::RefCell, collections::VecDeque, rc::Rc};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use actix_web::web::Data;
 use futures::{Stream, StreamExt, stream};
@@ -44,7 +47,7 @@ pub struct ToolTurn {
     /// The request's record.
     pub log: RequestLog,
     /// The functions.
-    pub functions: Vec<Function>,
+    pub functions: Arc<[Function]>,
     /// Whether the client takes events.
     pub as_events: bool,
     /// What the tools' answers take.
@@ -90,11 +93,11 @@ impl ToolTurn {
 
 /// The functions in the form of the last call.
 #[derive(Default)]
-struct InForm(RefCell<Option<(Form, Rc<Added>)>>);
+struct InForm(Mutex<Option<(Form, Arc<Added>)>>);
 
 impl InForm {
-    fn for_form(&self, form: Form, functions: &[Function]) -> Rc<Added> {
-        let mut last = self.0.borrow_mut();
+    fn for_form(&self, form: Form, functions: &[Function]) -> Arc<Added> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, added)) = last.as_ref().filter(|(of, _)| *of == form) {
             return added.clone();
         }
@@ -102,7 +105,7 @@ impl InForm {
             .iter()
             .map(|it| Offered { name: &it.name, description: &it.description, schema: &it.schema })
             .collect();
-        let added = Rc::new(Added::new(form, &listed));
+        let added = Arc::new(Added::new(form, &listed));
         *last = Some((form, added.clone()));
         added
     }
@@ -110,11 +113,11 @@ impl InForm {
 
 struct State {
     turn: ToolTurn,
-    added: InForm,
+    added: Arc<InForm>,
     relay: Option<Relay>,
     /// Why no call could be made.
     invalid: Option<Error>,
-    rounds: Vec<Round>,
+    rounds: Vec<Arc<Round>>,
     calls_left: usize,
     /// Whether the model was offered functions in this round.
     offered: bool,
@@ -134,7 +137,7 @@ impl State {
     fn new(turn: ToolTurn) -> Self {
         Self {
             turn,
-            added: InForm::default(),
+            added: Arc::default(),
             relay: None,
             invalid: None,
             rounds: Vec::new(),
@@ -192,14 +195,15 @@ impl State {
     /// Asks the model, and reads up to its first text.
     async fn ask(&mut self) -> Result<Relay, Failure> {
         self.offered = self.rounds.len() < MAX_ROUNDS && self.calls_left > 0;
-        let (rounds, offered, functions) = (&self.rounds, self.offered, &self.turn.functions);
-        let make = |make_call: &MakeRound, form, attempt: &Attempt<'_>| {
-            let added = self.added.for_form(form, functions);
+        let (rounds, offered, functions) = (self.rounds.clone(), self.offered, self.turn.functions.clone());
+        let in_form = self.added.clone();
+        let make = move |make_call: &MakeRound, form, attempt: &Attempt<'_>| {
+            let added = in_form.for_form(form, &functions);
             if attempt.wire == Wire::Responses {
-                return make_call(attempt, &added.turns(rounds), added.list().filter(|_| offered));
+                return make_call(attempt, &added.turns(&rounds), added.list().filter(|_| offered));
             }
             let call = make_call(attempt, &[], None)?;
-            let body = added.to(call.body.as_deref().unwrap_or_default(), rounds, offered);
+            let body = added.to(call.body.as_deref().unwrap_or_default(), &rounds, offered);
             let body = body.map_err(|error| Error::Internal(format!("a request with functions: {error}")))?;
             Ok(Call { body: Some(body), ..call })
         };
@@ -288,7 +292,7 @@ impl State {
         let calls = calls.into_iter().zip(outcomes.into_iter().map(|outcome| outcome.content)).collect();
         let text = std::mem::take(&mut self.text);
         self.said |= !text.trim().is_empty();
-        self.rounds.push(Round { text, thinking, calls });
+        self.rounds.push(Arc::new(Round { text, thinking, calls }));
     }
 
     /// The last piece, with the counts of tokens of all rounds.

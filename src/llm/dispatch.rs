@@ -1,15 +1,18 @@
 //! Sends a request to the model that the client named, or to its successor, with the parameters that it takes. If the
 //! provider refuses the request, it is adapted and sent again, before any part of the answer has arrived.
 
+use std::sync::Arc;
+
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 
 use super::{
-    adaptation::limit_output,
+    adaptation::{Adaptation, limit_output},
     answer::{openai::Habits, reader::Reader},
     attempt::Attempt,
     azure,
     call::Call,
-    catalogue::{Date, catalogue},
+    catalogue::{Date, Model, catalogue},
     clients::Providers,
     failure::Failure,
     limits::Limits,
@@ -20,13 +23,70 @@ use super::{
     whole::{Reading, complete_body},
     wire::Wire,
 };
-use crate::{error::Error, http_client::http1::Body, telemetry::RequestLog};
+use crate::{allowance::Turns, error::Error, http_client::http1::Body, telemetry::RequestLog};
 
 /// Maximum number of requests, in different forms, for one answer.
 const MAX_TRIES: usize = 3;
 
-/// Builds the call of one attempt. It owns the prompt, or borrows it.
-pub type MakeCall<'a> = Box<dyn Fn(&Attempt<'_>) -> Result<Call, Error> + 'a>;
+type Make<'a> = dyn Fn(&Attempt<'_>) -> Result<Call, Error> + 'a;
+type SendMake = dyn Fn(&Attempt<'_>) -> Result<Call, Error> + Send + Sync;
+
+/// Builds the call of one attempt.
+pub enum MakeCall<'a> {
+    /// At once. It owns the prompt, or borrows it.
+    Inline(Box<Make<'a>>),
+    /// On a blocking thread, in a turn of the user's: a long prompt would occupy a worker.
+    Blocking(Arc<SendMake>, Arc<Turns>, Uuid),
+}
+
+impl MakeCall<'_> {
+    /// Does work that takes as long as the prompt is.
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+        match self {
+            Self::Inline(_) => Ok(work()),
+            Self::Blocking(_, turns, user) => turns.run(*user, work).await,
+        }
+    }
+
+    async fn make(&self, shape: &Shape) -> Result<Call, Error> {
+        match self {
+            Self::Inline(make) => shape.call(make),
+            Self::Blocking(make, ..) => {
+                let (make, shape) = (make.clone(), shape.clone());
+                self.run(move || shape.call(&*make)).await?
+            }
+        }
+    }
+}
+
+/// The form of one attempt's call.
+#[derive(Clone)]
+struct Shape {
+    model: String,
+    wire: Wire,
+    rules: Option<&'static Model>,
+    search: bool,
+    old_path: bool,
+    adaptation: Adaptation,
+    /// The limit of output tokens: its name, and a number.
+    limit: Option<(&'static str, u32)>,
+}
+
+impl Shape {
+    fn attempt(&self) -> Attempt<'_> {
+        let Self { model, wire, rules, search, old_path, .. } = self;
+        Attempt { model, wire: *wire, rules: *rules, search: *search, old_path: *old_path }
+    }
+
+    fn call(&self, make: impl Fn(&Attempt<'_>) -> Result<Call, Error>) -> Result<Call, Error> {
+        let call = make(&self.attempt())?;
+        let mut body = call.body.map(|body| self.adaptation.apply(body));
+        if let Some((name, most)) = self.limit {
+            body = body.map(|body| limit_output(body, self.wire, name, most));
+        }
+        Ok(Call { body, ..call })
+    }
+}
 
 /// An answer that has begun.
 pub struct Answer {
@@ -94,24 +154,24 @@ pub async fn dispatch(
         tries += 1;
         let candidate = &candidates[at];
         let mut lesson = providers.routing.learnt.lesson(request.scope, &candidate.model, candidate.wire);
-        let attempt = Attempt {
-            model: &candidate.model,
+        let limit_name = || {
+            let named = lesson.adaptation.limit.map(|(name, _)| name);
+            named.unwrap_or(match request.provider {
+                "openai" | azure::PROVIDER => "max_completion_tokens",
+                _ => "max_tokens",
+            })
+        };
+        let shape = Shape {
+            model: candidate.model.clone(),
             wire: lesson.wire.unwrap_or(candidate.wire),
             rules: candidate.rules,
             search: searches(&request),
             old_path: lesson.old_path,
+            limit: log.note().max_output.map(|most| (limit_name(), most)),
+            adaptation: lesson.adaptation.clone(),
         };
-        let mut call = make_call(&attempt).map_err(Unanswered::Invalid)?;
-        call.body = call.body.map(|body| lesson.adaptation.apply(body));
-        let most = log.note().max_output;
-        if let Some(most) = most {
-            let named = lesson.adaptation.limit.map(|(name, _)| name);
-            let name = named.unwrap_or(match request.provider {
-                "openai" | azure::PROVIDER => "max_completion_tokens",
-                _ => "max_tokens",
-            });
-            call.body = call.body.map(|body| limit_output(body, attempt.wire, name, most));
-        }
+        let call = make_call.make(&shape).await.map_err(Unanswered::Invalid)?;
+        let attempt = shape.attempt();
         note(log, &request, &attempt);
         let (status, body, retry_after) = match send(providers, &call, log).await {
             Ok(body) => {
@@ -123,10 +183,13 @@ pub async fn dispatch(
             Err(failure) => return Err(failure.into()),
         };
         let refused = || Err(Unanswered::Failed(Failure::Status { status, body: body.clone(), retry_after }));
-        let sent: Members<'_> =
-            call.body.as_deref().and_then(|body| serde_json::from_slice(body).ok()).unwrap_or_default();
-        let reason = Refused { model: &candidate.model, wire: attempt.wire, sent: &sent };
-        let Some(refusal) = refusal::read(status, &body, &reason) else { return refused() };
+        let (model, wire, words) = (shape.model.clone(), shape.wire, body.clone());
+        let read = make_call.run(move || {
+            let sent: Members<'_> =
+                call.body.as_deref().and_then(|body| serde_json::from_slice(body).ok()).unwrap_or_default();
+            refusal::read(status, &words, &Refused { model: &model, wire, sent: &sent })
+        });
+        let Some(refusal) = read.await.map_err(Unanswered::Invalid)? else { return refused() };
         log.note().refusals.push(refusal.as_str());
         let next = candidates.iter().skip(at + 1).position(|candidate| !is_gone(candidate)).map(|next| at + 1 + next);
         let mut follow = Some(at);

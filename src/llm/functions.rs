@@ -2,7 +2,7 @@
 //! offered, and how calls and their results are sent back. Pure: they are
 //! added to a request for a chat, whatever made that.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -77,8 +77,8 @@ impl Added {
     }
 
     /// Returns the rounds so far as turns.
-    pub fn turns(&self, rounds: &[Round]) -> Vec<Value> {
-        rounds.iter().flat_map(|round| self.form.turns(round)).collect()
+    pub fn turns(&self, rounds: &[impl Borrow<Round>]) -> Vec<Value> {
+        rounds.iter().flat_map(|round| self.form.turns(round.borrow())).collect()
     }
 
     /// Returns the functions as a list, in OpenAI's form.
@@ -91,7 +91,7 @@ impl Added {
     ///
     /// # Errors
     /// If the body is no request of this form.
-    pub fn to(&self, body: &[u8], rounds: &[Round], offer: bool) -> serde_json::Result<Bytes> {
+    pub fn to(&self, body: &[u8], rounds: &[impl Borrow<Round>], offer: bool) -> serde_json::Result<Bytes> {
         let Members(members) = serde_json::from_slice(body)?;
         let turns = if self.form == Form::Google { "contents" } else { "messages" };
         let more = self.turns(rounds);
@@ -342,7 +342,7 @@ mod tests {
 
     #[test]
     fn without_functions_a_request_stays_as_it_is() {
-        let body = Added::new(Form::OpenAi, &[]).to(br#"{"a":1,"messages":[1]}"#, &[], true).expect("JSON");
+        let body = Added::new(Form::OpenAi, &[]).to(br#"{"a":1,"messages":[1]}"#, &[] as &[Round], true).expect("JSON");
         assert_eq!(body, r#"{"a":1,"messages":[1]}"#);
     }
 

@@ -10,7 +10,7 @@ use crate::{
     error::Error,
     llm::{
         self, ATTEMPTS, Attempt, Call, Failure, Providers, Reading, azure,
-        dispatch::{Unanswered, dispatch_whole},
+        dispatch::{MakeCall, Unanswered, dispatch_whole},
         failover::{self, failover},
         providers::OPENAI,
         tokens::tokens,
@@ -171,7 +171,8 @@ impl Embedder<'_> {
             let call = azure::embeddings(&Request { model: &deployment, input }, attempt, &access)?;
             Ok(Call { attempts, ..call })
         };
-        let answer = Box::pin(dispatch_whole(self.providers, request, Box::new(call), self.log, self.reading())).await;
+        let call = MakeCall::Inline(Box::new(call));
+        let answer = Box::pin(dispatch_whole(self.providers, request, call, self.log, self.reading())).await;
         Ok(answer?.0)
     }
 }

@@ -34,15 +34,36 @@ pub struct ToolClient {
 }
 
 /// A tool as the client sends it. Without `Debug`: its headers hold keys.
-#[derive(Default, Deserialize)]
-pub struct SelectedTool<'a> {
+pub struct SelectedTool {
     /// For sentences about it.
-    #[serde(borrow, default)]
-    pub name: Option<&'a RawValue>,
-    /// An OpenAPI document as text or as JSON, or its URL.
-    #[serde(borrow, default)]
-    pub schema: Option<&'a RawValue>,
+    name: String,
+    /// An OpenAPI document or its URL; `None` if it is too large.
+    schema: Option<String>,
     /// Headers for every call: a JSON object, mostly as text.
-    #[serde(borrow, default)]
-    pub custom_headers: Option<&'a RawValue>,
+    custom_headers: Option<Box<RawValue>>,
+}
+
+impl SelectedTool {
+    /// Reads one. What is no tool becomes one without anything, to be refused by name.
+    pub fn read(json: &RawValue) -> Self {
+        #[derive(Default, Deserialize)]
+        struct Members<'a> {
+            #[serde(borrow, default)]
+            name: Option<&'a RawValue>,
+            /// As text or as JSON.
+            #[serde(borrow, default)]
+            schema: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            custom_headers: Option<&'a RawValue>,
+        }
+        let Members { name, schema, custom_headers } = serde_json::from_str(json.get()).unwrap_or_default();
+        // As text every byte may be two.
+        let is_too_large = schema.is_some_and(|schema| schema.get().len() > 2 * document::MAX_BYTES);
+        let as_text = |value: Option<&RawValue>| value.map(arguments::text).unwrap_or_default().into_owned();
+        Self {
+            name: as_text(name),
+            schema: (!is_too_large).then(|| as_text(schema)),
+            custom_headers: custom_headers.map(ToOwned::to_owned),
+        }
+    }
 }

@@ -1,10 +1,9 @@
 //! A tool's document: pasted, or at an address that was pasted instead.
 
 use reqwest::header::ACCEPT;
-use serde_json::value::RawValue;
 use url::Url;
 
-use super::{SelectedTool, ToolClient, arguments::text, document::MAX_BYTES, offer::Tool};
+use super::{SelectedTool, ToolClient, document::MAX_BYTES, offer::Tool};
 use crate::{
     allowance::Charge,
     error::Error,
@@ -16,23 +15,14 @@ use crate::{
 ///
 /// # Errors
 /// If the user's or the server's allowance of bytes is used up.
-pub async fn tool(
-    client: &ToolClient,
-    selected: &SelectedTool<'_>,
-    mut charge: Charge,
-) -> Result<(Tool, Charge), Error> {
-    let name = selected.name.map(text).unwrap_or_default().into_owned();
-    let headers = selected.custom_headers.map(ToOwned::to_owned);
-    let schema = selected.schema.map_or("", RawValue::get);
-    // A document may stand there as it is, or as text.
-    if schema.len() > 2 * MAX_BYTES {
+pub async fn tool(client: &ToolClient, selected: SelectedTool, mut charge: Charge) -> Result<(Tool, Charge), Error> {
+    let SelectedTool { name, schema, custom_headers: headers } = selected;
+    let Some(pasted) = schema else {
         let document = Err(format!("its document is larger than {} MiB", MAX_BYTES / 1024 / 1024));
         return Ok((Tool { name, document, location: None, headers }, charge));
-    }
-    charge.grow(schema.len())?;
-    let pasted = selected.schema.map(text).unwrap_or_default().into_owned();
+    };
     let Some(location) = address(&pasted) else {
-        charge.grow(pasted.len())?;
+        charge.grow(pasted.len() * 2)?;
         return Ok((Tool { name, document: Ok(pasted), location: None, headers }, charge));
     };
     let document = fetch(client, &location, &mut charge).await?;

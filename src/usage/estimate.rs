@@ -21,9 +21,17 @@ const BYTES_PER_TOKEN: u64 = 4;
 /// The most tokens of an answer of a model of which the catalogue knows no limit.
 const DEFAULT_OUTPUT: u32 = 32_768;
 
-/// Estimates a chat: `messages` as JSON.
-pub fn chat(provider: &str, model: Option<&Model>, messages: &str) -> Estimate {
-    let (text, images) = without_images(messages);
+/// The size of messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Bytes of their JSON without the images in it.
+    text: u64,
+    /// Images, those in place and those by their URL.
+    images: u64,
+}
+
+/// Estimates a chat.
+pub fn chat(provider: &str, model: Option<&Model>, Size { text, images }: Size) -> Estimate {
     let images = images * image_tokens(provider);
     Estimate {
         // No token is less than a byte, and what a provider adds to a message is less than its JSON.
@@ -52,22 +60,24 @@ fn image_tokens(provider: &str) -> u64 {
     }
 }
 
-/// Counts the bytes of messages without their images, and the images: those in place and those by their URL.
-fn without_images(messages: &str) -> (u64, u64) {
-    let bytes = messages.as_bytes();
-    let (mut data, mut embedded, mut from) = (0, 0_u64, 0);
-    while let Some(at) = memmem::find(&bytes[from..], b";base64,") {
-        let start = from + at + b";base64,".len();
-        let length = memchr::memchr2(b'"', b'\\', &bytes[start..]).unwrap_or(bytes.len() - start);
-        // What is short is text about such data.
-        if length > 64 {
-            data += length;
-            embedded += 1;
+impl Size {
+    /// Measures messages, which are JSON.
+    pub fn of(messages: &str) -> Self {
+        let bytes = messages.as_bytes();
+        let (mut data, mut embedded, mut from) = (0, 0_u64, 0);
+        while let Some(at) = memmem::find(&bytes[from..], b";base64,") {
+            let start = from + at + b";base64,".len();
+            let length = memchr::memchr2(b'"', b'\\', &bytes[start..]).unwrap_or(bytes.len() - start);
+            // What is short is text about such data.
+            if length > 64 {
+                data += length;
+                embedded += 1;
+            }
+            from = start + length;
         }
-        from = start + length;
+        let named = memmem::find_iter(bytes, b"\"image_url\":").count() as u64;
+        Self { text: (bytes.len() - data) as u64, images: embedded.max(named) }
     }
-    let named = memmem::find_iter(bytes, b"\"image_url\":").count() as u64;
-    ((bytes.len() - data) as u64, embedded.max(named))
 }
 
 #[cfg(test)]
@@ -77,29 +87,29 @@ mod tests {
     #[test]
     fn a_prompt_is_at_most_its_bytes_and_its_images() {
         let text = r#"[{"role":"user","content":"Say hello"}]"#;
-        let it = chat("openai", None, text);
+        let it = chat("openai", None, Size::of(text));
         assert_eq!((it.input, it.output), (text.len() as u64, 32_768));
         assert_eq!(it.likely_input, 10);
         let image = format!(
             r#"[{{"role":"user","content":[{{"type":"image_url","image_url":{{"url":"data:image/png;base64,{}"}}}}]}}]"#,
             "A".repeat(1_000_000)
         );
-        let it = chat("anthropic", None, &image);
+        let it = chat("anthropic", None, Size::of(&image));
         assert!((4_800..5_000).contains(&it.input), "{it:?}");
         let by_url = r#"[{"content":[{"type":"image_url","image_url":{"url":"https://h/i.png"}}]}]"#;
-        assert_eq!(chat("openai", None, by_url).input, by_url.len() as u64 + 2_500);
+        assert_eq!(chat("openai", None, Size::of(by_url)).input, by_url.len() as u64 + 2_500);
     }
 
     #[test]
     fn data_that_is_no_image_counts_as_text() {
         for text in [r#"["x;base64,AAAA"]"#, ";base64,", "", r#"[";base64,\"aa"]"#] {
-            assert_eq!(without_images(text), (text.len() as u64, 0), "{text}");
+            assert_eq!(Size::of(text), Size { text: text.len() as u64, images: 0 }, "{text}");
         }
     }
 
     #[test]
     fn a_models_own_limit_counts() {
         let model = crate::llm::catalogue::catalogue().model("openai", "gpt-4");
-        assert_eq!(chat("openai", model, "[]").output, 8192);
+        assert_eq!(chat("openai", model, Size::of("[]")).output, 8192);
     }
 }

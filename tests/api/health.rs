@@ -3,8 +3,14 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use serde_json::json;
 
-use crate::support::{App, chat_body, client, message, ports::Port, postgres};
+use crate::support::{
+    App, chat_body, client, message,
+    ports::Port,
+    postgres,
+    upstream::{Reply, Upstream},
+};
 use chatbot_ui_api::http_client::ssrf_guard;
 
 async fn status(app: &App, path: &str) -> u16 {
@@ -50,6 +56,36 @@ async fn every_answer_has_an_id_of_the_servers_own() {
         ids.push(id);
     }
     assert_ne!(ids[0], ids[1]);
+}
+
+#[tokio::test]
+async fn a_large_chat_occupies_no_worker() {
+    let upstream = Upstream::start().await;
+    let base = upstream.url();
+    let settings = [("OPENAI_BASE_URL", base.as_str()), ("ANTHROPIC_BASE_URL", base.as_str())];
+    let app = App::start(&settings).await;
+    let user = app.user(&[("openai_api_key", "k"), ("anthropic_api_key", "k")]).await;
+    let mut body = chat_body();
+    // An escape for every second character, which takes longest to read.
+    body["messages"][0]["content"] = "a\n".repeat(4_000_000).into();
+    let body = bytes::Bytes::from(body.to_string());
+    for provider in ["openai", "anthropic"] {
+        upstream.script_any(vec![Reply::json(400, &json!({ "error": { "message": "no" } }))]);
+        let chat = app.chat(provider, &user).body(body.clone()).send();
+        let mut chat = std::pin::pin!(chat);
+        let mut worst = Duration::ZERO;
+        let answer = loop {
+            let started = Instant::now();
+            tokio::select! {
+                answer = &mut chat => break answer.expect("an answer"),
+                code = status(&app, "/healthz") => assert_eq!(code, 200),
+            }
+            worst = worst.max(started.elapsed());
+        };
+        assert_eq!(message(answer).await.0, 400, "{provider}");
+        // Parsed on a worker, in a debug build it would be a second.
+        assert!(worst < Duration::from_millis(150), "{provider}: {worst:?}");
+    }
 }
 
 #[tokio::test]

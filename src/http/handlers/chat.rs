@@ -1,6 +1,6 @@
 //! `POST /api/chat/{provider}`: a chat, streamed.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use actix_web::{HttpResponse, web::Data};
 
@@ -8,11 +8,11 @@ use crate::{
     db::{Db, models, offered},
     error::Error,
     http::{
-        admit::{Admitted, Route, admit},
+        admit::{Admitted, Route, admit_chat},
         body::UnreadBody,
         context::ChatContext,
         user::Caller,
-        ways::{Incoming, Posted, Ways},
+        ways::{Incoming, Posted, Ways, check_key},
     },
     llm::{
         Wire, azure,
@@ -29,8 +29,9 @@ pub async fn reply(
     body: UnreadBody,
 ) -> Result<HttpResponse, Error> {
     let route = Route::Chat(vendor.name(), vendor.wire());
-    let Admitted { user, body, .. } = admit(caller, &context, body, usize::MAX, route).await?;
-    let body = Rc::new(body);
+    let Admitted { user, body, .. } = admit_chat(caller, &context, body, route).await?;
+    check_key(&user, vendor)?;
+    let body = Arc::new(body?);
     let posted = if vendor == Vendor::Google { Posted::Google } else { Posted::Chat };
     let ways = context.incoming(&user, &body, posted).hosted(vendor)?;
     drop((user, body));
@@ -47,11 +48,9 @@ pub async fn reply_custom(
     body: UnreadBody,
 ) -> Result<HttpResponse, Error> {
     let route = Route::Chat(CUSTOM.path, Wire::Chat);
-    let Admitted { user, body, named } = admit(caller, &context, body, usize::MAX, route).await?;
-    let body = Rc::new(body);
-    let posted = body.chat()?;
-    posted.chat()?;
-    let id = posted.custom_model().ok_or(Error::ModelNotFound)?;
+    let Admitted { user, body, named } = admit_chat(caller, &context, body, route).await?;
+    let body = Arc::new(body?);
+    let id = body.custom_model().ok_or(Error::ModelNotFound)?;
     let model = named.model(&db, user.id, id).await?;
     let ways = custom(&model, &db, &context, context.incoming(&user, &body, Posted::Chat)).await?;
     drop((user, model, body));
@@ -69,7 +68,7 @@ pub(super) async fn custom(
     incoming: Incoming<'_>,
 ) -> Result<Ways, Error> {
     let Some(provider) = provider_of(&model.base_url) else {
-        return incoming.custom(&model.base_url, &model.api_key);
+        return Ok(incoming.custom(&model.base_url, &model.api_key));
     };
     let hosted = Vendor::by_name(provider).map(|vendor| Hosted { vendor, model: model.model.clone() });
     let offers = &context.providers.routing.settings.offers;
@@ -82,7 +81,7 @@ pub(super) async fn custom(
     };
     match hosted {
         Some(hosted) => {
-            context.reserve_offered(incoming.user, &hosted, incoming.body.chat()?.chat()?.messages.get()).await?;
+            context.reserve_offered(incoming.user, &hosted, incoming.body.size()).await?;
             incoming.offered(hosted)
         }
         None => Err(Error::Failed {
@@ -95,9 +94,9 @@ pub(super) async fn custom(
 /// `POST /api/chat/azure`.
 pub async fn reply_azure(caller: Caller, context: ChatContext, body: UnreadBody) -> Result<HttpResponse, Error> {
     let route = Route::Chat(azure::PROVIDER, Wire::Chat);
-    let Admitted { user, body, .. } = admit(caller, &context, body, usize::MAX, route).await?;
-    let body = Rc::new(body);
-    let model = body.chat()?.chat()?.model;
+    let Admitted { user, body, .. } = admit_chat(caller, &context, body, route).await?;
+    let body = Arc::new(body?);
+    let model = body.chat().model;
     let profile = user.profile()?;
     let deployment = azure::deployment(profile, &model)?;
     let access = azure::access(profile)?;

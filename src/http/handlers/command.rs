@@ -9,8 +9,8 @@ use crate::{
     credentials::Key,
     error::Error,
     http::{
-        admit::{Admitted, Route, admit},
-        body::{self, UnreadBody},
+        admit::{Admitted, admit_command},
+        body::UnreadBody,
         context::ChatContext,
         user::{Caller, User},
     },
@@ -46,7 +46,8 @@ struct Answer {
 ///
 /// Differs: the original calls [`MODEL`] with a limit of 4,096 tokens, which today's models spend on thinking.
 pub async fn reply(caller: Caller, context: ChatContext, unread: UnreadBody) -> Result<HttpResponse, Error> {
-    let Admitted { user, body, .. } = admit(caller, &context, unread, body::QUESTION, Route::Command).await?;
+    let Admitted { user, body, .. } = admit_command(caller, &context, unread).await?;
+    let body = body?;
     let profile = user.profile()?;
     let accesses = accesses(&user, &context)?;
     let question: Question<'_> = body.object("input")?;

@@ -126,8 +126,8 @@ pub async fn process_docx(
     unread: UnreadBody,
 ) -> Result<HttpResponse, Error> {
     user.profile()?;
-    let body = unread.read(user.id, usize::MAX).await?;
-    let Docx { text, file_id, embeddings_provider, file_extension } = body.object("text")?;
+    let Docx { text, file_id, embeddings_provider, file_extension } =
+        unread.parse(user.id, usize::MAX, |body| body.object("text")).await?;
     if file_extension != "docx" {
         return Ok(unsupported());
     }
@@ -137,7 +137,6 @@ pub async fn process_docx(
     let file = files::find_own(&db, user.id, id, maker.keeps()).await?;
     let embedded = file.map_err(|_| unauthorized())?.embedded;
     let target = Target { id, embedded, maker, map_err: openai::plain_error };
-    drop(body);
     let turn = ingest.turn(user.id).await?;
     let chunks = ingest.parse(turn, move |_| retrieval::chunks(FileKind::Docx, &text)).await?;
     Storing { context: &context, db: &db, ingest: &ingest, user: &user, target }.store(&chunks).await

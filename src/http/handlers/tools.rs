@@ -1,6 +1,6 @@
 //! `POST /api/chat/tools`: a chat whose model may call the user's tools.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use actix_web::{HttpResponse, web::Data};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -13,8 +13,9 @@ use crate::{
     db::{Db, models},
     error::Error,
     http::{
-        admit::{Admitted, Named, Route, admit},
-        body::{Body, UnreadBody},
+        admit::{Admitted, Named, Route, admit_chat},
+        body::UnreadBody,
+        chat_body::ChatBody,
         context::ChatContext,
         opening::Opener,
         tool_turn::ToolTurn,
@@ -52,18 +53,19 @@ pub async fn reply(
     turns: Data<Turns>,
     body: UnreadBody,
 ) -> Result<HttpResponse, Error> {
-    let Admitted { user, body, named } = admit(caller, &context, body, usize::MAX, Route::Tools).await?;
-    let body = Rc::new(body);
-    let posted = body.chat()?;
+    let Admitted { user, body, named } = admit_chat(caller, &context, body, Route::Tools).await?;
+    let mut body = body?;
+    let selected = body.take_selected_tools();
+    let body = Arc::new(body);
     let ways = ways(&body, &user, named, &db, &context).await?;
     match ways.first() {
         // A deployment's name tells nothing of the model.
-        (azure::PROVIDER, _) => context.note(azure::PROVIDER, &posted.chat()?.model),
+        (azure::PROVIDER, _) => context.note(azure::PROVIDER, &body.chat().model),
         (provider, model) => context.note(provider, model),
     }
-    let selected = posted.selected_tools()?;
+    let selected = selected?;
     let charge = context.charge_to(user.id)?;
-    let tools: Vec<(Tool, Charge)> = stream::iter(&selected)
+    let tools: Vec<(Tool, Charge)> = stream::iter(selected)
         .map(|tool| source::tool(&client, tool, charge.another()))
         .buffered(FETCHED_AT_ONCE)
         .try_collect()
@@ -78,7 +80,7 @@ pub async fn reply(
     if !unusable.is_empty() {
         tracing::info!(tools = unusable.len(), "selected tools cannot be used");
     }
-    drop((selected, user));
+    drop((body, user));
     if functions.is_empty() {
         return context.relay(ways).await;
     }
@@ -90,7 +92,7 @@ pub async fn reply(
         opener,
         client,
         log: context.log.clone(),
-        functions,
+        functions: functions.into(),
         as_events: context.as_events(),
         charge,
         body_charge: context.charge(),
@@ -106,12 +108,11 @@ async fn offered(tools: Vec<(Tool, Charge)>, names: Names, user: Uuid, turns: &D
     if bytes < BLOCKING_FROM {
         return Ok(offer(tools, names, Budget::default()));
     }
-    let turn = turns.wait(user).await;
-    let read = tokio::task::spawn_blocking(move || {
-        let _held = (turn, charges);
+    let read = turns.run(user, move || {
+        let _charges = charges;
         offer(tools, names, Budget::default())
     });
-    read.await.map_err(|error| Error::Internal(error.to_string()))
+    read.await
 }
 
 /// Leaves out the functions that the guard would refuse whenever they are
@@ -131,13 +132,12 @@ fn usable(mut offer: Offer, client: &ToolClient) -> Offer {
 }
 
 /// Finds the ways to the model that the client named.
-async fn ways(body: &Rc<Body>, user: &User, named: Named, db: &Db, context: &ChatContext) -> Result<Ways, Error> {
-    let posted = body.chat()?;
-    let model = posted.chat()?.model;
+async fn ways(body: &Arc<ChatBody>, user: &User, named: Named, db: &Db, context: &ChatContext) -> Result<Ways, Error> {
+    let model = body.chat().model;
     let incoming = context.incoming(user, body, Posted::Tools);
     // The front end posts an empty id for a model that is not custom.
-    if posted.custom_model_id().is_some_and(|id| !id.is_empty()) {
-        let id = posted.custom_model().ok_or(Error::ModelNotFound)?;
+    if body.custom_model_id().is_some_and(|id| !id.is_empty()) {
+        let id = body.custom_model().ok_or(Error::ModelNotFound)?;
         let model = named.model(db, user.id, id).await?;
         return custom(&model, db, context, incoming).await;
     }

@@ -3,14 +3,15 @@
 
 mod target;
 
-use std::{rc::Rc, sync::Arc};
+use std::sync::Arc;
 
 use actix_web::web::Data;
 use secrecy::SecretString;
 use uuid::Uuid;
 
-use super::{body::Body, user::User};
+use super::{chat_body::ChatBody, user::User};
 use crate::{
+    allowance::Turns,
     credentials::{Key, Keys, Profile},
     error::Error,
     llm::{
@@ -41,8 +42,9 @@ pub enum Posted {
 
 /// The ways to have one chat answered. Only the first is prepared unless it fails.
 pub struct Ways {
-    body: Rc<Body>,
+    body: Arc<ChatBody>,
     posted: Posted,
+    turns: Arc<Turns>,
     images: bool,
     user: Uuid,
     /// The server's keys.
@@ -91,9 +93,11 @@ pub struct Incoming<'a> {
     /// The sender.
     pub user: &'a User,
     /// The body.
-    pub body: &'a Rc<Body>,
+    pub body: &'a Arc<ChatBody>,
     /// The route that it was posted to.
     pub posted: Posted,
+    /// Turns on a core.
+    pub turns: &'a Data<Turns>,
     /// This worker's clients of providers.
     pub providers: &'a Data<Providers>,
     /// The request's record.
@@ -102,13 +106,13 @@ pub struct Incoming<'a> {
 
 impl Incoming<'_> {
     /// Returns no ways yet, and the model that the client named.
-    fn no_ways(&self) -> Result<(Ways, String), Error> {
+    fn no_ways(&self) -> (Ways, String) {
         let profile = self.user.optional_profile();
-        let chat = self.body.chat()?.chat()?;
         let ways = Ways {
-            images: chat.has_images(),
+            images: self.body.has_images(),
             body: self.body.clone(),
             posted: self.posted,
+            turns: self.turns.clone().into_inner(),
             user: self.user.id,
             keys: profile.map(|profile| profile.environment.clone()).unwrap_or_default(),
             organization: profile.and_then(|profile| profile.key(Key::OpenAiOrganization).cloned()),
@@ -116,16 +120,16 @@ impl Incoming<'_> {
             log: self.log.clone(),
             list: Vec::new(),
         };
-        Ok((ways, chat.model))
+        (ways, self.body.chat().model)
     }
 
     /// Returns the ways to a provider's model.
     ///
     /// # Errors
-    /// If there is no key for it, or the body is invalid.
+    /// If there is no key for it.
     pub fn hosted(&self, vendor: Vendor) -> Result<Ways, Error> {
         check_key(self.user, vendor)?;
-        let (mut ways, model) = self.no_ways()?;
+        let (mut ways, model) = self.no_ways();
         ways.add(Hosted { vendor, model }, &values(self.user.profile()?, vendor.key()), 0);
         ways.add_fallbacks();
         Ok(ways)
@@ -134,10 +138,10 @@ impl Incoming<'_> {
     /// Returns the ways to a model that the operator offers: by the server's own keys alone.
     ///
     /// # Errors
-    /// If the server has none, or the body is invalid.
+    /// If the server has none.
     pub fn offered(&self, model: Hosted) -> Result<Ways, Error> {
         self.user.profile()?;
-        let (mut ways, _) = self.no_ways()?;
+        let (mut ways, _) = self.no_ways();
         ways.organization = ways.keys.get(Key::OpenAiOrganization).cloned();
         let values = numbered(&ways.keys, model.vendor.key());
         if values.is_empty() {
@@ -158,9 +162,9 @@ impl Incoming<'_> {
     /// Returns the ways to a deployment of Azure's.
     ///
     /// # Errors
-    /// If the body is invalid.
+    /// If the profile was not read, which is a bug.
     pub fn azure(&self, deployment: &str, access: &azure::Access) -> Result<Ways, Error> {
-        let (mut ways, _) = self.no_ways()?;
+        let (mut ways, _) = self.no_ways();
         for (key, number) in values(self.user.profile()?, Key::AzureOpenAi) {
             let source = Source::Azure(access.with_key(key));
             ways.list.push(Kept { source, model: deployment.to_owned(), number, rank: 0 });
@@ -169,11 +173,8 @@ impl Incoming<'_> {
     }
 
     /// Returns the one way to a server that a user chose.
-    ///
-    /// # Errors
-    /// If the body is invalid.
-    pub fn custom(&self, base_url: &str, key: &SecretString) -> Result<Ways, Error> {
-        let (mut ways, model) = self.no_ways()?;
+    pub fn custom(&self, base_url: &str, key: &SecretString) -> Ways {
+        let (mut ways, model) = self.no_ways();
         let base_url = match base_url.trim() {
             "" => (CUSTOM.base_url)(&self.providers.base_urls),
             base_url => base_url,
@@ -181,7 +182,7 @@ impl Incoming<'_> {
         let access =
             Access { base_url: base_url.to_owned(), key: key.clone(), organization: None, extras: Extras::default() };
         ways.list.push(Kept { source: Source::Custom(access), model, number: None, rank: 0 });
-        Ok(ways)
+        ways
     }
 }
 
@@ -206,6 +207,11 @@ impl Ways {
             let values = numbered(&self.keys, model.vendor.key());
             self.add(model, &values, rank);
         }
+    }
+
+    /// Returns whose turn it takes to make a request, if that would occupy a worker.
+    pub fn blocking(&self) -> Option<(Arc<Turns>, Uuid)> {
+        self.body.is_large().then(|| (self.turns.clone(), self.user))
     }
 
     /// Tells if one of the ways leads to Google.

@@ -7,7 +7,7 @@ use super::{Kept, Posted, Source, Ways};
 use crate::{
     credentials::Key,
     error::Error,
-    http::body::Body,
+    http::chat_body::ChatBody,
     llm::{
         Attempt, Call, Chat, Failure, Wire,
         access::Access,
@@ -23,7 +23,7 @@ use crate::{
 
 /// Makes the call of one round, without functions. Only for the Responses API
 /// the turns so far and the functions, in OpenAI's terms, are given to it.
-pub type MakeRound = Box<dyn Fn(&Attempt<'_>, &[Value], Option<&[Value]>) -> Result<Call, Error>>;
+pub type MakeRound = Box<dyn Fn(&Attempt<'_>, &[Value], Option<&[Value]>) -> Result<Call, Error> + Send + Sync>;
 
 /// Words a failure as the way's route does.
 pub type MapErr = Box<dyn Fn(Failure) -> Error>;
@@ -106,8 +106,7 @@ impl Ways {
             request,
             form: Form::Google,
             make_call: Box::new(move |attempt, _, _| {
-                let body = body.chat()?;
-                let chat = body.chat()?;
+                let chat = body.chat();
                 if posted == Posted::Google {
                     return google::call(&chat, attempt, &access);
                 }
@@ -156,7 +155,7 @@ impl Ways {
         with_temperature: bool,
         map_err: impl Fn(Failure) -> Error + 'static,
         path: &'static str,
-        call: impl Fn(Prompt<'_>, &Attempt<'_>) -> Result<Call, Error> + 'static,
+        call: impl Fn(Prompt<'_>, &Attempt<'_>) -> Result<Call, Error> + Send + Sync + 'static,
     ) -> Target {
         let (body, posted) = (self.body.clone(), self.posted);
         let make_call = move |attempt: &Attempt<'_>, more: &[Value], tools: Option<&[Value]>| {
@@ -194,12 +193,11 @@ impl Ways {
 }
 
 fn in_openais_form(
-    body: &Body,
+    body: &ChatBody,
     posted: Posted,
     call: impl FnOnce(&Chat<'_>) -> Result<Call, Error>,
 ) -> Result<Call, Error> {
-    let body = body.chat()?;
-    let chat = body.chat()?;
+    let chat = body.chat();
     if posted == Posted::Google { with_messages(&chat, openai_messages, call) } else { call(&chat) }
 }
 
