@@ -9,7 +9,8 @@ use super::pool::{Db, Value};
 use crate::error::Error;
 
 /// The schema, for `migrate --usage`.
-const SCHEMA: &str = include_str!("../../migrations/usage.sql");
+// Run again, it would say of everything that it is there.
+const SCHEMA: &str = concat!("set local client_min_messages = warning;\n", include_str!("../../migrations/usage.sql"));
 
 const STATE: &str = "select exists (select from pg_class where relnamespace = space.oid and relname = 'usage') as made, \
         has_schema_privilege(space.oid, 'usage') and exists ( \
