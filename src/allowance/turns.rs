@@ -1,15 +1,19 @@
-//! Turns on a core for work that would block a worker: parsing files and large documents. Turns go round between users,
-//! and one user never has all cores.
+//! Turns on a core for work that would block a worker: parsing files, large bodies and documents, and writing large
+//! requests. Turns go round between users, and one user never has all cores.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::error::Error;
+
+/// The longest wait for a turn.
+pub const MAX_WAIT: Duration = Duration::from_secs(30);
 
 /// The turns of one server.
 #[derive(Debug)]
@@ -67,13 +71,14 @@ impl Turns {
     /// more.
     ///
     /// # Errors
-    /// [`Error::Internal`] if it panics, which is a bug.
+    /// [`Error::Overloaded`] if the turn does not come within [`MAX_WAIT`]; [`Error::Internal`] if the work panics, which
+    /// is a bug.
     pub async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         user: Uuid,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let turn = self.wait(user).await;
+        let turn = tokio::time::timeout(MAX_WAIT, self.wait(user)).await.map_err(|_| Error::Overloaded)?;
         let done = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             work()
@@ -135,7 +140,10 @@ impl Drop for Turn {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Poll;
+    use std::{
+        sync::atomic::{AtomicBool, Ordering},
+        task::Poll,
+    };
 
     use futures::{future::BoxFuture, poll};
 
@@ -190,5 +198,29 @@ mod tests {
         drop(held);
         assert!(granted(&mut waiting(&turns, 3)).await.is_some());
         assert!(turns.state().waiting.is_empty() && turns.state().running.is_empty());
+    }
+
+    #[tokio::test]
+    async fn work_holds_its_turn_until_its_end_and_a_panic_is_an_error() {
+        let turns = Arc::new(Turns::new(1));
+        let (release, wait) = std::sync::mpsc::channel::<()>();
+        let is_done = Arc::new(AtomicBool::new(false));
+        let done = is_done.clone();
+        let work = move || {
+            let _ = wait.recv();
+            done.store(true, Ordering::SeqCst);
+        };
+        let mut left = Box::pin(turns.run(Uuid::nil(), work));
+        assert!(poll!(&mut left).is_pending());
+        // Nobody waits for it any more.
+        drop(left);
+        let mut next = Box::pin(turns.run(Uuid::nil(), || 7));
+        assert!(poll!(&mut next).is_pending());
+        release.send(()).expect("it waits");
+        assert_eq!(next.await.expect("a result"), 7);
+        assert!(is_done.load(Ordering::SeqCst));
+        let panics = turns.run(Uuid::nil(), || panic!("a bug")).await;
+        assert!(matches!(panics, Err::<(), _>(Error::Internal(_))));
+        assert_eq!(turns.run(Uuid::nil(), || 8).await.expect("a result"), 8);
     }
 }

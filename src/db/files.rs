@@ -52,7 +52,7 @@ pub(super) fn statements(schema: &str, collections: bool) -> Vec<String> {
     let mut all = [OWN, OWN_WITH_DIGESTS, readable].map(str::to_owned).to_vec();
     for column in [Column::OpenAi, Column::Local] {
         let mut replace = String::new();
-        write_replace(&mut replace, Uuid::nil(), Uuid::nil(), &[], column);
+        write_replace(&mut replace, Uuid::nil(), Uuid::nil(), Sums::default(), "[]", column);
         all.push(lock(Uuid::nil(), Uuid::nil()));
         all.push(replace);
         all.push(compare(column, &format!("operator({schema}.<=>)"), &format!("null::{schema}.vector"), 1));
@@ -185,7 +185,7 @@ pub async fn replace_items(
     column: Column,
 ) -> Result<Replaced, Error> {
     let mut sql = format!("{SET_LIMIT}{}; ", lock(user, file));
-    write_replace(&mut sql, user, file, items, column);
+    write_replace(&mut sql, user, file, Sums::of(items), &items_json(items, column).await, column);
     let rows = db.message(user, LIMIT, sql).await?;
     let row = rows.last().and_then(|rows| rows.first()).ok_or_else(|| Error::Internal("no row".to_owned()))?;
     Ok(match (row.try_get("own")?, row.try_get("complete")?) {
@@ -201,16 +201,31 @@ fn lock(user: Uuid, file: Uuid) -> String {
     format!("select id from public.files where id = '{file}' and user_id = '{user}' for update")
 }
 
+/// What a statement says of all its passages.
+#[derive(Default)]
+struct Sums {
+    /// Tokens of all of them.
+    tokens: i64,
+    /// One of them keeps its vector.
+    keeps: bool,
+}
+
+impl Sums {
+    fn of(items: &[NewItem<'_>]) -> Self {
+        let tokens = items.iter().map(|item| i64::from(item.tokens)).sum::<i64>().min(i64::from(i32::MAX));
+        Self { tokens, keeps: items.iter().any(|item| matches!(item.vector, NewVector::Kept)) }
+    }
+}
+
 /// The passages go as one JSON document: one literal, however many they are, and the columns give the types.
-fn write_replace(sql: &mut String, user: Uuid, file: Uuid, items: &[NewItem<'_>], column: Column) {
+fn write_replace(sql: &mut String, user: Uuid, file: Uuid, sums: Sums, items: &str, column: Column) {
     let column = column.name();
-    let total = items.iter().map(|item| i64::from(item.tokens)).sum::<i64>().min(i64::from(i32::MAX));
-    let keeps = items.iter().any(|item| matches!(item.vector, NewVector::Kept));
+    let Sums { tokens: total, keeps } = sums;
     // Nobody can know what the literal ends with.
     let quote = format!("$items_{}$", Uuid::new_v4().simple());
     sql.push_str("with fresh as (select * from json_populate_recordset(null::public.file_items, ");
     sql.push_str(&quote);
-    write_items(sql, items, column);
+    sql.push_str(items);
     sql.push_str(&quote);
     // Writing to a string cannot fail.
     let _ = write!(sql, ") with ordinality), ");
@@ -245,8 +260,15 @@ fn write_replace(sql: &mut String, user: Uuid, file: Uuid, items: &[NewItem<'_>]
     );
 }
 
-fn write_items(sql: &mut String, items: &[NewItem<'_>], column: &str) {
+/// Writes passages as JSON. Two thousand of them have three million numbers, so others go on meanwhile.
+async fn items_json(items: &[NewItem<'_>], column: Column) -> String {
+    const AT_ONCE: usize = 16;
+    let (column, mut json) = (column.name(), String::new());
+    let sql = &mut json;
     for (number, item) in items.iter().enumerate() {
+        if number % AT_ONCE == AT_ONCE - 1 {
+            tokio::task::yield_now().await;
+        }
         sql.push_str(if number == 0 { "[" } else { "," });
         let content = serde_json::Value::from(without_nul(item.content));
         let _ = write!(sql, "{{\"content\":{content},\"tokens\":{}", item.tokens);
@@ -257,6 +279,7 @@ fn write_items(sql: &mut String, items: &[NewItem<'_>], column: &str) {
         sql.push('}');
     }
     sql.push_str(if items.is_empty() { "[]" } else { "]" });
+    json
 }
 
 /// Postgres cannot store NUL in text.

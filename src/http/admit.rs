@@ -94,7 +94,7 @@ pub async fn admit_chat(
 ) -> Result<Admitted<Result<ChatBody, Error>>, Error> {
     let reads = Reads {
         limit: usize::MAX,
-        parse: |body| ChatBody::parse(&body),
+        parse: ChatBody::parse,
         model: route.names_models().then_some(ChatBody::custom_model),
     };
     admit(caller, context, unread, reads, |keys, pattern, posted| plan(keys, context, pattern, posted, route)).await
@@ -113,7 +113,7 @@ pub async fn admit_command(
     admit(caller, context, unread, reads, |_, route, body| {
         let model = context.providers.routing.settings.command.first().cloned().unwrap_or_default();
         let rules = catalogue().model_or_family(OPENAI.path, &model);
-        let estimate = estimate::chat(OPENAI.path, rules, Size::of(&body.0));
+        let estimate = estimate::chat(OPENAI.path, rules, Size::of(&body.text));
         Plan { route, provider: OPENAI.path, models: vec![model], estimate }
     })
     .await

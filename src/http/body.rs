@@ -9,7 +9,7 @@ use std::{
 };
 
 use actix_web::{
-    FromRequest, HttpMessage, HttpRequest, dev::Payload, error::PayloadError, http::header::CONTENT_LENGTH, web::Bytes,
+    FromRequest, HttpRequest, dev::Payload, error::PayloadError, http::header::CONTENT_LENGTH, web::Bytes,
 };
 use futures::{Stream, StreamExt, stream};
 use serde::Deserialize;
@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::installed;
 use crate::{
-    allowance::{Buffers, Turns, json},
+    allowance::{Buffers, Charge, Turns, json},
     error::Error,
 };
 
@@ -68,10 +68,11 @@ impl UnreadBody {
     /// Reads a body of at most `limit` bytes, and never more than `MAX_BODY_BYTES`, as text: UTF-8, without a byte
     /// order mark, invalid bytes replaced, as JavaScript decodes it.
     ///
-    /// Its memory is charged to the user as long as the request lives, or until the provider has begun to respond.
+    /// Its memory is charged to the user as long as it lives.
     ///
     /// # Errors
-    /// If it is too large, too slow, incomplete, has too many values, or the user's allowance of bytes is used up.
+    /// If it is too large, too slow, incomplete, has too many values, or the user's allowance of bytes is used up; if it
+    /// is large, and others are being parsed for too long.
     pub async fn read(self, user: Uuid, limit: usize) -> Result<Body, Error> {
         self.parse(user, limit, Ok).await
     }
@@ -86,19 +87,18 @@ impl UnreadBody {
         limit: usize,
         parse: impl FnOnce(Body) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let (request, bytes) = self.read_bytes(user, limit).await?;
+        let (request, bytes, charge) = self.read_bytes(user, limit).await?;
         if bytes.len() < BLOCKING_FROM {
-            return parse(Body(text(bytes)?));
+            return parse(Body::new(bytes, charge)?);
         }
-        let turns = installed::<Turns>(&request)?;
-        turns.run(user, || parse(Body(text(bytes)?))).await?
+        installed::<Turns>(&request)?.run(user, || parse(Body::new(bytes, charge)?)).await?
     }
 
-    /// Reads a body as bytes; see [`UnreadBody::read`].
+    /// Reads a body as bytes, with what is charged for them; see [`UnreadBody::read`].
     ///
     /// # Errors
     /// As [`UnreadBody::read`].
-    pub async fn read_bytes(self, user: Uuid, limit: usize) -> Result<(HttpRequest, Vec<u8>), Error> {
+    pub async fn read_bytes(self, user: Uuid, limit: usize) -> Result<(HttpRequest, Vec<u8>, Charge), Error> {
         let Self { request, payload } = self;
         let limit = installed::<BodyLimits>(&request)?.max_bytes.min(limit);
         let announced = announced(&request);
@@ -125,8 +125,7 @@ impl UnreadBody {
                 body.extend_from_slice(&chunk);
             }
         }
-        request.extensions_mut().insert(charge);
-        Ok((request, body))
+        Ok((request, body, charge))
     }
 }
 
@@ -135,9 +134,13 @@ fn announced(request: &HttpRequest) -> Option<usize> {
 }
 
 /// A request's body as text. Without `Debug`, because it holds a user's text.
-pub struct Body(pub String);
+pub struct Body {
+    /// The text.
+    pub text: String,
+    charge: Charge,
+}
 
-fn text(bytes: Vec<u8>) -> Result<String, Error> {
+fn text(bytes: Vec<u8>, charge: &mut Charge) -> Result<String, Error> {
     let text = match String::from_utf8(bytes) {
         Ok(mut text) => {
             if text.starts_with('\u{feff}') {
@@ -147,6 +150,9 @@ fn text(bytes: Vec<u8>) -> Result<String, Error> {
         }
         Err(error) => {
             let bytes = error.as_bytes();
+            // Each invalid sequence becomes the three bytes of U+FFFD.
+            let invalid = bytes.utf8_chunks().filter(|chunk| !chunk.invalid().is_empty()).count();
+            charge.grow(invalid * 2 * char::REPLACEMENT_CHARACTER.len_utf8())?;
             String::from_utf8_lossy(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)).into_owned()
         }
     };
@@ -187,17 +193,27 @@ where
 }
 
 impl Body {
+    fn new(bytes: Vec<u8>, mut charge: Charge) -> Result<Self, Error> {
+        let text = text(bytes, &mut charge)?;
+        Ok(Self { text, charge })
+    }
+
+    /// Returns what is charged for it, for as long as what was made of it is kept.
+    pub fn into_charge(self) -> Charge {
+        self.charge
+    }
+
     /// Parses the body as a JSON object.
     ///
     /// # Errors
     /// [`Error::BadRequest`] if it is not JSON, or not an object, so that `needed` is missing.
     pub fn object<'a, T: Deserialize<'a>>(&'a self, needed: &str) -> Result<T, Error> {
         let no_json = |_| Error::BadRequest("The request body is not valid JSON".to_owned());
-        if !self.0.trim_ascii_start().starts_with('{') {
-            serde_json::from_str::<&RawValue>(&self.0).map_err(no_json)?;
+        if !self.text.trim_ascii_start().starts_with('{') {
+            serde_json::from_str::<&RawValue>(&self.text).map_err(no_json)?;
             return Err(Error::BadRequest(format!("{needed} is missing: the request body must be a JSON object")));
         }
-        serde_json::from_str(&self.0).map_err(|error| {
+        serde_json::from_str(&self.text).map_err(|error| {
             if error.is_data() {
                 Error::BadRequest(format!("{needed}: a member of the request body is duplicated or has the wrong type"))
             } else {

@@ -9,11 +9,22 @@ use serde::{
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::body::{BLOCKING_FROM, Body};
-use crate::{error::Error, llm::Chat, tools::SelectedTool, usage::estimate::Size};
+use super::body::Body;
+use crate::{
+    allowance::Charge,
+    error::Error,
+    llm::Chat,
+    tools::{SelectedTool, offer::MAX_TOOLS},
+    usage::estimate::Size,
+};
+
+/// The longest name of a model, in bytes: a provider's own have fewer than a hundred.
+const MAX_NAME: usize = 1024;
 
 /// A chat request. Without `Debug`, because it holds a user's text.
 pub struct ChatBody {
+    /// For its memory, and for the request to a provider that is made of it.
+    _charge: Charge,
     model: String,
     temperature: Option<Box<RawValue>>,
     messages: Box<RawValue>,
@@ -21,16 +32,16 @@ pub struct ChatBody {
     selected_tools: Option<Result<Vec<SelectedTool>, NoArray>>,
     has_images: bool,
     size: Size,
-    is_large: bool,
+    bytes: usize,
 }
 
-/// The tools are no array.
+/// Marks tools that are no array.
 struct NoArray;
 
-/// Its members. Unknown ones are ignored.
+/// Members of a chat request. Unknown ones are ignored.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Posted<'a> {
+struct Members<'a> {
     #[serde(borrow, default)]
     chat_settings: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -53,8 +64,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Settings<'a> {
     // By hand, because of a key that is there twice the last counts, as in
     // JavaScript.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
+        struct Each;
+        impl<'de> Visitor<'de> for Each {
             type Value = Settings<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("the settings of a chat")
@@ -71,7 +82,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Settings<'a> {
                 Ok(settings)
             }
         }
-        deserializer.deserialize_map(Members)
+        deserializer.deserialize_map(Each)
     }
 }
 
@@ -80,9 +91,9 @@ impl ChatBody {
     ///
     /// # Errors
     /// [`Error::BadRequest`] if it is no JSON object, or a member is missing or invalid; the sentence names it.
-    pub fn parse(body: &Body) -> Result<Self, Error> {
+    pub fn parse(body: Body) -> Result<Self, Error> {
         let bad = |sentence: &str| Error::BadRequest(sentence.to_owned());
-        let posted: Posted<'_> = body.object("chatSettings")?;
+        let posted: Members<'_> = body.object("chatSettings")?;
         let settings = posted.chat_settings.ok_or_else(|| bad("chatSettings is missing: it names the model"))?;
         if !settings.get().starts_with('{') {
             return Err(bad("chatSettings must be an object that names the model"));
@@ -90,19 +101,24 @@ impl ChatBody {
         let settings: Settings<'_> =
             serde_json::from_str(settings.get()).map_err(|_| bad("chatSettings.model must be a string"))?;
         let model = settings.model.ok_or_else(|| bad("chatSettings.model is missing"))?;
+        if model.len() > MAX_NAME {
+            return Err(bad("chatSettings.model must be the name of a model"));
+        }
         let messages = posted.messages.ok_or_else(|| bad("messages is missing: it must be an array"))?;
         if !messages.get().starts_with('[') {
             return Err(bad("messages must be an array"));
         }
+        let (size, bytes) = (Size::of(messages.get()), body.text.len());
         Ok(Self {
             has_images: Chat { model: String::new(), temperature: None, messages }.has_images(),
-            size: Size::of(messages.get()),
+            size,
             model,
             temperature: settings.temperature.map(ToOwned::to_owned),
             messages: messages.to_owned(),
             custom_model_id: posted.custom_model_id.and_then(|id| serde_json::from_str(id.get()).ok()),
             selected_tools: posted.selected_tools.map(tools),
-            is_large: body.0.len() >= BLOCKING_FROM,
+            bytes,
+            _charge: body.into_charge(),
         })
     }
 
@@ -121,9 +137,9 @@ impl ChatBody {
         self.size
     }
 
-    /// Tells if it would occupy a worker to make a request of it.
-    pub fn is_large(&self) -> bool {
-        self.is_large
+    /// Returns the size of the body that it came in, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Takes the tools that the model may call. What is no tool is one without anything, to be refused by name.
@@ -151,5 +167,6 @@ impl ChatBody {
 
 fn tools(json: &RawValue) -> Result<Vec<SelectedTool>, NoArray> {
     let tools: Vec<&RawValue> = serde_json::from_str(json.get()).map_err(|_| NoArray)?;
-    Ok(tools.into_iter().map(SelectedTool::read).collect())
+    // One more than are used, so that the user is told of the others.
+    Ok(tools.into_iter().take(MAX_TOOLS + 1).map(SelectedTool::read).collect())
 }

@@ -110,8 +110,8 @@ impl ChatContext {
     pub async fn relay(self, ways: Ways) -> Result<HttpResponse, Error> {
         let wanted = Wanted { reasoning: self.as_events, calls: false };
         let mut opener = Opener::new(self.providers.clone(), ways, wanted, false, self.log.clone());
-        let (charge, words) = (self.charge(), opener.words());
-        let opening = async move { opener.open(charge, true, |make, _, attempt| make(attempt, &[], None)).await };
+        let words = opener.words();
+        let opening = async move { opener.open(0, true, |make, _, attempt| make(attempt, &[], None)).await };
         self.answer(opening, move |failure| words.word(failure)).await
     }
 
@@ -153,11 +153,6 @@ impl ChatContext {
             estimate: estimate(),
         };
         ledger.reserve(user.id, plan, &self.log).await
-    }
-
-    /// Takes what the request's body was charged, to be given back early.
-    pub fn charge(&self) -> Option<Charge> {
-        self.request.extensions_mut().remove::<Charge>()
     }
 
     /// Begins a charge to a user, for what is kept beside the request's body.

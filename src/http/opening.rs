@@ -6,7 +6,6 @@ use actix_web::web::Data;
 
 use super::ways::{MakeRound, MapErr, Ways};
 use crate::{
-    allowance::Charge,
     error::Error,
     llm::{
         Attempt, Call, Failure, Providers,
@@ -66,13 +65,14 @@ impl Opener {
         self.words.clone()
     }
 
-    /// Opens an answer. `make` makes a call of a way's own one. If it `is_last`, no other answer is opened after it.
+    /// Opens an answer. `make` makes a call of a way's own one, and adds some `added` bytes to the chat. If it `is_last`,
+    /// no other answer is opened after it.
     ///
     /// # Errors
     /// If no way leads to one.
     pub async fn open(
         &mut self,
-        mut charge: Option<Charge>,
+        added: usize,
         is_last: bool,
         make: impl Fn(&MakeRound, Form, &Attempt<'_>) -> Result<Call, Error> + Clone + Send + Sync + 'static,
     ) -> Result<Relay, Unanswered> {
@@ -97,22 +97,16 @@ impl Opener {
                 let call = make(&make_call, form, attempt)?;
                 Ok(if is_only { call } else { Call { attempts: 1, ..call } })
             };
-            let make_call = match ways.as_ref().and_then(Ways::blocking) {
+            let make_call = match ways.as_ref().and_then(|ways| ways.blocking(added)) {
                 Some((turns, user)) => MakeCall::Blocking(Arc::new(call), turns, user),
                 None => MakeCall::Inline(Box::new(call)),
             };
             // All moved in, so that neither the calls nor the prompt are held once the provider has begun to answer,
             // unless another one may be asked.
-            let mut charged = None;
             if is_only && is_last {
                 *ways = None;
-                charged = charge.take();
             }
-            let sent = Box::pin(async move {
-                let _charged = charged;
-                dispatch(providers, request, make_call, log).await
-            });
-            let answer = sent.await;
+            let answer = Box::pin(dispatch(providers, request, make_call, log)).await;
             called_models[at] = log.note().effective_model.clone();
             let answer = answer?;
             let relay = Relay::open(answer.body, answer.reader, *wanted, answer.limits, log.clone()).await?;

@@ -52,8 +52,6 @@ pub struct ToolTurn {
     pub as_events: bool,
     /// What the tools' answers take.
     pub charge: Charge,
-    /// What the request's body takes.
-    pub body_charge: Option<Charge>,
 }
 
 impl ToolTurn {
@@ -207,7 +205,8 @@ impl State {
             let body = body.map_err(|error| Error::Internal(format!("a request with functions: {error}")))?;
             Ok(Call { body: Some(body), ..call })
         };
-        match Box::pin(self.turn.opener.open(None, false, make)).await {
+        let added = self.rounds.iter().map(|round| round.bytes()).sum();
+        match Box::pin(self.turn.opener.open(added, false, make)).await {
             Ok(relay) => Ok(relay),
             Err(Unanswered::Failed(failure)) => Err(failure),
             Err(Unanswered::Invalid(error)) => {
@@ -301,7 +300,6 @@ impl State {
         let total = self.usage.take().and_then(|usage| serde_json::value::to_raw_value(&usage).ok());
         end.usage = total.or(end.usage);
         record_end(&self.turn.log, &end.outcome);
-        self.turn.body_charge = None;
         Piece::End(Box::new(end))
     }
 }

@@ -33,14 +33,14 @@ type SendMake = dyn Fn(&Attempt<'_>) -> Result<Call, Error> + Send + Sync;
 
 /// Builds the call of one attempt.
 pub enum MakeCall<'a> {
-    /// At once. It owns the prompt, or borrows it.
+    /// On the worker. It owns the prompt, or borrows it.
     Inline(Box<Make<'a>>),
     /// On a blocking thread, in a turn of the user's: a long prompt would occupy a worker.
     Blocking(Arc<SendMake>, Arc<Turns>, Uuid),
 }
 
 impl MakeCall<'_> {
-    /// Does work that takes as long as the prompt is.
+    /// Runs work whose time grows with the prompt.
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
         match self {
             Self::Inline(_) => Ok(work()),
@@ -183,13 +183,16 @@ pub async fn dispatch(
             Err(failure) => return Err(failure.into()),
         };
         let refused = || Err(Unanswered::Failed(Failure::Status { status, body: body.clone(), retry_after }));
+        if !refusal::may_be_one(status) {
+            return refused();
+        }
         let (model, wire, words) = (shape.model.clone(), shape.wire, body.clone());
         let read = make_call.run(move || {
             let sent: Members<'_> =
                 call.body.as_deref().and_then(|body| serde_json::from_slice(body).ok()).unwrap_or_default();
             refusal::read(status, &words, &Refused { model: &model, wire, sent: &sent })
         });
-        let Some(refusal) = read.await.map_err(Unanswered::Invalid)? else { return refused() };
+        let Ok(Some(refusal)) = read.await else { return refused() };
         log.note().refusals.push(refusal.as_str());
         let next = candidates.iter().skip(at + 1).position(|candidate| !is_gone(candidate)).map(|next| at + 1 + next);
         let mut follow = Some(at);

@@ -43,6 +43,14 @@ pub struct Round {
     pub calls: Vec<(FunctionCall, String)>,
 }
 
+impl Round {
+    /// Returns the size of what was said, called and answered, in bytes.
+    pub fn bytes(&self) -> usize {
+        let calls = self.calls.iter().map(|(call, result)| call.arguments.len() + result.len());
+        self.text.len() + calls.sum::<usize>()
+    }
+}
+
 /// What is added to a request for a chat.
 pub struct Added {
     /// The functions, in the wire's form; empty if there are none.

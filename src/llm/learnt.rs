@@ -53,8 +53,9 @@ impl Learnt {
 
     /// Returns the lesson about a model that is called through `wire`.
     pub fn lesson(&self, scope: Scope, model: &str, wire: Wire) -> Lesson {
+        let key = self.hasher.hash_one((scope.0, model, wire));
         let lessons = self.lessons();
-        let found = lessons.get(&self.hasher.hash_one((scope.0, model, wire)));
+        let found = lessons.get(&key);
         found.filter(|(_, until)| *until > Instant::now()).map(|(lesson, _)| lesson.clone()).unwrap_or_default()
     }
 

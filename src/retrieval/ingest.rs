@@ -9,14 +9,12 @@ use uuid::Uuid;
 
 use super::{Chunk, extract, local::LocalEmbeddings, storage::Storage};
 use crate::{
-    allowance::{Buffers, Charge, Turn, Turns},
+    allowance::{Buffers, Charge, Turn, Turns, turns},
     error::Error,
 };
 
 /// Limit on extracting and splitting one file.
 const PARSE_TIME: Duration = Duration::from_secs(10);
-/// Limit on waiting for a turn.
-const PARSE_QUEUE: Duration = Duration::from_secs(30);
 
 /// Components for reading files, shared by all workers.
 pub struct Ingest {
@@ -38,7 +36,7 @@ impl Ingest {
     /// # Errors
     /// If no turn comes within half a minute.
     pub async fn turn(&self, user: Uuid) -> Result<Turn, Error> {
-        tokio::time::timeout(PARSE_QUEUE, self.turns.wait(user)).await.map_err(|_| Error::Failed {
+        tokio::time::timeout(turns::MAX_WAIT, self.turns.wait(user)).await.map_err(|_| Error::Failed {
             status: 503,
             message: "Too many files are being read. Please try again in a moment.".to_owned(),
         })

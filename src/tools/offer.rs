@@ -115,8 +115,9 @@ pub fn offer(tools: Vec<Tool>, mut names: Names, mut budget: Budget) -> Offer {
         } else {
             Err(format!("there are more than {MAX_TOOLS} tools"))
         };
-        let headers = tool.headers.map_or(Ok(HeaderMap::new()), |headers| headers::custom(&headers));
-        match document.and_then(|document| Ok((document, headers?))) {
+        let headers = tool.headers;
+        let headers = || headers.map_or(Ok(HeaderMap::new()), |headers| headers::custom(&headers));
+        match document.and_then(|document| Ok((document, headers()?))) {
             Ok((document, headers)) => {
                 read.push(Read { name: name.into(), document, location: tool.location, headers: headers.into() })
             }

@@ -33,8 +33,10 @@ pub async fn tool(client: &ToolClient, selected: SelectedTool, mut charge: Charg
 /// The URL, if that is all that was pasted.
 fn address(pasted: &str) -> Option<Url> {
     let pasted = pasted.trim();
-    let is_url = pasted.len() < 2048 && !pasted.contains(char::is_whitespace);
-    Url::parse(pasted).ok().filter(|url| is_url && matches!(url.scheme(), "http" | "https") && url.has_host())
+    if pasted.len() >= 2048 || pasted.contains(char::is_whitespace) {
+        return None;
+    }
+    Url::parse(pasted).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
 }
 
 /// Fetches a document; the inner error is the reason why there is none.

@@ -78,6 +78,41 @@ async fn a_body_of_very_many_values_is_refused() {
 }
 
 #[tokio::test]
+async fn what_is_short_is_refused_if_it_is_long() {
+    let (_upstream, app, user) = chats().await;
+    let ask = async |route: &str, body: &Value| {
+        let request = client().post(app.url(&format!("/api/chat/{route}"))).header(AUTHORIZATION, user.bearer());
+        message(request.body(body.to_string()).send().await.expect("an answer")).await
+    };
+    let mut body = chat_body();
+    body["chatSettings"]["model"] = "m".repeat(400_000).into();
+    let refused = (400, "chatSettings.model must be the name of a model".to_owned());
+    for route in ["openai", "anthropic", "custom", "tools"] {
+        assert_eq!(ask(route, &body).await, refused, "{route}");
+    }
+    body["chatSettings"]["model"] = "gpt-4".into();
+    body["selectedTools"] = vec![0; 100_000].into();
+    let (status, sentence) = ask("tools", &body).await;
+    assert_eq!(status, 400);
+    assert!(sentence.contains("more than 64 tools") && sentence.len() < 10_000, "{}", sentence.len());
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_text_are_charged_as_what_they_become() {
+    let (upstream, app, user) = chats().await;
+    upstream.script_any(vec![Reply::events(&[DELTA], Step::Write(DONE.into()))]);
+    let ask = async |count: usize| {
+        let mut body = chat_body().to_string().into_bytes();
+        let at = body.windows(3).position(|it| it == b"Say").expect("a text");
+        body.splice(at..at, vec![0xff; count]);
+        let request = client().post(app.url("/api/chat/openai")).header(AUTHORIZATION, user.bearer());
+        request.body(body).send().await.expect("an answer").status().as_u16()
+    };
+    // One byte becomes three, and a request of as many is made of them.
+    assert_eq!((ask(100_000).await, ask(150_000).await), (200, 503));
+}
+
+#[tokio::test]
 async fn each_route_reads_no_more_than_it_needs() {
     let (_upstream, app, user) = chats().await;
     for (path, limit) in

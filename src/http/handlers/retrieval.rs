@@ -24,7 +24,7 @@ use crate::{
     },
     error::Error,
     http::{
-        body::{self, UnreadBody},
+        body::{self, Body, UnreadBody},
         context::ChatContext,
         user::User,
     },
@@ -75,7 +75,7 @@ pub async fn process(
     unread: UnreadBody,
 ) -> Result<HttpResponse, Error> {
     user.profile()?;
-    let (request, form) = unread.read_bytes(user.id, body::FORM).await?;
+    let (request, form, _charge) = unread.read_bytes(user.id, body::FORM).await?;
     let form = fields(&request, form).await?;
     let maker = Maker::of(form.get("embeddingsProvider").map_or("", String::as_str));
     let missing =
@@ -126,8 +126,9 @@ pub async fn process_docx(
     unread: UnreadBody,
 ) -> Result<HttpResponse, Error> {
     user.profile()?;
-    let Docx { text, file_id, embeddings_provider, file_extension } =
-        unread.parse(user.id, usize::MAX, |body| body.object("text")).await?;
+    let parse = |body: Body| Ok((body.object("text")?, body.into_charge()));
+    let (docx, _charge) = unread.parse(user.id, usize::MAX, parse).await?;
+    let Docx { text, file_id, embeddings_provider, file_extension } = docx;
     if file_extension != "docx" {
         return Ok(unsupported());
     }
@@ -165,8 +166,8 @@ pub async fn retrieve(
     unread: UnreadBody,
 ) -> Result<HttpResponse, Error> {
     user.profile()?;
-    let body = unread.read(user.id, body::QUESTION).await?;
-    let Question { user_input, file_ids, embeddings_provider, source_count } = body.object("userInput")?;
+    let Question { user_input, file_ids, embeddings_provider, source_count } =
+        unread.parse(user.id, body::QUESTION, |body| body.object("userInput")).await?;
     let maker = Maker::of(&embeddings_provider);
     if maker == Maker::Nobody {
         return Ok(HttpResponse::Ok().json(json!({ "results": [] })));

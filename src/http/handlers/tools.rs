@@ -36,7 +36,7 @@ use crate::{
     },
 };
 
-/// Documents of more bytes are read on a blocking thread.
+/// Documents and headers of more bytes are read on a blocking thread.
 const BLOCKING_FROM: usize = 64 * 1024;
 /// Documents that are fetched at the same time.
 const FETCHED_AT_ONCE: usize = 4;
@@ -95,7 +95,6 @@ pub async fn reply(
         functions: functions.into(),
         as_events: context.as_events(),
         charge,
-        body_charge: context.charge(),
     };
     let warnings = unusable.into_iter().chain(partial).collect();
     context.answer(turn.begin(warnings), move |failure| words.word(failure)).await
@@ -104,7 +103,11 @@ pub async fn reply(
 /// Reads the tools' documents, large ones aside.
 async fn offered(tools: Vec<(Tool, Charge)>, names: Names, user: Uuid, turns: &Data<Turns>) -> Result<Offer, Error> {
     let (tools, charges): (Vec<Tool>, Vec<Charge>) = tools.into_iter().unzip();
-    let bytes: usize = tools.iter().map(|tool| tool.document.as_ref().map_or(0, String::len)).sum();
+    let size = |tool: &Tool| {
+        let headers = tool.headers.as_ref().map_or(0, |headers| headers.get().len());
+        tool.document.as_ref().map_or(0, String::len) + headers
+    };
+    let bytes: usize = tools.iter().map(size).sum();
     if bytes < BLOCKING_FROM {
         return Ok(offer(tools, names, Budget::default()));
     }

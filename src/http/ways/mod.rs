@@ -9,7 +9,7 @@ use actix_web::web::Data;
 use secrecy::SecretString;
 use uuid::Uuid;
 
-use super::{chat_body::ChatBody, user::User};
+use super::{body::BLOCKING_FROM, chat_body::ChatBody, user::User};
 use crate::{
     allowance::Turns,
     credentials::{Key, Keys, Profile},
@@ -209,9 +209,10 @@ impl Ways {
         }
     }
 
-    /// Returns whose turn it takes to make a request, if that would occupy a worker.
-    pub fn blocking(&self) -> Option<(Arc<Turns>, Uuid)> {
-        self.body.is_large().then(|| (self.turns.clone(), self.user))
+    /// Returns whose turn it takes to make a request of the chat and some `added` bytes, if that would occupy a worker.
+    pub fn blocking(&self, added: usize) -> Option<(Arc<Turns>, Uuid)> {
+        let is_large = self.body.bytes() + added >= BLOCKING_FROM;
+        is_large.then(|| (self.turns.clone(), self.user))
     }
 
     /// Tells if one of the ways leads to Google.

@@ -67,10 +67,15 @@ const OPTIONAL: [&str; 7] = [
 /// Limit of tokens for a server that requires one, if the catalogue has none.
 const SOME_LIMIT: u32 = 8192;
 
+/// Tells if an answer with this status may be a refusal.
+pub fn may_be_one(status: u16) -> bool {
+    matches!(status, 400 | 403 | 404 | 405 | 410 | 422)
+}
+
 /// Reads a refusal; `None` where the answer is no refusal that another request
 /// could do better with.
 pub fn read(status: u16, body: &str, refused: &Refused<'_>) -> Option<Refusal> {
-    if !matches!(status, 400 | 403 | 404 | 405 | 410 | 422) {
+    if !may_be_one(status) {
         return None;
     }
     let words = Words::read(body);
