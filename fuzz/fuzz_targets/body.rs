@@ -1,10 +1,11 @@
-//! Any text as a chat's body: no panic on the way to any provider's request,
+//! Any bytes as a chat's body: no panic on the way to any provider's request,
 //! and what is sent is JSON.
 
 #![no_main]
 
 use chatbot_ui_api::{
-    http::body::Body,
+    allowance::Buffers,
+    http::{body::Body, chat_body::ChatBody},
     llm::{
         Attempt, Wire,
         access::Access,
@@ -17,13 +18,15 @@ use chatbot_ui_api::{
 };
 use libfuzzer_sys::fuzz_target;
 use serde_json::value::RawValue;
+use std::sync::Arc;
+use uuid::Uuid;
 
 fuzz_target!(|data: &[u8]| {
-    let body = Body(String::from_utf8_lossy(data).into_owned());
-    let Ok(body) = body.chat() else { return };
+    let charge = Arc::new(Buffers::new(usize::MAX)).charge(Uuid::nil(), data.len()).expect("room");
+    let Ok(mut body) = Body::new(data.to_vec(), charge).and_then(ChatBody::parse) else { return };
     let _ = body.custom_model_id();
-    let _ = body.selected_tools();
-    let Ok(chat) = body.chat() else { return };
+    let _ = body.take_selected_tools();
+    let chat = body.chat();
     let access = Access {
         base_url: "http://127.0.0.1/v1".to_owned(),
         key: "k".into(),

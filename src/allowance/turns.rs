@@ -71,7 +71,7 @@ impl Turns {
     /// more.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] if the turn does not come within [`MAX_WAIT`]; [`Error::Internal`] if the work panics, which
+    /// [`Error::Overloaded`] if the turn does not come in time; [`Error::Internal`] if the work panics, which
     /// is a bug.
     pub async fn run<T: Send + 'static>(
         self: &Arc<Self>,

@@ -193,7 +193,11 @@ where
 }
 
 impl Body {
-    fn new(bytes: Vec<u8>, mut charge: Charge) -> Result<Self, Error> {
+    /// Decodes bytes for which `charge` is charged.
+    ///
+    /// # Errors
+    /// If it has too many values, or the user's allowance of bytes is used up.
+    pub fn new(bytes: Vec<u8>, mut charge: Charge) -> Result<Self, Error> {
         let text = text(bytes, &mut charge)?;
         Ok(Self { text, charge })
     }

@@ -1,13 +1,13 @@
 //! The HTTP interface: the route table, the extractors and the responses.
 //!
 //! [`table`] lists every route; `handlers` has a file for each area; [`user`], [`body`] and [`context`] are the
-//! handlers' arguments; `chat_body` parses a chat; [`admit`] lets a request to a model in; `ways` has the keys and models by which a chat may be
-//! answered, `opening` tries them; [`respond`] streams an answer; `tool_turn` goes on with the chat until the model has
-//! no more calls.
+//! handlers' arguments, and [`chat_body`] is a chat; [`admit`] lets a request to a model in; `ways` has the keys and
+//! models by which a chat may be answered, `opening` tries them; [`respond`] streams an answer; `tool_turn` goes on with
+//! the chat until the model has no more calls.
 
 pub mod admit;
 pub mod body;
-mod chat_body;
+pub mod chat_body;
 pub mod context;
 mod handlers;
 mod opening;

@@ -1,5 +1,5 @@
 //! The API's description: an OpenAPI document, written by hand in `document.json`, and an HTML page generated from it
-//! ([`page`]). [`version_3_0`] is the same in an older version of OpenAPI.
+//! ([`page`]). `version_3_0` is the same in an older version of OpenAPI.
 //!
 //! By hand, because the important parts (sentences, examples, the meaning of each status) are not part of any type; a
 //! test compares it with the route table.
