@@ -97,7 +97,9 @@ pub async fn admit_chat(
         parse: ChatBody::parse,
         model: route.names_models().then_some(ChatBody::custom_model),
     };
-    admit(caller, context, unread, reads, |keys, pattern, posted| plan(keys, context, pattern, posted, route)).await
+    let plan = |keys: &Keys, pattern, posted: &ChatBody| plan(keys, context, pattern, posted, route);
+    // Boxed, as a handler's memory lasts as long as its answer.
+    Box::pin(admit(caller, context, unread, reads, plan)).await
 }
 
 /// Admits a request of the command palette.

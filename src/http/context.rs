@@ -1,7 +1,7 @@
 //! The context of a chat: access to providers, and the response.
 
 use std::{
-    future::{Future, Ready, ready},
+    future::{Ready, ready},
     sync::Arc,
 };
 
@@ -11,7 +11,11 @@ use actix_web::{
     http::header::{ACCEPT, HeaderMap},
     web::Data,
 };
-use futures::{Stream, StreamExt, future::Either, stream};
+use futures::{
+    Stream, StreamExt,
+    future::{Either, LocalBoxFuture},
+    stream,
+};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -111,7 +115,7 @@ impl ChatContext {
         let wanted = Wanted { reasoning: self.as_events, calls: false };
         let mut opener = Opener::new(self.providers.clone(), ways, wanted, false, self.log.clone());
         let words = opener.words();
-        let opening = async move { opener.open(0, true, |make, _, attempt| make(attempt, &[], None)).await };
+        let opening = Box::pin(async move { opener.open(0, true, |make, _, attempt| make(attempt, &[], None)).await });
         self.answer(opening, move |failure| words.word(failure)).await
     }
 
@@ -168,18 +172,18 @@ impl ChatContext {
         self.as_events
     }
 
-    /// Answers with pieces, once `opening` has the first of them.
+    /// Answers with pieces, once `opening` has the first of them. It is boxed, because a future that is handed on takes its
+    /// own size again at each step.
     ///
     /// # Errors
     /// If `opening` fails: as `map_err` words it. A later failure cuts the
     /// answer.
     pub async fn answer<S: Stream<Item = Piece> + Unpin + 'static>(
         self,
-        opening: impl Future<Output = Result<S, Unanswered>> + 'static,
+        mut opening: LocalBoxFuture<'static, Result<S, Unanswered>>,
         map_err: impl Fn(Failure) -> Error + 'static,
     ) -> Result<HttpResponse, Error> {
         let Self { log, request, as_events, settings, .. } = self;
-        let mut opening = Box::pin(opening);
         let heartbeat = settings.heartbeat.filter(|_| as_events);
         let opened = match heartbeat {
             Some(heartbeat) => tokio::time::timeout(heartbeat, &mut opening).await.ok(),

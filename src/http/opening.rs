@@ -83,6 +83,7 @@ impl Opener {
         let mut called: Vec<Option<String>> = vec![None; list.len()];
         let (called_models, are_several) = (&mut called, list.len() > 1);
         let circuits = &providers.routing.circuits;
+        // Awaited where it is made: a future that is moved takes its room twice.
         let opened = failover(circuits, &list, log, async |failover::Attempt { at, is_only }| {
             let target = ways.as_ref().ok_or_else(no_way).and_then(|ways| ways.target(left[at]));
             let target = target.map_err(Unanswered::Invalid)?;
@@ -111,8 +112,9 @@ impl Opener {
             let answer = answer?;
             let relay = Relay::open(answer.body, answer.reader, *wanted, answer.limits, log.clone()).await?;
             Ok((at, relay))
-        });
-        match opened.await {
+        })
+        .await;
+        match opened {
             Ok((at, relay)) => {
                 // What was said and called by one model is not put to another.
                 let model = list.get(at).map(|way| way.model);

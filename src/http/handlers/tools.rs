@@ -97,7 +97,7 @@ pub async fn reply(
         charge,
     };
     let warnings = unusable.into_iter().chain(partial).collect();
-    context.answer(turn.begin(warnings), move |failure| words.word(failure)).await
+    context.answer(Box::pin(turn.begin(warnings)), move |failure| words.word(failure)).await
 }
 
 /// Reads the tools' documents, large ones aside.
