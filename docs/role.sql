@@ -47,7 +47,7 @@ begin
     on public.models to chatbot_ui_api;
   drop policy if exists "chatbot_ui_api offers" on public.models;
   create policy "chatbot_ui_api offers" on public.models to chatbot_ui_api
-    using (base_url like 'server:%') with check (base_url like 'server:%' and api_key = '');
+    using (base_url ~ '^server:[a-z]+$') with check (base_url ~ '^server:[a-z]+$' and api_key = '');
   if to_regclass('public.model_workspaces') is not null and to_regclass('public.workspaces') is not null then
     grant select (id, user_id, is_home) on public.workspaces to chatbot_ui_api;
     grant select (model_id), insert (user_id, model_id, workspace_id) on public.model_workspaces to chatbot_ui_api;
@@ -103,7 +103,7 @@ $$;
 create schema if not exists chatbot_ui_api;
 create or replace function chatbot_ui_api.account_state(
   of_user uuid, of_session uuid, out user_exists boolean, out banned boolean, out session_lives boolean)
-language plpgsql stable security definer set search_path = '' as $function$
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $function$
 begin
   select account.deleted_at is null,
       coalesce(account.banned_until > now(), false),

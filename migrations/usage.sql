@@ -108,7 +108,7 @@ create table if not exists chatbot_ui_api.counters (
 );
 
 create or replace function chatbot_ui_api.budget_changed() returns trigger
-language plpgsql security definer set search_path = '' as $function$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $function$
 begin
   delete from chatbot_ui_api.counters where budget_id = old.id;
   return null;
@@ -190,7 +190,7 @@ create or replace view chatbot_ui_api.usage_by_user as
 -- What a user has spent of a budget in a period, from the ledger.
 create or replace function chatbot_ui_api.counted(
   budget chatbot_ui_api.budgets, of_user uuid, since timestamptz) returns numeric
-language plpgsql stable set search_path = '' as $function$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $function$
 begin
   return (
     select coalesce(sum(case budget.unit
@@ -206,7 +206,7 @@ $function$;
 -- The same as it is kept; NULL if it is not.
 create or replace function chatbot_ui_api.kept(
   budget chatbot_ui_api.budgets, of_user uuid, since timestamptz) returns numeric
-language plpgsql stable set search_path = '' as $function$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $function$
 begin
   return (
     select counter.used from chatbot_ui_api.counters counter
@@ -220,7 +220,7 @@ $function$;
 -- run out holds its part until `sweep` replaces it by an estimate.
 create or replace function chatbot_ui_api.reserved(
   budget chatbot_ui_api.budgets, of_user uuid, since timestamptz) returns numeric
-language plpgsql volatile set search_path = '' as $function$
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $function$
 begin
   return (
     select coalesce(sum(case budget.unit
@@ -237,7 +237,7 @@ $function$;
 -- Returns NULL, or `{"limit"}` if there is room for so many tokens of an answer
 -- only, or `{"refused"}` with the budget that has none.
 create or replace function chatbot_ui_api.reserve(of_user uuid, request jsonb) returns jsonb
-language plpgsql volatile security definer set search_path = '' as $function$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $function$
 declare
   names constant text[] := array(select jsonb_array_elements_text(request -> 'models'));
   own constant boolean := request -> 'own_key';
@@ -252,12 +252,14 @@ declare
   spent numeric;
   held numeric;
   room numeric;
+  need numeric;
   budget chatbot_ui_api.budgets;
+  -- The request itself, sent once more as its connection broke, and the one in whose place it is.
+  earlier constant uuid[] := array[(request ->> 'id')::uuid, (request ->> 'replaces')::uuid];
 begin
   -- What a crash of the database would lose is written again when the request ends.
   perform set_config('synchronous_commit', 'off', true);
-  -- The statement may be sent once more, if its connection broke.
-  delete from chatbot_ui_api.reservations where id = (request ->> 'id')::uuid;
+  delete from chatbot_ui_api.reservations where id = any (earlier);
   for budget in
     select * from chatbot_ui_api.budgets_of(of_user) candidate
     where (candidate.scope = 'all' or not own) and chatbot_ui_api.matches(candidate.model, names[1], names[2])
@@ -265,11 +267,16 @@ begin
     if not locked then
       perform pg_advisory_xact_lock(chatbot_ui_api.lock_of(of_user));
       locked := true;
+      -- Again, as an earlier copy may have had the lock.
+      delete from chatbot_ui_api.reservations where id = any (earlier);
     end if;
     moment := clock_timestamp();
     start := chatbot_ui_api.period_start(budget.period, moment);
     spent := chatbot_ui_api.kept(budget, of_user, start);
     if spent is null then
+      -- As it is now, and as it stays until what is counted is stored.
+      select * into budget from chatbot_ui_api.budgets now where now.id = budget.id for share;
+      continue when not found;
       spent := chatbot_ui_api.counted(budget, of_user, start);
       insert into chatbot_ui_api.counters (budget_id, user_id, since, used)
         values (budget.id, of_user, start, spent)
@@ -278,12 +285,13 @@ begin
     end if;
     held := chatbot_ui_api.reserved(budget, of_user, start);
     room := budget.amount - spent - held;
-    if room < (case budget.unit
-        when 'requests' then 1
-        when 'tokens' then input + smallest
-        else greatest(input * input_price + smallest * output_price, 0.000000001) end) then
+    need := case budget.unit
+      when 'requests' then 1
+      when 'tokens' then input + smallest
+      else greatest(input * input_price + smallest * output_price, 0.000000001) end;
+    if room < need then
       return jsonb_build_object('refused', jsonb_build_object(
-        'model', budget.model, 'period', budget.period, 'unit', budget.unit, 'amount', budget.amount,
+        'model', budget.model, 'period', budget.period, 'unit', budget.unit, 'amount', budget.amount, 'need', need,
         'left', greatest(budget.amount - spent, 0), 'reserved', held,
         'resets_at', to_char(chatbot_ui_api.period_end(budget.period, moment) at time zone 'UTC', 'YYYY-MM-DD HH24:MI'),
         'seconds', ceil(extract(epoch from chatbot_ui_api.period_end(budget.period, moment) - moment))::bigint));
@@ -298,14 +306,15 @@ begin
       input_tokens, output_tokens, usd, likely_input)
     values ((request ->> 'id')::uuid, of_user, moment, moment + interval '30 seconds', request ->> 'route',
       request ->> 'provider', names, own, input, output, input * input_price + output * output_price,
-      (request -> 'likely_input')::bigint);
+      (request -> 'likely_input')::bigint)
+    on conflict (id) do update set expires_at = excluded.expires_at;
   return case when output < (request -> 'output')::bigint then jsonb_build_object('limit', output) end;
 end
 $function$;
 
 -- Adds rows of the ledger to the counters that are kept. The users are locked.
 create or replace function chatbot_ui_api.add_up(ids uuid[]) returns void
-language sql volatile set search_path = '' as $function$
+language sql volatile set search_path = pg_catalog, pg_temp as $function$
   update chatbot_ui_api.counters counter set used = counter.used + spent.amount
   from (
     select budget.id, used.user_id, chatbot_ui_api.period_start(budget.period, used.at) as since,
@@ -323,7 +332,7 @@ $function$;
 -- Ends requests: a row of the ledger for each, in place of what was reserved.
 -- The same entries may come twice.
 create or replace function chatbot_ui_api.settle(entries jsonb, released uuid[]) returns bigint
-language plpgsql volatile security definer set search_path = '' as $function$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $function$
 declare
   ids constant uuid[] := array(select (entry ->> 'id')::uuid from jsonb_array_elements(entries) entry);
   key bigint;
@@ -363,7 +372,7 @@ $function$;
 
 -- Keeps what is reserved for requests that are still under way.
 create or replace function chatbot_ui_api.renew(ids uuid[]) returns bigint
-language sql volatile security definer set search_path = '' as $function$
+language sql volatile security definer set search_path = pg_catalog, pg_temp as $function$
   with renewed as (
     update chatbot_ui_api.reservations set expires_at = clock_timestamp() + interval '30 seconds'
       where id = any (ids) returning id
@@ -374,9 +383,10 @@ $function$;
 -- Ends the requests of servers that died: by an estimate, since nobody knows
 -- what they took. Returns their number.
 create or replace function chatbot_ui_api.sweep() returns bigint
-language plpgsql volatile security definer set search_path = '' as $function$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $function$
 declare
-  moment constant timestamptz := clock_timestamp();
+  -- Later than their leases' end, since a server that lives may have lost the database for a while.
+  moment constant timestamptz := clock_timestamp() - interval '10 seconds';
   ids uuid[];
   key bigint;
 begin
@@ -407,14 +417,14 @@ $function$;
 
 -- The models that the ledger names since a day.
 create or replace function chatbot_ui_api.models_since(first date) returns table (provider text, model text)
-language sql stable security definer set search_path = '' as $function$
+language sql stable security definer set search_path = pg_catalog, pg_temp as $function$
   select used.provider, used.served_model from chatbot_ui_api.priced_usage used
   where used.at >= first::timestamp at time zone 'UTC' group by 1, 2
 $function$;
 
 -- Takes the catalogue's prices.
 create or replace function chatbot_ui_api.set_prices(new_prices jsonb) returns bigint
-language sql volatile security definer set search_path = '' as $function$
+language sql volatile security definer set search_path = pg_catalog, pg_temp as $function$
   with written as (
     insert into chatbot_ui_api.prices as known (provider, model, input, cached, output, changed_at)
       -- Later, for the sake of those who read the old ones just now.
@@ -433,7 +443,7 @@ $function$;
 -- Replaces rows that are older than some days by one for each day, user, route
 -- and model; at most so many in one go. Returns their number.
 create or replace function chatbot_ui_api.roll_up(keep_days integer, most integer) returns bigint
-language sql volatile security definer set search_path = '' as $function$
+language sql volatile security definer set search_path = pg_catalog, pg_temp as $function$
   with old as (
     select id from chatbot_ui_api.usage
     where at < (date_trunc('day', now() at time zone 'UTC') - keep_days * interval '1 day') at time zone 'UTC'
@@ -457,7 +467,7 @@ $function$;
 
 -- A user's own figures, as `GET /api/usage` has them.
 create or replace function chatbot_ui_api.report(of_user uuid) returns jsonb
-language sql volatile security definer set search_path = '' as $function$
+language sql volatile security definer set search_path = pg_catalog, pg_temp as $function$
   with moment as (
     select clock_timestamp() as now, chatbot_ui_api.period_start('day', clock_timestamp()) as day,
         chatbot_ui_api.period_start('month', clock_timestamp()) as month
@@ -506,7 +516,7 @@ alter table chatbot_ui_api.counters enable row level security;
 
 -- The rights of the role of docs/role.sql, which calls this too.
 create or replace function chatbot_ui_api.open_to_role() returns void
-language plpgsql set search_path = '' as $function$
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
 begin
   grant usage on schema chatbot_ui_api to chatbot_ui_api;
   grant execute on function chatbot_ui_api.reserve(uuid, jsonb), chatbot_ui_api.settle(jsonb, uuid[]),

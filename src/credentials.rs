@@ -134,6 +134,15 @@ impl Profile {
         self.environment.all(key).chain(own)
     }
 
+    /// Returns the organization that pays for requests by [`Key::OpenAi`].
+    ///
+    /// Differs: the original sends a user's organization also with the server's key, which OpenAI then refuses, and the
+    /// key would rest for all users.
+    pub fn openai_organization(&self) -> Option<&SecretString> {
+        let key = Key::OpenAiOrganization;
+        self.key(key).filter(|_| self.is_from_environment(key) || !self.is_from_environment(Key::OpenAi))
+    }
+
     /// Tells if a key comes from the environment, so that the user did not choose it.
     pub fn is_from_environment(&self, key: Key) -> bool {
         self.environment.get(key).is_some()

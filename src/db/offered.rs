@@ -53,7 +53,7 @@ macro_rules! offers {
 
 /// Takes away what is not offered any more, and of rows for one model and user all but one.
 const TAKE_AWAY: &str = offers!(
-    "delete from public.models model where base_url like 'server:%' and ( \
+    "delete from public.models model where base_url ~ '^server:[a-z]+$' and api_key = '' and ( \
          not exists (select from offers where (offers.base_url, offers.model_id) = (model.base_url, model.model_id)) \
          or exists (select from public.models other \
              where (other.user_id, other.base_url, other.model_id) = (model.user_id, model.base_url, model.model_id) \

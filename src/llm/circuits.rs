@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::failure::Failure;
+use super::failure::{Failure, is_moderated};
 use crate::credentials::{Key, Keys, TABLE};
 
 /// Failures are counted anew after this time.
@@ -31,6 +31,9 @@ const MANY: u32 = 3;
 /// A provider's own failures: so many, and nine for each success.
 const MANY_OF_PROVIDER: (u32, u32) = (20, 9);
 
+/// A provider that asks for a shorter wait is asked on: it would be over before the key has rested.
+const LEAST_RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// A trial that has not ended after this time is given up, and another request tries.
 const TRIAL: Duration = Duration::from_secs(30);
 
@@ -45,7 +48,7 @@ pub enum Cause {
     Limited,
     /// 5xx, or an error where the answer should have been.
     Provider,
-    /// No connection, or one that failed.
+    /// No connection, or one that failed or said nothing.
     Connection,
 }
 
@@ -56,13 +59,16 @@ impl Cause {
             Failure::Status { status, body, .. } => match status {
                 401 | 402 => Some(Self::Refused),
                 400 if refuses_key(body) => Some(Self::Refused),
+                403 if is_moderated(&error(body)) => None,
                 403 => Some(Self::Forbidden),
                 429 => Some(Self::Limited),
                 500.. => Some(Self::Provider),
                 _ => None,
             },
             Failure::Stream(_) => Some(Self::Provider),
-            Failure::Unreachable(_) | Failure::Connection(_) | Failure::Broken(_) => Some(Self::Connection),
+            Failure::Unreachable(_) | Failure::Connection(_) | Failure::Broken(_) | Failure::Silent(_) => {
+                Some(Self::Connection)
+            }
             _ => None,
         }
     }
@@ -81,12 +87,16 @@ impl Cause {
 
 /// Tells if a 400 is one of those with which Google refuses a key and Anthropic an account without credit.
 fn refuses_key(body: &str) -> bool {
-    let json: Value = serde_json::from_str(body).unwrap_or_default();
-    let words = json["error"]["message"].as_str().unwrap_or_default();
+    let error = error(body);
+    let words = error["message"].as_str().unwrap_or_default();
     // Only as the beginning, since refusals may quote prompts.
     ["API key not valid", "API key expired", "Your credit balance is too low"]
         .iter()
         .any(|start| words.starts_with(start))
+}
+
+fn error(body: &str) -> Value {
+    serde_json::from_str(body).map_or(Value::Null, |mut json: Value| json["error"].take())
 }
 
 /// The place of a key among the circuits.
@@ -109,17 +119,29 @@ struct State {
     until: Option<Instant>,
     /// The start of the request that tries the key after its rest.
     trial: Option<Instant>,
+    /// The number of rests so far.
+    rests: u32,
     /// The last rest.
     rest: Duration,
 }
 
-/// Permission to use a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Permit {
-    /// It works, as far as is known, or it is to be tried.
-    Granted,
-    /// It rests for this time.
-    Resting(Duration),
+/// An answer to who wants to use a key.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Permit {
+    /// The time for which the key rests; zero if it may be used.
+    pub rests: Duration,
+    /// It rests until another request has tried it.
+    pub is_tried: bool,
+    /// The request that was given it, for what is recorded of that.
+    pub turn: Turn,
+}
+
+/// The time of a request's beginning, by the rests before it: what comes of it later says nothing of a later rest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Turn {
+    rests: u32,
+    /// The key's trial that it is.
+    trial: Option<Instant>,
 }
 
 /// A key's state, for operators.
@@ -150,27 +172,28 @@ impl Circuits {
 
     /// Tells if a key may be used. If its rest is over, the request that is told so first is its trial.
     pub fn permit(&self, circuit: Circuit) -> Permit {
-        let Some(mut state) = self.state(circuit) else { return Permit::Granted };
-        state.permit(Instant::now())
+        self.state(circuit).map(|mut state| state.permit(Instant::now())).unwrap_or_default()
     }
 
     /// Records that a key works.
-    pub fn succeeded(&self, circuit: Circuit) {
+    pub fn succeeded(&self, circuit: Circuit, turn: Turn) {
         if let Some(mut state) = self.state(circuit) {
-            state.succeeded(Instant::now());
+            state.succeeded(Instant::now(), turn);
         }
     }
 
     /// Records a failure, with the time after which the provider says to ask again.
-    pub fn failed(&self, circuit: Circuit, cause: Cause, retry_after: Option<Duration>) {
+    pub fn failed(&self, circuit: Circuit, turn: Turn, cause: Cause, retry_after: Option<Duration>) {
         if let Some(mut state) = self.state(circuit) {
-            state.failed(Instant::now(), cause, retry_after);
+            state.failed(Instant::now(), turn, cause, retry_after);
         }
     }
 
     /// Records that a request ended without a word about the key, so that a trial does not stay under way.
-    pub fn released(&self, circuit: Circuit) {
-        if let Some(mut state) = self.state(circuit) {
+    pub fn released(&self, circuit: Circuit, turn: Turn) {
+        if let Some(mut state) = self.state(circuit)
+            && state.is_trial(turn)
+        {
             state.trial = None;
         }
     }
@@ -202,26 +225,35 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 impl State {
     fn permit(&mut self, now: Instant) -> Permit {
-        let Some(until) = self.until else { return Permit::Granted };
+        let mut turn = Turn { rests: self.rests, trial: None };
+        let Some(until) = self.until else { return Permit { turn, ..Permit::default() } };
         let trial = self.trial.map(|trial| trial + TRIAL).filter(|end| *end > now);
-        match trial.unwrap_or(until).checked_duration_since(now) {
-            Some(rest) if !rest.is_zero() => Permit::Resting(rest),
-            _ => {
-                self.trial = Some(now);
-                Permit::Granted
-            }
+        let rests = trial.unwrap_or(until).saturating_duration_since(now);
+        if rests.is_zero() {
+            self.trial = Some(now);
+            turn.trial = self.trial;
         }
+        Permit { rests, is_tried: trial.is_some() && !rests.is_zero(), turn }
     }
 
-    fn succeeded(&mut self, now: Instant) {
+    fn is_trial(&self, turn: Turn) -> bool {
+        turn.trial.is_some() && turn.trial == self.trial
+    }
+
+    fn succeeded(&mut self, now: Instant, turn: Turn) {
+        if turn.rests != self.rests {
+            return;
+        }
         if self.until.is_some() {
-            *self = Self::default();
+            *self = Self { rests: self.rests, ..Self::default() };
         }
         self.turn_window(now);
         self.successes = self.successes.saturating_add(1);
     }
 
-    fn failed(&mut self, now: Instant, cause: Cause, retry_after: Option<Duration>) {
+    fn failed(&mut self, now: Instant, turn: Turn, cause: Cause, retry_after: Option<Duration>) {
+        let is_trial = self.is_trial(turn);
+        let retry_after = retry_after.filter(|asked| *asked >= LEAST_RETRY_AFTER);
         self.turn_window(now);
         let counted = match cause {
             Cause::Provider | Cause::Connection => &mut self.providers_failures,
@@ -229,7 +261,7 @@ impl State {
         };
         *counted = counted.saturating_add(1);
         let (many, for_each_success) = MANY_OF_PROVIDER;
-        let opens = self.trial.is_some()
+        let opens = is_trial
             || match cause {
                 Cause::Refused => true,
                 Cause::Limited if retry_after.is_some() => true,
@@ -239,17 +271,20 @@ impl State {
                         && self.providers_failures >= self.successes.saturating_mul(for_each_success)
                 }
             };
-        // A request that began before the key's rest says nothing new.
-        let rests = self.until.is_some_and(|until| until > now);
-        if !opens || (rests && self.trial.is_none() && retry_after.is_none()) {
+        // A request that began before the key's rest says nothing new, but how long it is to be.
+        let is_old = turn.rests != self.rests || (self.until.is_some() && !is_trial);
+        if !opens || (is_old && retry_after.is_none()) {
             return;
         }
         let least = if cause == Cause::Refused { REST_OF_REFUSED } else { REST.0 };
         let rest = (self.rest * 2).clamp(least, REST.1);
-        self.rest = if self.trial.is_some() || self.rest.is_zero() { rest } else { self.rest };
+        self.rest = if is_trial || self.rest.is_zero() { rest } else { self.rest };
         let rest = retry_after.map_or(self.rest, |asked| asked.min(MAX_RETRY_AFTER));
         self.until = Some(self.until.map_or(now + rest, |until| until.max(now + rest)));
-        self.trial = None;
+        if is_trial {
+            self.trial = None;
+        }
+        self.rests = self.rests.wrapping_add(u32::from(!is_old));
     }
 
     fn turn_window(&mut self, now: Instant) {
@@ -263,35 +298,40 @@ impl State {
 mod tests {
     use super::*;
 
+    impl State {
+        /// The newest request's.
+        fn newest(&self) -> Turn {
+            Turn { rests: self.rests, trial: self.trial }
+        }
+    }
+
     const SECOND: Duration = Duration::from_secs(1);
 
     fn resting(state: &mut State, now: Instant) -> Option<u64> {
-        match state.permit(now) {
-            Permit::Granted => None,
-            Permit::Resting(rest) => Some(rest.as_secs()),
-        }
+        let rests = state.permit(now).rests;
+        (!rests.is_zero()).then_some(rests.as_secs())
     }
 
     #[test]
     fn a_refused_key_rests_and_is_tried_by_one_request_then() {
         let (mut state, now) = (State::default(), Instant::now());
-        state.failed(now, Cause::Refused, None);
+        state.failed(now, state.newest(), Cause::Refused, None);
         assert_eq!(resting(&mut state, now), Some(60));
         let later = now + 60 * SECOND;
         assert_eq!(resting(&mut state, later), None, "the trial");
         assert_eq!(resting(&mut state, later), Some(30), "the others wait for it");
-        state.failed(later, Cause::Refused, None);
+        state.failed(later, state.newest(), Cause::Refused, None);
         assert_eq!(resting(&mut state, later), Some(120), "twice as long");
         let later = later + 120 * SECOND;
         assert_eq!(resting(&mut state, later), None);
-        state.succeeded(later);
+        state.succeeded(later, state.newest());
         assert_eq!([resting(&mut state, later), resting(&mut state, later)], [None, None]);
     }
 
     #[test]
     fn a_trial_whose_client_left_is_followed_by_another() {
         let (mut state, now) = (State::default(), Instant::now());
-        state.failed(now, Cause::Refused, None);
+        state.failed(now, state.newest(), Cause::Refused, None);
         let later = now + 60 * SECOND;
         assert_eq!([resting(&mut state, later), resting(&mut state, later + TRIAL)], [None, None]);
     }
@@ -299,12 +339,12 @@ mod tests {
     #[test]
     fn a_key_rests_as_long_as_the_provider_says() {
         let (mut state, now) = (State::default(), Instant::now());
-        state.failed(now, Cause::Limited, Some(5 * SECOND));
+        state.failed(now, state.newest(), Cause::Limited, Some(5 * SECOND));
         assert_eq!(resting(&mut state, now), Some(5));
-        state.failed(now, Cause::Limited, Some(7 * SECOND));
-        state.failed(now, Cause::Limited, Some(6 * SECOND));
+        state.failed(now, state.newest(), Cause::Limited, Some(7 * SECOND));
+        state.failed(now, state.newest(), Cause::Limited, Some(6 * SECOND));
         assert_eq!(resting(&mut state, now), Some(7));
-        state.failed(now, Cause::Limited, Some(100_000 * SECOND));
+        state.failed(now, state.newest(), Cause::Limited, Some(100_000 * SECOND));
         assert_eq!(resting(&mut state, now), Some(3600));
     }
 
@@ -312,18 +352,18 @@ mod tests {
     fn what_a_request_may_have_provoked_needs_to_come_often() {
         for cause in [Cause::Forbidden, Cause::Limited] {
             let (mut state, now) = (State::default(), Instant::now());
-            state.failed(now, cause, None);
-            state.failed(now, cause, None);
+            state.failed(now, state.newest(), cause, None);
+            state.failed(now, state.newest(), cause, None);
             assert_eq!(resting(&mut state, now), None);
-            state.failed(now + WINDOW, cause, None);
+            state.failed(now + WINDOW, state.newest(), cause, None);
             assert_eq!(resting(&mut state, now + WINDOW), None, "another window");
-            state.failed(now + WINDOW, cause, None);
-            state.failed(now + WINDOW, cause, None);
+            state.failed(now + WINDOW, state.newest(), cause, None);
+            state.failed(now + WINDOW, state.newest(), cause, None);
             assert_eq!(resting(&mut state, now + WINDOW), Some(10));
         }
         let (mut state, now) = (State::default(), Instant::now());
-        state.succeeded(now);
-        (0..100).for_each(|_| state.failed(now, Cause::Forbidden, None));
+        state.succeeded(now, state.newest());
+        (0..100).for_each(|_| state.failed(now, state.newest(), Cause::Forbidden, None));
         assert_eq!(resting(&mut state, now), None, "it works for others");
     }
 
@@ -331,13 +371,32 @@ mod tests {
     fn a_provider_that_fails_half_of_the_time_is_asked() {
         let (mut state, now) = (State::default(), Instant::now());
         for _ in 0..100 {
-            state.failed(now, Cause::Provider, None);
-            state.succeeded(now);
+            state.failed(now, state.newest(), Cause::Provider, None);
+            state.succeeded(now, state.newest());
         }
         assert_eq!(resting(&mut state, now), None);
         let mut state = State::default();
-        (0..20).for_each(|_| state.failed(now, Cause::Provider, Some(5 * SECOND)));
+        (0..20).for_each(|_| state.failed(now, state.newest(), Cause::Provider, Some(5 * SECOND)));
         assert_eq!(resting(&mut state, now), Some(5));
+    }
+
+    #[test]
+    fn a_request_from_before_a_rest_does_not_end_it() {
+        let (mut state, now) = (State::default(), Instant::now());
+        let before = state.permit(now).turn;
+        state.failed(now, before, Cause::Limited, Some(60 * SECOND));
+        state.succeeded(now, before);
+        assert_eq!(resting(&mut state, now), Some(60), "an older success");
+        let later = now + 60 * SECOND;
+        let trial = state.permit(later);
+        assert!(trial.rests.is_zero());
+        state.failed(later, before, Cause::Provider, None);
+        assert_eq!(resting(&mut state, later), Some(30), "an older failure is not the trial's");
+        assert!(!state.is_trial(before) && state.is_trial(trial.turn));
+        state.succeeded(later, trial.turn);
+        assert_eq!(resting(&mut state, later), None);
+        state.failed(later, trial.turn, Cause::Limited, Some(SECOND / 50));
+        assert_eq!(resting(&mut state, later), None, "a rest that is over at once");
     }
 
     #[test]
@@ -349,7 +408,7 @@ mod tests {
         let circuits = Circuits::new(&keys);
         let second = circuits.find(Key::OpenAi, 1).expect("there are two");
         assert_eq!((circuits.find(Key::OpenAi, 2), circuits.find(Key::AzureEndpoint, 0)), (None, None));
-        circuits.failed(second, Cause::Refused, None);
+        circuits.failed(second, Turn::default(), Cause::Refused, None);
         let states: Vec<_> = circuits.readings().iter().map(|it| (it.provider, it.number, it.state)).collect();
         assert_eq!(states, [("openai", 1, "ok"), ("openai", 2, "resting")]);
     }
@@ -368,6 +427,14 @@ mod tests {
         assert_eq!([403, 429].map(status), [Some(Cause::Forbidden), Some(Cause::Limited)]);
         assert_eq!([500, 503, 529].map(status), [Some(Cause::Provider); 3]);
         assert_eq!(Cause::of(&Failure::Unreachable(String::new())), Some(Cause::Connection));
+        assert_eq!(Cause::of(&Failure::Silent(SECOND)), Some(Cause::Connection));
         assert_eq!(Cause::of(&Failure::Blocked(String::new())), None);
+        assert_eq!(Cause::of(&Failure::Rejected(String::new())), None);
+        let body = r#"{"error":{"code":403,"message":"m","metadata":{"reasons":["violence"]}}}"#.to_owned();
+        assert_eq!(
+            Cause::of(&Failure::Status { status: 403, body, retry_after: None }),
+            None,
+            "the prompt is at fault"
+        );
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    circuits::{Cause, Circuit, Circuits, Permit},
+    circuits::{Cause, Circuit, Circuits, Turn},
     dispatch::Unanswered,
     failure::Failure,
 };
@@ -22,7 +22,7 @@ const MAX_ATTEMPTS: usize = 24;
 /// Attempts if every key rests: somebody has to be asked, for the provider's words or because that has changed.
 const ATTEMPTS_WHILE_RESTING: usize = 3;
 
-/// No attempt begins later than this after the first one.
+/// Ways are not waited for any longer than this after the first attempt.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Waits before the ways are tried again: none at first, as failures of an overloaded provider are quick and few.
@@ -75,15 +75,19 @@ pub async fn failover<T>(
     let mut failed_over = None;
     let (mut attempts, mut most) = (0, MAX_ATTEMPTS);
     loop {
-        let at = match round.next(circuits, ways) {
-            Next::Way(at) => at,
+        let (at, turn) = match round.next(circuits, ways, attempts > 0) {
+            Next::Way(at, turn) => (at, turn),
             Next::Wait(wait) if started.elapsed() + wait <= PATIENCE && attempts < most => {
                 tokio::time::sleep(wait).await;
                 continue;
             }
-            Next::Resting(at) if attempts == 0 => {
+            Next::Wait(_) if attempts == 0 => {
                 (most, round.whatever_rests) = (ATTEMPTS_WHILE_RESTING, true);
-                at
+                continue;
+            }
+            Next::Resting(at, turn) if attempts == 0 => {
+                (most, round.whatever_rests) = (ATTEMPTS_WHILE_RESTING, true);
+                (at, turn)
             }
             _ => return Err(failed.unwrap_or_else(|| (0, nothing_left()))),
         };
@@ -92,10 +96,10 @@ pub async fn failover<T>(
             log.failed_over(provider, cause);
         }
         let way = ways[at];
-        let mut tried = Tried { circuits, circuit: way.circuit };
+        let mut tried = Tried { circuits, circuit: way.circuit, turn };
         let unanswered = match attempt(Attempt { at, is_only }).await {
             Ok(answer) => {
-                tried.end(|circuit| circuits.succeeded(circuit));
+                tried.end(|circuit| circuits.succeeded(circuit, turn));
                 return Ok(answer);
             }
             Err(unanswered) => unanswered,
@@ -109,18 +113,19 @@ pub async fn failover<T>(
             if let Unanswered::Failed(Failure::Status { .. } | Failure::Blocked(_) | Failure::Incomplete(_)) =
                 &unanswered
             {
-                tried.end(|circuit| circuits.succeeded(circuit));
+                tried.end(|circuit| circuits.succeeded(circuit, turn));
             }
             if way.model > 0 && failed.is_some() {
                 continue;
             }
             return Err((at, unanswered));
         };
-        tried.end(|circuit| circuits.failed(circuit, cause, retry_after));
+        tried.end(|circuit| circuits.failed(circuit, turn, cause, retry_after));
         let may_help_again = match &unanswered {
             Unanswered::Failed(Failure::Unreachable(_)) => true,
             // A provider may have read the prompt, and charged for it.
             _ if cause == Cause::Connection => false,
+            Unanswered::Failed(Failure::Stream(_)) => false,
             _ => matches!(cause, Cause::Limited | Cause::Provider),
         };
         let is_asked_to_wait = retry_after.is_some_and(|wait| wait > MAX_REST);
@@ -150,38 +155,38 @@ struct Round {
 }
 
 enum Next {
-    Way(usize),
+    Way(usize, Turn),
     /// After this time there may be one.
     Wait(Duration),
     /// Every key rests; this one for the shortest time.
-    Resting(usize),
+    Resting(usize, Turn),
     Nothing,
 }
 
 impl Round {
-    fn next(&mut self, circuits: &Circuits, ways: &[Way]) -> Next {
-        let mut shortest: Option<(Duration, usize)> = None;
+    /// Returns what to do next. A request that was answered with a failure before waits for those that try a key.
+    fn next(&mut self, circuits: &Circuits, ways: &[Way], has_failed: bool) -> Next {
+        // Of the model that was asked for before that of others, since its words are what the client expects.
+        let mut shortest: Option<(usize, Duration, usize, Turn)> = None;
+        let mut least = MAX_REST;
         while let Some(at) = self.left.pop_front() {
-            let permit = ways[at].circuit.map_or(Permit::Granted, |circuit| circuits.permit(circuit));
-            match permit {
-                Permit::Granted => return Next::Way(at),
-                // The only way is taken however it fared before.
-                Permit::Resting(_) if ways.len() == 1 || self.whatever_rests => return Next::Way(at),
-                Permit::Resting(rest) => {
-                    if shortest.is_none_or(|(least, _)| rest < least) {
-                        shortest = Some((rest, at));
-                    }
-                    if rest <= MAX_REST {
-                        self.again.push(at);
-                    }
-                }
+            let permit = ways[at].circuit.map(|circuit| circuits.permit(circuit)).unwrap_or_default();
+            let (rest, turn) = (permit.rests, permit.turn);
+            // The only way is taken however it fared before.
+            if rest.is_zero() || ways.len() == 1 || self.whatever_rests {
+                return Next::Way(at, turn);
+            }
+            let model = ways[at].model;
+            least = least.min(rest);
+            if shortest.is_none_or(|(of, shorter, ..)| (model, rest) < (of, shorter)) {
+                shortest = Some((model, rest, at, turn));
+            }
+            if rest <= MAX_REST || (permit.is_tried && has_failed) {
+                self.again.push(at);
             }
         }
-        if self.number == 0 && self.again.is_empty() {
-            return shortest.map_or(Next::Nothing, |(_, at)| Next::Resting(at));
-        }
         if self.again.is_empty() {
-            return Next::Nothing;
+            return shortest.map_or(Next::Nothing, |(_, _, at, turn)| Next::Resting(at, turn));
         }
         self.left = std::mem::take(&mut self.again).into();
         self.number += 1;
@@ -189,7 +194,7 @@ impl Round {
             1 => Duration::ZERO,
             number => (WAITS.0 * 2_u32.saturating_pow(number - 2)).min(WAITS.1),
         };
-        let rest = shortest.map_or(Duration::ZERO, |(rest, _)| rest).min(MAX_REST);
+        let rest = if shortest.is_some() { least } else { Duration::ZERO };
         // By chance, so that many do not come back at once.
         Next::Wait(wait.max(rest).mul_f64(1.0 + 0.25 * rand::random::<f64>()))
     }
@@ -199,6 +204,7 @@ impl Round {
 struct Tried<'a> {
     circuits: &'a Circuits,
     circuit: Option<Circuit>,
+    turn: Turn,
 }
 
 impl Tried<'_> {
@@ -211,7 +217,8 @@ impl Tried<'_> {
 
 impl Drop for Tried<'_> {
     fn drop(&mut self) {
-        self.end(|circuit| self.circuits.released(circuit));
+        let (circuits, turn) = (self.circuits, self.turn);
+        self.end(|circuit| circuits.released(circuit, turn));
     }
 }
 

@@ -27,6 +27,9 @@ pub enum Failure {
     /// provider's words.
     #[error("{0}")]
     Stream(String),
+    /// The same, where another key or model would not help: the request is at fault, or what came cannot be read.
+    #[error("{0}")]
+    Rejected(String),
     /// The provider will not answer this prompt, or not go on. In words for
     /// the user.
     #[error("{0}")]
@@ -70,7 +73,7 @@ impl Failure {
     pub fn detail(&self) -> String {
         match self {
             Self::Status { status, .. } => format!("the provider answered with status {status}"),
-            Self::Stream(_) => "the provider sent an error, or no event stream".to_owned(),
+            Self::Stream(_) | Self::Rejected(_) => "the provider sent an error, or no event stream".to_owned(),
             Self::Blocked(_) => "the provider blocked the answer".to_owned(),
             Self::Unusable(_) => "the provider's answer is not what was asked for".to_owned(),
             Self::Unreachable(detail) | Self::Connection(detail) | Self::Broken(detail) | Self::Incomplete(detail) => {
@@ -90,7 +93,7 @@ impl Failure {
     pub fn words(self) -> Result<(u16, String), Error> {
         match self {
             Self::Status { status, body, .. } => Ok((status, format!("{status} {}", error_message(&body)))),
-            Self::Stream(words) | Self::Incomplete(words) => Ok((502, words)),
+            Self::Stream(words) | Self::Rejected(words) | Self::Incomplete(words) => Ok((502, words)),
             Self::Silent(_) => Ok((504, self.to_string())),
             Self::Unusable(words) => Ok((500, words)),
             Self::Blocked(words) => Ok((400, words)),
@@ -120,8 +123,43 @@ impl From<http1::Error> for Failure {
 
 impl From<sse::EventTooLarge> for Failure {
     fn from(error: sse::EventTooLarge) -> Self {
-        Self::Stream(format!("The provider sent {error}"))
+        Self::Rejected(format!("The provider sent {error}"))
     }
+}
+
+/// The failure that an error inside of a stream reports, by its JSON.
+pub fn reported(json: &str) -> Failure {
+    let words = error_message(json);
+    let json: Value = serde_json::from_str(json).unwrap_or_default();
+    let error = if json["error"].is_object() { &json["error"] } else { &json };
+    if is_of_request(error) { Failure::Rejected(words) } else { Failure::Stream(words) }
+}
+
+/// Tells if an error says that the request is at fault, not the key, the model or the provider.
+fn is_of_request(error: &Value) -> bool {
+    /// In the codes of OpenAI, Anthropic and Google, some of which call everything an invalid request.
+    const OTHERS: [&str; 8] =
+        ["rate_limit", "quota", "billing", "api_key", "overloaded", "server_error", "unavailable", "timeout"];
+    const REQUESTS: [&str; 8] = [
+        "invalid_prompt",
+        "invalid_request",
+        "invalid_argument",
+        "invalid_image",
+        "content_filter",
+        "content_policy",
+        "context_length",
+        "too_large",
+    ];
+    let kinds: Vec<String> =
+        ["code", "type", "status"].iter().filter_map(|name| error[*name].as_str()).map(str::to_lowercase).collect();
+    let is = |names: &[&str]| kinds.iter().any(|kind| names.iter().any(|name| kind.contains(name)));
+    let has_status = matches!(error["code"].as_u64(), Some(400 | 404 | 413 | 422));
+    is_moderated(error) || (!is(&OTHERS) && (has_status || is(&REQUESTS)))
+}
+
+/// Tells if an error is OpenRouter's for a prompt that was refused by moderation.
+pub fn is_moderated(error: &Value) -> bool {
+    ["reasons", "flagged_input"].iter().any(|name| !error["metadata"][*name].is_null())
 }
 
 /// An answer that is not what was asked for: its words, where it is an error
@@ -140,11 +178,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn errors_of_the_request_are_told_from_those_of_the_provider() {
+        for (json, is_of_request) in [
+            (r#"{"error":{"code":"invalid_prompt","message":"no"}}"#, true),
+            (r#"{"type":"error","error":{"type":"invalid_request_error","message":"no"}}"#, true),
+            (r#"{"error":{"code":400,"status":"INVALID_ARGUMENT","message":"no"}}"#, true),
+            (r#"{"error":{"code":403,"message":"no","metadata":{"reasons":["violence"]}}}"#, true),
+            (r#"{"type":"error","code":"context_length_exceeded","message":"no"}"#, true),
+            (r#"{"type":"error","error":{"type":"overloaded_error","message":"no"}}"#, false),
+            (r#"{"error":{"type":"invalid_request_error","code":"rate_limit_exceeded","message":"no"}}"#, false),
+            (r#"{"error":{"code":429,"message":"no"}}"#, false),
+            (r#"{"error":{"code":"server_error","message":"no"}}"#, false),
+            (r#"{"error":"no"}"#, false),
+            ("no", false),
+        ] {
+            assert_eq!(matches!(reported(json), Failure::Rejected(_)), is_of_request, "{json}");
+        }
+    }
+
+    #[test]
     fn debug_and_the_log_show_nobodys_words() {
         let words = || "hunter2".to_owned();
         for failure in [
             Failure::Status { status: 401, body: words(), retry_after: None },
             Failure::Stream(words()),
+            Failure::Rejected(words()),
             Failure::Blocked(words()),
             Failure::Unusable(words()),
             Failure::Refused(Refusal::NotHttp(words())),

@@ -22,7 +22,12 @@ pub fn last_line(outcome: &Result<Option<Finish>, Failure>) -> Option<String> {
         Err(Failure::Broken(_) | Failure::Connection(_) | Failure::Unreachable(_)) => {
             "the connection to the provider broke".to_owned()
         }
-        Err(Failure::Stream(words) | Failure::Status { body: words, .. } | Failure::Unusable(words)) => {
+        Err(
+            Failure::Stream(words)
+            | Failure::Rejected(words)
+            | Failure::Status { body: words, .. }
+            | Failure::Unusable(words),
+        ) => {
             format!("the provider reported an error: {}", quoted(words))
         }
         Err(

@@ -21,8 +21,7 @@ use super::{
         reader::Reader,
         sources::Sources,
     },
-    error_body::error_message,
-    failure::Failure,
+    failure::{Failure, reported},
     limits::{Limits, MAX_ERROR_BYTES},
     sse,
     tokens::tokens,
@@ -207,7 +206,7 @@ impl Relay {
                 self.has_text |= !self.out.text.is_empty();
                 self.out.judge(self.has_text)
             }
-            Ok(()) if !is_stream => Err(Failure::Stream(error_message(&String::from_utf8_lossy(&self.head)))),
+            Ok(()) if !is_stream => Err(reported(&String::from_utf8_lossy(&self.head))),
             Ok(()) => {
                 self.reader.finish(is_complete, &mut self.out);
                 self.has_text |= !self.out.text.is_empty();

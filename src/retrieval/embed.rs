@@ -150,7 +150,7 @@ impl Embedder<'_> {
         key: &SecretString,
         attempts: u32,
     ) -> Result<Reply, Unanswered> {
-        let organization = self.profile.key(Key::OpenAiOrganization);
+        let organization = self.profile.openai_organization();
         let base_url = &self.providers.base_urls.openai;
         let request = Request { model: MODEL, input };
         let call = OPENAI.post(base_url, "/embeddings", &request, key, organization).map_err(Unanswered::Invalid)?;

@@ -203,6 +203,8 @@ pub struct Facts {
     pub max_output: Option<u32>,
     /// Requests to providers, in order.
     pub asked: Vec<Asked>,
+    /// The id under which the ledger holds room for the request.
+    pub reservation: Option<Uuid>,
     /// Time spent waiting for providers: response heads, the time before the first text of a stream, and complete
     /// responses.
     pub provider_wait: Duration,
@@ -215,8 +217,12 @@ pub struct Facts {
 }
 
 /// One request to a provider, with its retries.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Asked {
+    /// The provider.
+    pub provider: Option<&'static str>,
+    /// The model that was called.
+    pub model: Option<String>,
     /// The start of the first attempt.
     pub at: Instant,
     /// The end of waiting; a stream continues after it.
@@ -282,7 +288,17 @@ impl RequestLog {
         let now = Instant::now();
         let mut facts = self.note();
         let bytes_before = facts.bytes;
-        let asked = Asked { at: now, until: now, status: None, sent, bytes_before, tokens: None, is_counted: false };
+        let asked = Asked {
+            provider: facts.provider,
+            model: facts.effective_model.clone(),
+            at: now,
+            until: now,
+            status: None,
+            sent,
+            bytes_before,
+            tokens: None,
+            is_counted: false,
+        };
         facts.asked.push(asked);
         drop(facts);
         self.wait()

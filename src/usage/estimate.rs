@@ -61,23 +61,58 @@ fn image_tokens(provider: &str) -> u64 {
 }
 
 impl Size {
-    /// Measures messages, which are JSON.
+    /// Measures messages, which are JSON. Only images as the front end posts them count as such: data in OpenAI's `url`
+    /// or in Google's `inlineData`. All else is text, whatever it looks like.
     pub fn of(messages: &str) -> Self {
         let bytes = messages.as_bytes();
         let (mut data, mut embedded, mut from) = (0, 0_u64, 0);
-        while let Some(at) = memmem::find(&bytes[from..], b";base64,") {
-            let start = from + at + b";base64,".len();
-            let length = memchr::memchr2(b'"', b'\\', &bytes[start..]).unwrap_or(bytes.len() - start);
-            // What is short is text about such data.
-            if length > 64 {
+        while let Some(at) = memmem::find(&bytes[from..], DATA) {
+            from += at + DATA.len();
+            let Some(start) = image_start(bytes, from) else { continue };
+            let length = bytes[start..].iter().take_while(|byte| is_base64(**byte)).count();
+            if bytes.get(start + length) == Some(&b'"') {
                 data += length;
                 embedded += 1;
+                from = start + length;
             }
-            from = start + length;
         }
         let named = memmem::find_iter(bytes, b"\"image_url\":").count() as u64;
         Self { text: (bytes.len() - data) as u64, images: embedded.max(named) }
     }
+}
+
+/// What stands before each image: OpenAI's has `"url":"data:`, Google's `"data":"`.
+const DATA: &[u8] = b"data";
+
+/// Returns the start of an image's data, if `data` before `at` announces one. A quote within a text has a backslash before
+/// it, so a name between quotes is one.
+fn image_start(bytes: &[u8], at: usize) -> Option<usize> {
+    /// The most bytes between the names of a member and of the one that it stands in.
+    const NEAR: usize = 256;
+    let before = &bytes[..at - DATA.len()];
+    let rest = &bytes[at..];
+    if let Some(rest) = rest.strip_prefix(b":image/") {
+        let before = value_of(before, b"url")?;
+        let kind =
+            rest.iter().take(32).take_while(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte)).count();
+        let is_near = memmem::rfind(&before[before.len().saturating_sub(NEAR)..], b"\"image_url\"").is_some();
+        return (is_near && rest[kind..].starts_with(b";base64,")).then(|| at + 7 + kind + 8);
+    }
+    let is_name = before.ends_with(b"\"") && !before.ends_with(b"\\\"") && rest.starts_with(b"\"");
+    let colon = rest.get(1..)?.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start().strip_prefix(b"\"")?;
+    let is_near = memmem::rfind(&before[before.len().saturating_sub(NEAR)..], b"\"inlineData\"").is_some();
+    (is_name && is_near).then(|| bytes.len() - colon.len())
+}
+
+/// Returns what stands before the member `name` whose value, a string, `before` ends with the quote of.
+fn value_of<'a>(before: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let before = before.strip_suffix(b"\"")?.trim_ascii_end().strip_suffix(b":")?.trim_ascii_end();
+    let before = before.strip_suffix(b"\"")?.strip_suffix(name)?.strip_suffix(b"\"")?;
+    (!before.ends_with(b"\\")).then_some(before)
+}
+
+fn is_base64(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'-' | b'_')
 }
 
 #[cfg(test)]
@@ -101,9 +136,36 @@ mod tests {
     }
 
     #[test]
+    fn an_image_of_googles_form_is_one() {
+        let data = "A".repeat(1_000_000);
+        for parts in [
+            format!(r#"[{{"parts":[{{"inlineData":{{"mimeType":"image/png","data":"{data}"}}}}]}}]"#),
+            format!(r#"[{{"parts":[{{"inlineData": {{"data" : "{data}", "mimeType":"image/png"}}}}]}}]"#),
+        ] {
+            let it = chat("google", None, Size::of(&parts));
+            assert!((2_300..2_500).contains(&it.input), "{it:?}");
+        }
+    }
+
+    #[test]
     fn data_that_is_no_image_counts_as_text() {
-        for text in [r#"["x;base64,AAAA"]"#, ";base64,", "", r#"[";base64,\"aa"]"#] {
-            assert_eq!(Size::of(text), Size { text: text.len() as u64, images: 0 }, "{text}");
+        let data = "A".repeat(1000);
+        for text in [
+            r#"["x;base64,AAAA"]"#.to_owned(),
+            ";base64,".to_owned(),
+            String::new(),
+            r#"[";base64,\"aa"]"#.to_owned(),
+            // Within a text, whatever it quotes.
+            format!(r#"[{{"content":";base64,{data}"}}]"#),
+            format!(r#"[{{"content":"data:image/png;base64,{data}"}}]"#),
+            format!(r#"[{{"content":"\"image_url\": \"url\":\"data:image/png;base64,{data}"}}]"#),
+            format!(r#"[{{"content":"\"inlineData\": \"data\":\"{data}"}}]"#),
+            // A file is more than an image.
+            format!(r#"[{{"file":{{"url":"data:application/pdf;base64,{data}"}}}}]"#),
+            format!(r#"[{{"source":{{"data":"{data}"}}}}]"#),
+            format!(r#"[{{"inlineData":{{"data":"{data} words"}}}}]"#),
+        ] {
+            assert_eq!(Size::of(&text), Size { text: text.len() as u64, images: 0 }, "{text}");
         }
     }
 

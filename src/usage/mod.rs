@@ -193,13 +193,14 @@ impl Ledger {
         Reservation { ledger: self.clone(), id, user, plan, at: SystemTime::now(), own_key, is_settled: false }
     }
 
-    /// Reserves in a statement of its own, and counts what the request takes.
+    /// Reserves in a statement of its own, in place of what was reserved before, and counts what the request takes.
     ///
     /// # Errors
     /// [`Error::BudgetSpent`], or if the database does not answer.
     pub async fn reserve(&self, user: Uuid, plan: Plan, log: &RequestLog) -> Result<(), Error> {
         let reservation = self.begin(user, plan);
-        let answer = usage::reserve(&self.0.db, user, &reservation.request()).await?;
+        let earlier = log.note().reservation;
+        let answer = usage::reserve(&self.0.db, user, &reservation.request_in_place_of(earlier)).await?;
         reservation.granted(answer.as_deref(), log)
     }
 
@@ -250,13 +251,17 @@ impl Ledger {
 impl Reservation {
     /// Returns the request for the database; see [`usage::reserve`].
     pub fn request(&self) -> String {
+        self.request_in_place_of(None)
+    }
+
+    fn request_in_place_of(&self, earlier: Option<Uuid>) -> String {
         let Plan { route, provider, models, estimate } = &self.plan;
         let price = prices::price(provider, models.last().map_or("", String::as_str)).unwrap_or_default();
         // JSON in Postgres has no such character.
         let models: Vec<String> =
             models.iter().map(|model| model.replace('\0', "").chars().take(MAX_MODEL).collect()).collect();
         let request = json!({
-            "id": self.id, "route": route, "provider": provider, "models": models, "own_key": self.own_key,
+            "id": self.id, "replaces": earlier, "route": route, "provider": provider, "models": models, "own_key": self.own_key,
             "input": estimate.input, "output": estimate.output, "likely_input": estimate.likely_input,
             "input_usd": price.input.unwrap_or(0.0) / 1e6, "output_usd": price.output.unwrap_or(0.0) / 1e6,
         });
@@ -272,16 +277,16 @@ impl Reservation {
     ///
     /// # Errors
     /// [`Error::BudgetSpent`].
-    pub fn granted(mut self, answer: Option<&str>, log: &RequestLog) -> Result<(), Error> {
+    pub fn granted(self, answer: Option<&str>, log: &RequestLog) -> Result<(), Error> {
         let answer: Value = answer.and_then(|answer| serde_json::from_str(answer).ok()).unwrap_or_default();
+        // Nothing was reserved, but by a copy of the statement that may have been sent before: it is released.
         if let Some(refused) = answer.get("refused") {
-            // Nothing was reserved.
-            self.is_settled = true;
             return Err(refusal::error(refused));
         }
         if let Some(limit) = answer["limit"].as_u64() {
             log.note().max_output = Some(u32::try_from(limit).unwrap_or(u32::MAX).max(1));
         }
+        log.note().reservation = Some(self.id);
         log.at_end(move |facts| self.end(facts));
         Ok(())
     }

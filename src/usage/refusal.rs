@@ -26,7 +26,9 @@ pub(super) fn error(refused: &Value) -> Error {
         text("resets_at"),
     );
     let until_reset = refused["seconds"].as_u64().unwrap_or(1).max(1);
-    Error::BudgetSpent { sentence, retry_after: if reserved > 0.0 { until_reset.min(HELD_FOR) } else { until_reset } }
+    // What others hold may be enough once it is free.
+    let may_fit = reserved > 0.0 && number("need") <= left;
+    Error::BudgetSpent { sentence, retry_after: if may_fit { until_reset.min(HELD_FOR) } else { until_reset } }
 }
 
 fn amount(unit: &str, number: f64) -> String {
@@ -66,9 +68,12 @@ mod tests {
         assert_eq!(refusal(spent), (words.to_owned(), 3600));
         let held = json!({
             "period": "month", "unit": "usd", "amount": 5, "left": 1.25, "reserved": 1.125, "seconds": 3600,
-            "resets_at": "2026-12-01 00:00", "model": "gpt-4*",
+            "resets_at": "2026-12-01 00:00", "model": "gpt-4*", "need": 0.5,
         });
         let words = "Your budget of $5.00 a month for gpt-4* has no room for this request: $1.25 left, $1.125 of it held for requests that are under way. It begins anew at 2026-12-01 00:00 UTC.";
-        assert_eq!(refusal(held), (words.to_owned(), 5));
+        assert_eq!(refusal(held.clone()), (words.to_owned(), 5));
+        let mut more = held;
+        more["need"] = json!(1.5);
+        assert_eq!(refusal(more).1, 3600, "it would not fit either way");
     }
 }

@@ -55,9 +55,9 @@ pub(super) fn rows(reservation: &Reservation, own_key: bool, facts: &Facts) -> V
                 at: at + (asked.at - counted[0].at).as_secs_f64(),
                 user_id: reservation.user,
                 route: plan.route.clone(),
-                provider: facts.provider.unwrap_or(plan.provider),
+                provider: asked.provider.or(facts.provider).unwrap_or(plan.provider),
                 model: clean(model),
-                served_model: facts.effective_model.as_deref().map(clean),
+                served_model: asked.model.as_deref().or(facts.effective_model.as_deref()).map(clean),
                 input: tokens.input,
                 cached: tokens.cached,
                 output: tokens.output,
@@ -104,7 +104,8 @@ mod tests {
     use super::*;
 
     fn asked(status: Option<u16>, tokens: Option<Tokens>, is_counted: bool) -> Asked {
-        Asked { at: Instant::now(), until: Instant::now(), status, sent: 0, bytes_before: 0, tokens, is_counted }
+        let now = Instant::now();
+        Asked { provider: None, model: None, at: now, until: now, status, sent: 0, bytes_before: 0, tokens, is_counted }
     }
 
     #[test]

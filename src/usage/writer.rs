@@ -35,7 +35,8 @@ impl Ledger {
             return;
         }
         let mut known = HashSet::new();
-        let (mut renewed, mut rolled_up, mut is_priced) = (None::<Instant>, None::<Instant>, false);
+        let (mut renewed, mut rolled_up, mut priced) = (None::<Instant>, None::<Instant>, None::<Instant>);
+        let mut is_priced = false;
         loop {
             match self.is_on().await {
                 Ok(true) => {}
@@ -51,7 +52,8 @@ impl Ledger {
                     continue;
                 }
             }
-            if !is_priced {
+            if !is_priced && priced.is_none_or(|at| at.elapsed() >= RENEWAL) {
+                priced = Some(Instant::now());
                 is_priced = self.refresh_prices().await.is_ok();
             }
             let written = self.write(&mut known).await;
@@ -61,7 +63,9 @@ impl Ledger {
             }
             if rolled_up.is_none_or(|at| at.elapsed() >= ROLL_UP) {
                 rolled_up = Some(Instant::now());
-                self.roll_up().await;
+                // On its own, as it may take minutes, in which leases are to be renewed.
+                let ledger = self.clone();
+                tokio::task::spawn_local(async move { ledger.roll_up().await });
             }
             match written {
                 Ok(true) => {}
@@ -128,6 +132,7 @@ impl Ledger {
                     if self.0.state.load(Ordering::Acquire) == ON {
                         self.doubt();
                     }
+                    self.0.lost.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(detail, "the database refuses an entry of the ledger: it is dropped");
                 }
                 Err(_) => left.push(item),
@@ -216,7 +221,7 @@ impl Ledger {
         loop {
             match usage::roll_up(&self.0.db, keep_days, ROLL_UP_ROWS).await {
                 Ok(rows) if rows < i64::from(ROLL_UP_ROWS) => return,
-                // Others have their turn in between, and this server's own entries.
+                // Others have their turn in between.
                 Ok(_) => tokio::time::sleep(Duration::from_millis(100)).await,
                 Err(error) => {
                     tracing::debug!(detail = %error.detail(), "old rows of the ledger");

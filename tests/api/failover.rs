@@ -274,6 +274,56 @@ async fn a_key_rests_as_long_as_the_provider_says_and_nobody_waits() {
 }
 
 #[tokio::test]
+async fn somebody_is_asked_even_if_all_keys_are_being_tried() {
+    // Both keys are limited for a second; the requests that try them then take long.
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let upstream = Upstream::answering(move |_| {
+        if count.fetch_add(1, Ordering::SeqCst) < 2 {
+            let mut limited = error(429, "Slow down");
+            limited.headers.push(("retry-after".to_owned(), "1".to_owned()));
+            return limited;
+        }
+        Reply { before_head: Duration::from_millis(1500), ..answer("Hello") }
+    });
+    let (app, user) = start(&upstream, &[("OPENAI_API_KEY", &format!("{DEAD},{GOOD}"))]).await;
+    let chat = async |_| {
+        let answer = ask(&app, &user, "openai", "gpt-4o").await;
+        (answer.status().as_u16(), answer.text().await.expect("text"))
+    };
+    let answers: Vec<(u16, String)> = stream::iter(0..8).map(chat).buffer_unordered(8).collect().await;
+    assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
+}
+
+#[tokio::test]
+async fn an_error_inside_a_stream_is_asked_again_once_a_key_and_not_if_the_request_is_at_fault() {
+    for (code, requests) in [("server_error", 2), ("invalid_prompt", 1)] {
+        let event = format!("data: {}\n\n", json!({ "error": { "code": code, "message": "No" } }));
+        let upstream = Upstream::answering(move |_| Reply::events(&[&event], Step::Wait(Duration::ZERO)));
+        let (app, user) = start(&upstream, &[("OPENAI_API_KEY", &format!("{DEAD},{GOOD}"))]).await;
+        let (status, words) = message(ask(&app, &user, "openai", "gpt-4o").await).await;
+        assert_eq!((status, words.as_str()), (502, "No"), "{code}");
+        assert_eq!(upstream.all().len(), requests, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_users_organization_is_not_sent_with_the_servers_key() {
+    let upstream = Upstream::answering(|_| answer("Hello"));
+    let organization = |request: &Recorded| request.header("openai-organization").map(str::to_owned);
+    for (settings, expected) in [
+        (vec![("OPENAI_API_KEY", GOOD)], None),
+        (vec![("OPENAI_API_KEY", GOOD), ("OPENAI_ORGANIZATION_ID", "org-server")], Some("org-server".to_owned())),
+        (vec![], Some("org-user".to_owned())),
+    ] {
+        let (app, _) = start(&upstream, &settings).await;
+        let user = app.user(&[("openai_api_key", "sk-own"), ("openai_organization_id", "org-user")]).await;
+        assert_eq!(ask(&app, &user, "openai", "gpt-4o").await.text().await.expect("text"), "Hello");
+        assert_eq!(organization(upstream.all().last().expect("a request")), expected);
+    }
+}
+
+#[tokio::test]
 async fn the_command_palette_has_the_next_key_too() {
     let upstream = Upstream::answering(|request| {
         if shows(request, DEAD) {

@@ -413,8 +413,16 @@ async fn run(weather: Weather, format: &str, keys_of_environment: bool) {
             }
         }
         let status = answer.status().as_u16();
-        // Cut off where the provider's was.
-        let _ = answer.bytes().await;
+        // Cut off where the provider's was. A provider's own words may quote the key that it was shown.
+        let body = answer.bytes().await.unwrap_or_default();
+        let secrets: &[&str] = match weather {
+            Weather::WrongKey | Weather::ErrorInStream => &["sb_secret_MARKED", "MARKEDpassword", "MARKEDredis"],
+            _ => &["sk-MARKED", "sb_secret_MARKED", "MARKEDpassword", "MARKEDredis"],
+        };
+        for secret in secrets {
+            let shown = memchr::memmem::find(&body, secret.as_bytes());
+            assert_eq!(shown, None, "{weather:?}: {path}: {}", String::from_utf8_lossy(&body));
+        }
         (path, status)
     };
     if weather == Weather::Refreshed {

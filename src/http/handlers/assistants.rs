@@ -22,7 +22,7 @@ struct Page {
 pub async fn list(user: User, context: ChatContext) -> Result<HttpResponse, Error> {
     let profile = user.profile()?;
     let key = profile.key(Key::OpenAi).ok_or(Error::KeyNotFound(OPENAI.name))?;
-    let mut headers = OPENAI.headers(key, profile.key(Key::OpenAiOrganization))?;
+    let mut headers = OPENAI.headers(key, profile.openai_organization())?;
     // Differs: the original requests version 1, which OpenAI has switched off.
     headers.insert(HeaderName::from_static("openai-beta"), HeaderValue::from_static("assistants=v2"));
     let url = endpoint(&context.providers.base_urls.openai, "/assistants?limit=100")?;

@@ -94,7 +94,7 @@ fn accesses(user: &User, context: &ChatContext) -> Result<Vec<Access>, Error> {
         Access {
             base_url: (OPENAI.base_url)(&context.providers.base_urls).to_owned(),
             key: key.clone(),
-            organization: profile.key(Key::OpenAiOrganization).cloned(),
+            organization: profile.openai_organization().cloned(),
             extras: Extras {
                 usage: true,
                 cache_key: name.clone(),

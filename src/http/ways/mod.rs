@@ -115,7 +115,7 @@ impl Incoming<'_> {
             turns: self.turns.clone().into_inner(),
             user: self.user.id,
             keys: profile.map(|profile| profile.environment.clone()).unwrap_or_default(),
-            organization: profile.and_then(|profile| profile.key(Key::OpenAiOrganization).cloned()),
+            organization: profile.and_then(|profile| profile.openai_organization().cloned()),
             providers: self.providers.clone(),
             log: self.log.clone(),
             list: Vec::new(),

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::llm::{
     content::{self, Content},
-    error_body::{error_message, truthy},
-    failure::Failure,
+    error_body::truthy,
+    failure::{Failure, reported},
     sse::Event,
 };
 
@@ -81,7 +81,7 @@ impl Reader {
         let json = content::utf8(event.data);
         let is_named = !matches!(event.name, b"" | b"message");
         match event.name {
-            b"error" => return Err(Failure::Stream(error_message(&json))),
+            b"error" => return Err(reported(&json)),
             b"message_stop" => {
                 end(out);
                 return Ok(());
@@ -102,10 +102,10 @@ impl Reader {
                     end(out);
                     return Ok(());
                 }
-                Some(Content::Text(kind)) if kind == "error" => return Err(Failure::Stream(error_message(&json))),
+                Some(Content::Text(kind)) if kind == "error" => return Err(reported(&json)),
                 Some(Content::Text(kind)) if is_known(kind.as_bytes()) => {}
                 _ if data.error.is_some_and(|error| serde_json::from_str(error.get()).is_ok_and(|e| truthy(&e))) => {
-                    return Err(Failure::Stream(error_message(&json)));
+                    return Err(reported(&json));
                 }
                 _ => return Ok(()),
             }

@@ -9,8 +9,7 @@ use super::{
 };
 use crate::llm::{
     content::{self, Content},
-    error_body::error_message,
-    failure::Failure,
+    failure::{Failure, reported},
     google::PREFIX,
     sse::Event,
 };
@@ -139,7 +138,7 @@ fn stop(finish: Finish, out: &mut Output) {
 /// An error is one even after a `STOP`, which older models say all the time.
 fn failed(json: &str, out: &mut Output) -> Failure {
     out.ended = false;
-    Failure::Stream(error_message(json))
+    reported(json)
 }
 
 fn read_part(part: Part<'_>, out: &mut Output) -> Result<(), Failure> {

@@ -9,8 +9,7 @@ use super::{
 };
 use crate::llm::{
     content::{self, Content},
-    error_body::error_message,
-    failure::Failure,
+    failure::{Failure, reported},
     responses::output_text,
     sse::Event,
 };
@@ -83,7 +82,7 @@ impl Reader {
             "response.completed" | "response.incomplete" => self.end(&value(event.response), out),
             "response.failed" | "response.cancelled" | "error" => {
                 let words = event.response.map_or(&*data, RawValue::get);
-                return Err(Failure::Stream(error_message(words)));
+                return Err(reported(words));
             }
             _ => {}
         }

@@ -12,7 +12,7 @@ use sqlx::PgPool;
 
 use super::{DELTA, DONE, USAGE, budget, report, settled, start};
 use crate::support::{
-    App, message, postgres,
+    App, chat_body, message, postgres, rows,
     upstream::{Reply, Step, Upstream},
 };
 
@@ -90,6 +90,22 @@ async fn lock_waits(db: &PgPool) -> Duration {
 async fn a_thousand_chats_at_once_get_exactly_the_room_of_a_budget() {
     let (_, begun, was_busy) = all_at_once(1000, "requests", ROOM as f64).await;
     assert!(begun == ROOM || (was_busy && begun < ROOM), "{begun}");
+}
+
+#[tokio::test]
+async fn an_offered_model_takes_its_room_once() {
+    let upstream = Upstream::start().await;
+    upstream.script("sk-case-offer", vec![Reply::events(&[DELTA, USAGE, DONE], Step::Wait(Duration::ZERO))]);
+    let app = start(&upstream, &[("OPENAI_API_KEY", "sk-case-offer"), ("MODELS", "openai:x")]).await;
+    let user = app.user(&[]).await;
+    budget(&app.db, Some(user.id), None, "requests", 1.0).await;
+    let mut body = chat_body();
+    body["customModelId"] = rows::model(&app.db, user.id, "server:openai", "").await.to_string().into();
+    let ask = || app.chat("custom", &user).body(body.to_string()).send();
+    assert_eq!(ask().await.expect("an answer").text().await.expect("whole"), "Hello");
+    let rows = settled(&app.db, 1).await;
+    assert_eq!((rows[0].provider.as_str(), rows[0].own_key), ("openai", false));
+    assert_eq!(ask().await.expect("an answer").status(), 429);
 }
 
 #[tokio::test]

