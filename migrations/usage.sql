@@ -263,6 +263,8 @@ begin
   for budget in
     select * from chatbot_ui_api.budgets_of(of_user) candidate
     where (candidate.scope = 'all' or not own) and chatbot_ui_api.matches(candidate.model, names[1], names[2])
+    -- Rows are locked in this order.
+    order by candidate.id
   loop
     if not locked then
       perform pg_advisory_xact_lock(chatbot_ui_api.lock_of(of_user));

@@ -269,13 +269,12 @@ impl From<sqlx::Error> for Error {
     }
 }
 
-/// SQLSTATE classes 08 connection, 53 resources, 57 shutting down or cancelled, 58 system, 40 and 55 lost to others'
-/// transactions and locks, 25006 read-only, as while a standby takes over or a disk is full; 28 and 3D: login refused, as
+/// SQLSTATE classes 08 connection, 53 resources, 57 shutting down or cancelled, 40 and 55P03 lost to others' transactions and
+/// locks, 25006 read-only, as while a standby takes over or a disk is full; 28 and 3D: login refused, as
 /// while a server is being set up. An error that ends the connection counts whatever its code: poolers refuse clients with XX000.
 fn is_unavailable(error: &dyn DatabaseError) -> bool {
-    let class = |code: &str| {
-        ["08", "25006", "28", "3D", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
-    };
+    let class =
+        |code: &str| ["08", "25006", "28", "3D", "40", "53", "55P03", "57"].iter().any(|class| code.starts_with(class));
     ends_connection(error) || error.code().is_some_and(|code| class(&code))
 }
 

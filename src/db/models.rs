@@ -19,8 +19,10 @@ pub(super) fn allowed(id: &str, user: &str) -> String {
     )
 }
 
-pub(super) const ALLOWED_BY_NAME: &str = "select base_url, api_key, model_id from public.models \
-     where model_id = $1 and (user_id = $2 or sharing <> 'private') order by user_id = $2 desc, id limit 1";
+pub(super) const ALLOWED_BY_NAME: &str = "select base_url, api_key, model_id, \
+         min(base_url) over alike <> max(base_url) over alike as is_ambiguous \
+     from public.models where model_id = $1 and (user_id = $2 or sharing <> 'private') \
+     window alike as (partition by user_id = $2) order by user_id = $2 desc, id limit 1";
 
 #[derive(FromRow)]
 struct Row {
@@ -67,15 +69,24 @@ pub async fn find(db: &Db, user: Uuid, id: Uuid) -> Result<Option<CustomModel>, 
     Ok(row.map(CustomModel::from))
 }
 
-/// A model that its server knows by this name, if it is the user's own or
-/// shared.
+/// Finds a model that its server knows by this name, if it is the user's own or shared; the user's own come first.
 ///
 /// # Errors
-/// If the database does not answer.
+/// If several servers have one, or the database does not answer.
 pub async fn find_by_name(db: &Db, user: Uuid, name: &str) -> Result<Option<CustomModel>, Error> {
     if name.contains('\0') {
         return Ok(None);
     }
-    let row = db.optional::<Row>(ALLOWED_BY_NAME, &[Value::Text(name), Value::Id(user)]).await?;
-    Ok(row.map(CustomModel::from))
+    let parameters = [Value::Text(name), Value::Id(user)];
+    let found = db.optional::<(String, String, String, bool)>(ALLOWED_BY_NAME, &parameters).await?;
+    let Some((base_url, api_key, model_id, is_ambiguous)) = found else { return Ok(None) };
+    if is_ambiguous {
+        // The prompt is not to reach a server that was not chosen.
+        let message = format!(
+            "There are several models with the id {name}, on different servers, and a chat with tools does not say which \
+             one is meant: please keep one of them."
+        );
+        return Err(Error::BadRequest(message));
+    }
+    Ok(Some(Row { base_url, api_key, model_id }.into()))
 }

@@ -84,7 +84,7 @@ const HAS_WORKSPACES: &str =
 const SHOW: &str = "insert into public.model_workspaces (user_id, model_id, workspace_id) \
      select model.user_id, model.id, workspace.id from public.models model \
      join public.workspaces workspace on workspace.user_id = model.user_id and workspace.is_home \
-     where model.base_url like 'server:%' \
+     where model.base_url ~ '^server:[a-z]+$' \
        and not exists (select from public.model_workspaces shown where shown.model_id = model.id)";
 
 const MISSING: &str = offers!(

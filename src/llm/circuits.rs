@@ -96,7 +96,8 @@ fn refuses_key(body: &str) -> bool {
 }
 
 fn error(body: &str) -> Value {
-    serde_json::from_str(body).map_or(Value::Null, |mut json: Value| json["error"].take())
+    let json: Value = serde_json::from_str(body).unwrap_or_default();
+    json["error"].clone()
 }
 
 /// The place of a key among the circuits.
@@ -254,6 +255,11 @@ impl State {
     fn failed(&mut self, now: Instant, turn: Turn, cause: Cause, retry_after: Option<Duration>) {
         let is_trial = self.is_trial(turn);
         let retry_after = retry_after.filter(|asked| *asked >= LEAST_RETRY_AFTER);
+        // A request that began before the key's rest says nothing new, but how long it is to be.
+        let is_old = turn.rests != self.rests || (self.until.is_some() && !is_trial);
+        if is_old && retry_after.is_none() {
+            return;
+        }
         self.turn_window(now);
         let counted = match cause {
             Cause::Provider | Cause::Connection => &mut self.providers_failures,
@@ -271,20 +277,18 @@ impl State {
                         && self.providers_failures >= self.successes.saturating_mul(for_each_success)
                 }
             };
-        // A request that began before the key's rest says nothing new, but how long it is to be.
-        let is_old = turn.rests != self.rests || (self.until.is_some() && !is_trial);
-        if !opens || (is_old && retry_after.is_none()) {
+        if !opens {
             return;
         }
         let least = if cause == Cause::Refused { REST_OF_REFUSED } else { REST.0 };
         let rest = (self.rest * 2).clamp(least, REST.1);
         self.rest = if is_trial || self.rest.is_zero() { rest } else { self.rest };
         let rest = retry_after.map_or(self.rest, |asked| asked.min(MAX_RETRY_AFTER));
+        self.rests = self.rests.wrapping_add(u32::from(!is_old || self.until.is_none()));
         self.until = Some(self.until.map_or(now + rest, |until| until.max(now + rest)));
         if is_trial {
             self.trial = None;
         }
-        self.rests = self.rests.wrapping_add(u32::from(!is_old));
     }
 
     fn turn_window(&mut self, now: Instant) {
@@ -430,6 +434,12 @@ mod tests {
         assert_eq!(Cause::of(&Failure::Silent(SECOND)), Some(Cause::Connection));
         assert_eq!(Cause::of(&Failure::Blocked(String::new())), None);
         assert_eq!(Cause::of(&Failure::Rejected(String::new())), None);
+        for body in
+            ["", "[]", "1", "true", "null", "\"Forbidden\"", r#"[{"error":{"message":"m"}}]"#, r#"{"error":[]}"#]
+        {
+            let of = |status| Cause::of(&Failure::Status { status, body: body.to_owned(), retry_after: None });
+            assert_eq!((of(400), of(403)), (None, Some(Cause::Forbidden)), "{body}");
+        }
         let body = r#"{"error":{"code":403,"message":"m","metadata":{"reasons":["violence"]}}}"#.to_owned();
         assert_eq!(
             Cause::of(&Failure::Status { status: 403, body, retry_after: None }),

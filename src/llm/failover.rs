@@ -168,7 +168,8 @@ impl Round {
     fn next(&mut self, circuits: &Circuits, ways: &[Way], has_failed: bool) -> Next {
         // Of the model that was asked for before that of others, since its words are what the client expects.
         let mut shortest: Option<(usize, Duration, usize, Turn)> = None;
-        let mut least = MAX_REST;
+        // What failed is repeated at once at first.
+        let mut least = if self.again.is_empty() { MAX_REST } else { Duration::ZERO };
         while let Some(at) = self.left.pop_front() {
             let permit = ways[at].circuit.map(|circuit| circuits.permit(circuit)).unwrap_or_default();
             let (rest, turn) = (permit.rests, permit.turn);
@@ -177,11 +178,11 @@ impl Round {
                 return Next::Way(at, turn);
             }
             let model = ways[at].model;
-            least = least.min(rest);
             if shortest.is_none_or(|(of, shorter, ..)| (model, rest) < (of, shorter)) {
                 shortest = Some((model, rest, at, turn));
             }
             if rest <= MAX_REST || (permit.is_tried && has_failed) {
+                least = least.min(rest);
                 self.again.push(at);
             }
         }
@@ -194,9 +195,8 @@ impl Round {
             1 => Duration::ZERO,
             number => (WAITS.0 * 2_u32.saturating_pow(number - 2)).min(WAITS.1),
         };
-        let rest = if shortest.is_some() { least } else { Duration::ZERO };
         // By chance, so that many do not come back at once.
-        Next::Wait(wait.max(rest).mul_f64(1.0 + 0.25 * rand::random::<f64>()))
+        Next::Wait(wait.max(least).mul_f64(1.0 + 0.25 * rand::random::<f64>()))
     }
 }
 

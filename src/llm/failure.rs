@@ -27,7 +27,7 @@ pub enum Failure {
     /// provider's words.
     #[error("{0}")]
     Stream(String),
-    /// The same, where another key or model would not help: the request is at fault, or what came cannot be read.
+    /// The same, where the request is at fault: another key or model would not help.
     #[error("{0}")]
     Rejected(String),
     /// The provider will not answer this prompt, or not go on. In words for
@@ -123,7 +123,7 @@ impl From<http1::Error> for Failure {
 
 impl From<sse::EventTooLarge> for Failure {
     fn from(error: sse::EventTooLarge) -> Self {
-        Self::Rejected(format!("The provider sent {error}"))
+        Self::Stream(format!("The provider sent {error}"))
     }
 }
 

@@ -39,9 +39,7 @@ pub async fn send(providers: &Providers, call: &Call, log: &RequestLog) -> Resul
         let wait = match answer {
             Ok(response) if response.status.is_success() => {
                 return if is_compressed(&response.headers) {
-                    Err(Failure::Rejected(
-                        "The provider compressed its answer, which it was not asked to do".to_owned(),
-                    ))
+                    Err(Failure::Stream("The provider compressed its answer, which it was not asked to do".to_owned()))
                 } else {
                     Ok(response.body)
                 };

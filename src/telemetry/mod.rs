@@ -299,6 +299,8 @@ impl RequestLog {
             tokens: None,
             is_counted: false,
         };
+        // Most requests have one, and keep it as long as they stream.
+        facts.asked.reserve_exact(1);
         facts.asked.push(asked);
         drop(facts);
         self.wait()

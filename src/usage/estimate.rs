@@ -61,19 +61,18 @@ fn image_tokens(provider: &str) -> u64 {
 }
 
 impl Size {
-    /// Measures messages, which are JSON. Only images as the front end posts them count as such: data in OpenAI's `url`
-    /// or in Google's `inlineData`. All else is text, whatever it looks like.
+    /// Measures messages, which are JSON. Only images as the front end posts them count as such: `"image_url":{"url":"data:…"}`
+    /// and `"inlineData":{"mimeType":"image/…","data":"…"}`. All else is text, whatever it looks like.
     pub fn of(messages: &str) -> Self {
         let bytes = messages.as_bytes();
-        let (mut data, mut embedded, mut from) = (0, 0_u64, 0);
-        while let Some(at) = memmem::find(&bytes[from..], DATA) {
-            from += at + DATA.len();
-            let Some(start) = image_start(bytes, from) else { continue };
-            let length = bytes[start..].iter().take_while(|byte| is_base64(**byte)).count();
-            if bytes.get(start + length) == Some(&b'"') {
-                data += length;
-                embedded += 1;
-                from = start + length;
+        let (mut data, mut embedded) = (0, 0_u64);
+        for name in ["\"image_url\"", "\"inlineData\""] {
+            for at in memmem::find_iter(bytes, name) {
+                // Within a text, a quote has a backslash before it.
+                let is_name = !bytes[..at].ends_with(b"\\");
+                let length = if is_name { image(&bytes[at + name.len()..]) } else { None };
+                data += length.unwrap_or_default();
+                embedded += u64::from(length.is_some());
             }
         }
         let named = memmem::find_iter(bytes, b"\"image_url\":").count() as u64;
@@ -81,38 +80,52 @@ impl Size {
     }
 }
 
-/// What stands before each image: OpenAI's has `"url":"data:`, Google's `"data":"`.
-const DATA: &[u8] = b"data";
-
-/// Returns the start of an image's data, if `data` before `at` announces one. A quote within a text has a backslash before
-/// it, so a name between quotes is one.
-fn image_start(bytes: &[u8], at: usize) -> Option<usize> {
-    /// The most bytes between the names of a member and of the one that it stands in.
-    const NEAR: usize = 256;
-    let before = &bytes[..at - DATA.len()];
-    let rest = &bytes[at..];
-    if let Some(rest) = rest.strip_prefix(b":image/") {
-        let before = value_of(before, b"url")?;
-        let kind =
-            rest.iter().take(32).take_while(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte)).count();
-        let is_near = memmem::rfind(&before[before.len().saturating_sub(NEAR)..], b"\"image_url\"").is_some();
-        return (is_near && rest[kind..].starts_with(b";base64,")).then(|| at + 7 + kind + 8);
+/// Returns the length of the data in an image's object, which follows its name.
+fn image(rest: &[u8]) -> Option<usize> {
+    let mut rest = after(after(rest, b":")?, b"{")?;
+    let (mut length, mut is_image) = (None, false);
+    // Its few members have short values, but for the data.
+    for _ in 0..4 {
+        let (name, value, more) = member(rest)?;
+        match name {
+            b"url" => {
+                let kind = value.strip_prefix(b"data:image/")?;
+                let at = kind.iter().take(32).position(|byte| *byte == b';')?;
+                let of_url = kind[at..].strip_prefix(b";base64,")?;
+                (length, is_image) = (Some(of_url).filter(|data| is_base64(data)).map(<[u8]>::len), true);
+            }
+            b"data" => length = Some(value).filter(|data| is_base64(data)).map(<[u8]>::len),
+            b"mimeType" => is_image = value.starts_with(b"image/"),
+            _ => {}
+        }
+        match after(more, b",") {
+            Some(next) => rest = next,
+            None => break,
+        }
     }
-    let is_name = before.ends_with(b"\"") && !before.ends_with(b"\\\"") && rest.starts_with(b"\"");
-    let colon = rest.get(1..)?.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start().strip_prefix(b"\"")?;
-    let is_near = memmem::rfind(&before[before.len().saturating_sub(NEAR)..], b"\"inlineData\"").is_some();
-    (is_name && is_near).then(|| bytes.len() - colon.len())
+    length.filter(|_| is_image)
 }
 
-/// Returns what stands before the member `name` whose value, a string, `before` ends with the quote of.
-fn value_of<'a>(before: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    let before = before.strip_suffix(b"\"")?.trim_ascii_end().strip_suffix(b":")?.trim_ascii_end();
-    let before = before.strip_suffix(b"\"")?.strip_suffix(name)?.strip_suffix(b"\"")?;
-    (!before.ends_with(b"\\")).then_some(before)
+/// Reads a member whose value is a string: its name, its value, and what follows.
+fn member(rest: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let (name, rest) = string(rest)?;
+    let (value, rest) = string(after(rest, b":")?)?;
+    Some((name, value, rest))
 }
 
-fn is_base64(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'-' | b'_')
+/// Reads a string without escapes.
+fn string(rest: &[u8]) -> Option<(&[u8], &[u8])> {
+    let rest = after(rest, b"\"")?;
+    let end = memchr::memchr2(b'"', b'\\', rest).filter(|end| rest[*end] == b'"')?;
+    Some((&rest[..end], &rest[end + 1..]))
+}
+
+fn after<'a>(rest: &'a [u8], mark: &[u8]) -> Option<&'a [u8]> {
+    rest.trim_ascii_start().strip_prefix(mark)
+}
+
+fn is_base64(data: &[u8]) -> bool {
+    data.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'-' | b'_'))
 }
 
 #[cfg(test)]
@@ -163,7 +176,9 @@ mod tests {
             // A file is more than an image.
             format!(r#"[{{"file":{{"url":"data:application/pdf;base64,{data}"}}}}]"#),
             format!(r#"[{{"source":{{"data":"{data}"}}}}]"#),
-            format!(r#"[{{"inlineData":{{"data":"{data} words"}}}}]"#),
+            format!(r#"[{{"inlineData":{{"mimeType":"image/png","data":"{data} words"}}}}]"#),
+            format!(r#"[{{"inlineData":{{"mimeType":"application/pdf","data":"{data}"}}}}]"#),
+            format!(r#"[{{"inlineData":0,"data":"{data}"}}]"#),
         ] {
             assert_eq!(Size::of(&text), Size { text: text.len() as u64, images: 0 }, "{text}");
         }

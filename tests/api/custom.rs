@@ -52,6 +52,32 @@ async fn a_model_is_its_owners_or_shared() {
 }
 
 #[tokio::test]
+async fn a_chat_with_tools_names_a_model_by_its_id_which_has_to_tell() {
+    let (upstream, other) = (Upstream::start().await, Upstream::start().await);
+    for upstream in [&upstream, &other] {
+        upstream.script("sk-case-custom", vec![Reply::events(&[DELTA], Step::Wait(Duration::ZERO))]);
+    }
+    let app = App::start(&[]).await;
+    let (user, sharer) = (app.user(&[]).await, app.user(&[]).await);
+    model(&app, &sharer, &other.url(), "public").await;
+    model(&app, &user, &upstream.url(), "private").await;
+    let ask = async || {
+        let mut body = chat_body();
+        body["chatSettings"]["model"] = "x".into();
+        body["selectedTools"] = Value::Array(Vec::new());
+        app.chat("tools", &user).body(body.to_string()).send().await.expect("an answer")
+    };
+    assert_eq!(ask().await.text().await.expect("whole"), "Hello");
+    model(&app, &user, &upstream.url(), "private").await;
+    assert_eq!(ask().await.text().await.expect("whole"), "Hello", "twice on one server");
+    assert_eq!((upstream.connections() > 0, other.connections()), (true, 0), "one's own before those of others");
+    model(&app, &user, &other.url(), "private").await;
+    let (status, sentence) = message(ask().await).await;
+    assert_eq!((status, other.connections()), (400, 0));
+    assert!(sentence.starts_with("There are several models with the id x, on different servers"), "{sentence}");
+}
+
+#[tokio::test]
 async fn private_addresses_are_refused_in_every_notation() {
     let upstream = Upstream::start().await;
     let app = App::start(&[("PRIVATE_UPSTREAMS", "deny")]).await;

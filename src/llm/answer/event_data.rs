@@ -3,7 +3,7 @@
 use crate::llm::failure::Failure;
 
 pub fn not_understood() -> Failure {
-    Failure::Rejected("The provider sent an event that is not understood".to_owned())
+    Failure::Stream("The provider sent an event that is not understood".to_owned())
 }
 
 /// Whether an event's data is the mark with which OpenAI's streams end, in any
