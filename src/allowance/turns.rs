@@ -67,23 +67,17 @@ impl Turns {
         }
     }
 
-    /// Runs `work` on a blocking thread, in a turn of the user's. It runs to its end even if nobody waits for it any
-    /// more.
+    /// Runs `work` in a turn of the user's; see [`Turn::run`].
     ///
     /// # Errors
-    /// [`Error::Overloaded`] if the turn does not come in time; [`Error::Internal`] if the work panics, which
-    /// is a bug.
+    /// [`Error::Overloaded`] if the turn does not come in time, and those of [`Turn::run`].
     pub async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         user: Uuid,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
         let turn = tokio::time::timeout(MAX_WAIT, self.wait(user)).await.map_err(|_| Error::Overloaded)?;
-        let done = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            work()
-        });
-        done.await.map_err(|error| Error::Internal(error.to_string()))
+        turn.run(work).await
     }
 
     /// Gives free turns to those who wait.
@@ -98,6 +92,20 @@ impl Turns {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Turn {
+    /// Runs `work` on a blocking thread, which holds the turn: to its end, even if nobody waits for it any more.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if it panics, which is a bug.
+    pub async fn run<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+        let done = tokio::task::spawn_blocking(move || {
+            let _turn = self;
+            work()
+        });
+        done.await.map_err(|error| Error::Internal(error.to_string()))
     }
 }
 

@@ -264,21 +264,20 @@ fn write_replace(sql: &mut String, user: Uuid, file: Uuid, sums: Sums, items: &s
 async fn items_json(items: &[NewItem<'_>], column: Column) -> String {
     const AT_ONCE: usize = 16;
     let (column, mut json) = (column.name(), String::new());
-    let sql = &mut json;
     for (number, item) in items.iter().enumerate() {
         if number % AT_ONCE == AT_ONCE - 1 {
             tokio::task::yield_now().await;
         }
-        sql.push_str(if number == 0 { "[" } else { "," });
+        json.push_str(if number == 0 { "[" } else { "," });
         let content = serde_json::Value::from(without_nul(item.content));
-        let _ = write!(sql, "{{\"content\":{content},\"tokens\":{}", item.tokens);
+        let _ = write!(json, "{{\"content\":{content},\"tokens\":{}", item.tokens);
         if let NewVector::Numbers(numbers) = item.vector {
-            let _ = write!(sql, ",\"{column}\":");
-            write_vector(sql, numbers);
+            let _ = write!(json, ",\"{column}\":");
+            write_vector(&mut json, numbers);
         }
-        sql.push('}');
+        json.push('}');
     }
-    sql.push_str(if items.is_empty() { "[]" } else { "]" });
+    json.push_str(if items.is_empty() { "[]" } else { "]" });
     json
 }
 

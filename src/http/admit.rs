@@ -166,7 +166,7 @@ async fn admit<B: Send + 'static>(
         return Ok(Admitted::new(caller.user(along).await?, body));
     };
     let reservation = ledger.begin(caller.id(), plan);
-    match caller.user(Along { reservation: Some(&reservation.request()), ..along }).await {
+    match caller.user(Along { reservation: Some(&reservation.request(None)), ..along }).await {
         Ok(read) => {
             reservation.granted(read.answer.as_deref(), &context.log)?;
             Ok(Admitted::new(read, body))

@@ -71,8 +71,8 @@ impl UnreadBody {
     /// Its memory is charged to the user as long as it lives.
     ///
     /// # Errors
-    /// If it is too large, too slow, incomplete, has too many values, or the user's allowance of bytes is used up; if it
-    /// is large, and others are being parsed for too long.
+    /// If it is too large, too slow, incomplete, has too many values, or the user's allowance of bytes is used up; if
+    /// it is large, and others are being parsed for too long.
     pub async fn read(self, user: Uuid, limit: usize) -> Result<Body, Error> {
         self.parse(user, limit, Ok).await
     }

@@ -13,7 +13,7 @@ use super::body::Body;
 use crate::{
     allowance::Charge,
     error::Error,
-    llm::Chat,
+    llm::{Chat, has_images},
     tools::{SelectedTool, offer::MAX_TOOLS},
     usage::estimate::Size,
 };
@@ -110,7 +110,7 @@ impl ChatBody {
         }
         let (size, bytes) = (Size::of(messages.get()), body.text.len());
         Ok(Self {
-            has_images: Chat { model: String::new(), temperature: None, messages }.has_images(),
+            has_images: has_images(messages),
             size,
             model,
             temperature: settings.temperature.map(ToOwned::to_owned),

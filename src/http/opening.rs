@@ -65,8 +65,8 @@ impl Opener {
         self.words.clone()
     }
 
-    /// Opens an answer. `make` makes a call of a way's own one, and adds some `added` bytes to the chat. If it `is_last`,
-    /// no other answer is opened after it.
+    /// Opens an answer. `make` makes a call of a way's own one, and adds some `added` bytes to the chat. If it
+    /// `is_last`, no other answer is opened after it.
     ///
     /// # Errors
     /// If no way leads to one.

@@ -36,10 +36,10 @@ impl Chat<'_> {
         history::mend_all(&mut messages);
         Ok(messages)
     }
+}
 
-    /// Returns whether an image is among the messages.
-    pub fn has_images(&self) -> bool {
-        let messages = self.messages.get().as_bytes();
-        ["\"image_url\"", "\"inlineData\""].iter().any(|name| memchr::memmem::find(messages, name.as_bytes()).is_some())
-    }
+/// Tells if an image is among messages.
+pub fn has_images(messages: &RawValue) -> bool {
+    let messages = messages.get().as_bytes();
+    ["\"image_url\"", "\"inlineData\""].iter().any(|name| memchr::memmem::find(messages, name.as_bytes()).is_some())
 }

@@ -49,7 +49,7 @@ pub use self::{
     attempt::Attempt,
     base_urls::BaseUrls,
     call::{ATTEMPTS, Call},
-    chat::Chat,
+    chat::{Chat, has_images},
     clients::Providers,
     failure::Failure,
     limits::MAX_ERROR_BYTES,

@@ -61,13 +61,9 @@ impl Ingest {
         turn: Turn,
         read: impl FnOnce(Instant) -> Result<Vec<Chunk>, extract::Error> + Send + 'static,
     ) -> Result<Vec<Chunk>, Error> {
-        let parsing = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            read(Instant::now() + PARSE_TIME)
-        });
-        let chunks = parsing
-            .await
-            .map_err(|error| Error::Internal(error.to_string()))?
+        let chunks = turn
+            .run(|| read(Instant::now() + PARSE_TIME))
+            .await?
             .map_err(|error| Error::Failed { status: status(&error), message: error.to_string() })?;
         if chunks.len() > self.max_passages {
             return Err(Error::Failed {

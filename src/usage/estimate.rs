@@ -61,8 +61,9 @@ fn image_tokens(provider: &str) -> u64 {
 }
 
 impl Size {
-    /// Measures messages, which are JSON. Only images as the front end posts them count as such: `"image_url":{"url":"data:…"}`
-    /// and `"inlineData":{"mimeType":"image/…","data":"…"}`. All else is text, whatever it looks like.
+    /// Measures messages, which are JSON. Only images as the front end posts them count as such:
+    /// `"image_url":{"url":"data:…"}` and `"inlineData":{"mimeType":"image/…","data":"…"}`. All else is text, whatever
+    /// it looks like.
     pub fn of(messages: &str) -> Self {
         let bytes = messages.as_bytes();
         let (mut data, mut embedded) = (0, 0_u64);

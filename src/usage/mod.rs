@@ -200,7 +200,7 @@ impl Ledger {
     pub async fn reserve(&self, user: Uuid, plan: Plan, log: &RequestLog) -> Result<(), Error> {
         let reservation = self.begin(user, plan);
         let earlier = log.note().reservation;
-        let answer = usage::reserve(&self.0.db, user, &reservation.request_in_place_of(earlier)).await?;
+        let answer = usage::reserve(&self.0.db, user, &reservation.request(earlier)).await?;
         reservation.granted(answer.as_deref(), log)
     }
 
@@ -249,19 +249,16 @@ impl Ledger {
 }
 
 impl Reservation {
-    /// Returns the request for the database; see [`usage::reserve`].
-    pub fn request(&self) -> String {
-        self.request_in_place_of(None)
-    }
-
-    fn request_in_place_of(&self, earlier: Option<Uuid>) -> String {
+    /// Returns the request for the database, in place of an `earlier` reservation; see [`usage::reserve`].
+    pub fn request(&self, earlier: Option<Uuid>) -> String {
         let Plan { route, provider, models, estimate } = &self.plan;
         let price = prices::price(provider, models.last().map_or("", String::as_str)).unwrap_or_default();
         // JSON in Postgres has no such character.
         let models: Vec<String> =
             models.iter().map(|model| model.replace('\0', "").chars().take(MAX_MODEL).collect()).collect();
         let request = json!({
-            "id": self.id, "replaces": earlier, "route": route, "provider": provider, "models": models, "own_key": self.own_key,
+            "id": self.id, "replaces": earlier, "own_key": self.own_key,
+            "route": route, "provider": provider, "models": models,
             "input": estimate.input, "output": estimate.output, "likely_input": estimate.likely_input,
             "input_usd": price.input.unwrap_or(0.0) / 1e6, "output_usd": price.output.unwrap_or(0.0) / 1e6,
         });

@@ -45,7 +45,6 @@ pub struct Ways {
     body: Arc<ChatBody>,
     posted: Posted,
     turns: Arc<Turns>,
-    images: bool,
     user: Uuid,
     /// The server's keys.
     keys: Arc<Keys>,
@@ -109,7 +108,6 @@ impl Incoming<'_> {
     fn no_ways(&self) -> (Ways, String) {
         let profile = self.user.optional_profile();
         let ways = Ways {
-            images: self.body.has_images(),
             body: self.body.clone(),
             posted: self.posted,
             turns: self.turns.clone().into_inner(),

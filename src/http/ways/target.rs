@@ -180,7 +180,7 @@ impl Ways {
             models: vec![kept.model.clone()],
             wire,
             chat_first: false,
-            wanted: Wanted { images: self.images, functions: false },
+            wanted: Wanted { images: self.body.has_images(), functions: false },
             any_end: false,
         }
     }

@@ -41,6 +41,12 @@ async fn chat(url: &str, user: &User) -> Response {
     request.body(chat_body().to_string()).send().await.expect("an answer")
 }
 
+/// The settings of a server that may be killed and started again.
+fn settings<'a>(database: &'a postgres::Database, base: &'a str, key: &'a str) -> [(&'a str, &'a str); 4] {
+    let url = database.role_url.as_str();
+    [("DATABASE_URL", url), ("OPENAI_BASE_URL", base), ("OPENAI_API_KEY", key), ("MODEL_ALIASES", "off")]
+}
+
 /// A database's address, and its URL by way of another port.
 fn by_way_of(port: u16, url: &str) -> (SocketAddr, String) {
     let mut url = url::Url::parse(url).expect("a URL");
@@ -55,12 +61,7 @@ async fn the_requests_of_a_server_that_was_killed_are_rows_and_hold_nothing() {
     upstream.script("sk-case-kill", vec![held()]);
     let base = format!("{}/v1", upstream.url());
     let database = postgres::database_with_ledger().await;
-    let settings = [
-        ("DATABASE_URL", database.role_url.as_str()),
-        ("OPENAI_BASE_URL", &base),
-        ("OPENAI_API_KEY", "sk-case-kill"),
-        ("MODEL_ALIASES", "off"),
-    ];
+    let settings = settings(&database, &base, "sk-case-kill");
     let (mut child, url) = serve(&settings).await;
     let user = User::create(&database.pool, &[]).await;
     budget(&database.pool, None, None, "requests", 30.0).await;
@@ -130,12 +131,7 @@ async fn whatever_ends_a_chat_it_is_one_row() {
     let upstream = Upstream::answering(move |request| scripted(number(&request.body)));
     let base = format!("{}/v1", upstream.url());
     let database = postgres::database_with_ledger().await;
-    let settings = [
-        ("DATABASE_URL", database.role_url.as_str()),
-        ("OPENAI_BASE_URL", &base),
-        ("OPENAI_API_KEY", "sk-case-any-end"),
-        ("MODEL_ALIASES", "off"),
-    ];
+    let settings = settings(&database, &base, "sk-case-any-end");
     budget(&database.pool, None, None, "requests", 1000.0).await;
     let mut users = Vec::new();
     for _ in 0..3 * CHATS {
